@@ -1,0 +1,80 @@
+"""Whether a live object still says what was rendered for it.
+
+The comparison is the one that server-side apply makes: what we render must stand in the live object with our values;
+what others added beside it is theirs. So `differs` is False right after an apply, and a pass without a change writes
+nothing. Quantities are compared as amounts: the API server writes 1000m as 1.
+Pure.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+QUANTITY_FIELDS = {"limits", "requests", "overhead"}
+QUANTITY_LEAVES = {"sizeLimit", "divisor"}
+SUFFIXES = {
+    "n": Decimal("1e-9"),
+    "u": Decimal("1e-6"),
+    "m": Decimal("1e-3"),
+    "k": Decimal("1e3"),
+    "M": Decimal("1e6"),
+    "G": Decimal("1e9"),
+    "T": Decimal("1e12"),
+    "P": Decimal("1e15"),
+    "E": Decimal("1e18"),
+    "Ki": Decimal(2**10),
+    "Mi": Decimal(2**20),
+    "Gi": Decimal(2**30),
+    "Ti": Decimal(2**40),
+    "Pi": Decimal(2**50),
+    "Ei": Decimal(2**60),
+}
+
+
+def differs(rendered: Any, live: Any, *, amounts: bool = False) -> bool:
+    """Whether anything rendered is missing from, or other than, what is live.
+
+    An empty map or list rendered is met by an absent one: the API server drops them. `amounts` says that the leaves
+    below are quantities.
+    """
+    match rendered:
+        case dict():
+            live = live if isinstance(live, dict) else {}
+            return any(
+                differs(value, live.get(key), amounts=amounts or key in QUANTITY_FIELDS or key in QUANTITY_LEAVES)
+                for key, value in rendered.items()
+            )
+        case list():
+            live = live if isinstance(live, list) else []
+            if rendered and isinstance(rendered[0], dict):
+                return not all(any(not differs(item, other) for other in live) for item in rendered)
+            return rendered != live
+        case None:
+            return live is not None
+        case _ if amounts:
+            return amount(rendered) != amount(live)
+        case _:
+            # A field at its zero value may be dropped by the API server.
+            return bool(rendered != live) and not (rendered in (False, 0, "") and live is None)
+
+
+def amount(quantity: Any) -> Decimal | str | None:
+    """A Kubernetes quantity as a number; what is no quantity is compared as it is.
+
+    >>> amount("1000m") == amount(1), amount("1Gi") == amount("1024Mi")
+    (True, True)
+    """
+    if quantity is None:
+        return None
+    text = str(quantity)
+    for suffix in (text[-2:], text[-1:]):
+        if suffix in SUFFIXES:
+            try:
+                return Decimal(text[: -len(suffix)]) * SUFFIXES[suffix]
+            except InvalidOperation:
+                return text
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        return text
