@@ -1,0 +1,91 @@
+"""What a namespace looks like once everything has come to rest, in a form that two namespaces can be compared in.
+
+Left out is only what must differ between two runs: uids, resource versions, times, cluster addresses, the namespace's
+own name, and counters of how often a thing was touched. An owner reference is compared by what it points to: one that
+points to nothing alive shows as an orphan.
+Pure; must not import slipway.
+"""
+
+import difflib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tests.apiserver import Manifest
+
+STATE_KINDS = (
+    "ModelDeployment",
+    "ConfigMap",
+    "Secret",
+    "Service",
+    "ServiceAccount",
+    "ControllerRevision",
+    "Deployment",
+    "ReplicaSet",
+    "HorizontalPodAutoscaler",
+    "PodDisruptionBudget",
+    "NetworkPolicy",
+)
+EVERY_NAMESPACE_HAS = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
+DROPPED_METADATA = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink")
+DROPPED_SPEC = {"Service": ("clusterIP", "clusterIPs")}
+# How often a Deployment was touched on its way is no part of where it ends; nor is who looked at it last.
+DROPPED_ANYWHERE = ("observedGeneration",)
+COUNTING_KINDS = ("Deployment", "ReplicaSet")
+TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
+
+State = Mapping[str, Manifest]
+
+
+def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> State:
+    """`objects` holds the namespace's objects by kind; returns "Kind/name" → what is compared of it."""
+    names = {
+        item["metadata"]["uid"]: f"{kind}/{item['metadata']['name']}"
+        for kind, items in objects.items()
+        for item in items
+    }
+    state: dict[str, Manifest] = {}
+    for kind, items in objects.items():
+        for item in items:
+            name = item["metadata"]["name"]
+            if (kind, name) in EVERY_NAMESPACE_HAS:
+                continue
+            kept = json.loads(json.dumps(item))
+            metadata = kept["metadata"]
+            for field in DROPPED_METADATA:
+                metadata.pop(field, None)
+            for field in DROPPED_SPEC.get(kind, ()):
+                kept["spec"].pop(field, None)
+            if kind in COUNTING_KINDS:
+                metadata.pop("generation", None)
+                kept.get("status", {}).pop("observedGeneration", None)
+            for owner in metadata.get("ownerReferences", []):
+                owner["uid"] = names.get(owner["uid"], "ORPHAN: its owner is gone")
+            state[f"{kind}/{name}"] = _scrub(kept, namespace)
+    return state
+
+
+def _scrub(value: Any, namespace: str) -> Any:
+    match value:
+        case dict():
+            return {key: _scrub(part, namespace) for key, part in value.items()}
+        case list():
+            return [_scrub(part, namespace) for part in value]
+        case str() if TIME.match(value):
+            return "TIME"
+        case str():
+            return value.replace(namespace, "NAMESPACE")
+        case _:
+            return value
+
+
+def difference(expected: State, actual: State) -> str:
+    """A unified diff of two states; empty when they are the same."""
+
+    def lines(state: State) -> list[str]:
+        return json.dumps(state, indent=1, sort_keys=True).splitlines()
+
+    return "\n".join(
+        difflib.unified_diff(lines(expected), lines(actual), "undisturbed", "after the crash", lineterm="")
+    )

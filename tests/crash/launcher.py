@@ -1,0 +1,173 @@
+"""Lives of the operator that end at a chosen write: the product's own main, in a process forked for it.
+
+The hook sits in aiohttp, where every request of the process passes, whoever sends it (the API client, kopf, an event
+poster); the product has no hook for tests. Each life is a new process: it is forked from a server that has imported
+the product and done nothing else, so that dozens of starts cost their fork and not 1.5 s of imports each.
+Invariant: what a life did is told by its journal and its exit code alone.
+"""
+
+import asyncio
+import json
+import multiprocessing
+import multiprocessing.context
+import os
+import runpy
+import signal
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# POSTs that ask and change nothing.
+QUESTIONS = ("/apis/authorization.k8s.io/", "/apis/authentication.k8s.io/")
+
+
+class Moment(StrEnum):
+    """When, around the n-th write, the process ends."""
+
+    AFTER_ANSWER = "after_the_answer"  # the write is done and the operator has been told
+    BEFORE_ANSWER = "before_the_answer"  # it is sent; whether it was done, nobody will ever tell the operator
+
+
+@dataclass(frozen=True, slots=True)
+class Life:
+    """How one life is to be lived. `death` is the number of the write to die at; None lives until it is ended."""
+
+    kubeconfig: str
+    namespaces: str
+    metrics_port: int
+    journal: str
+    log: str
+    module: str
+    death: int | None = None
+    moment: Moment = Moment.AFTER_ANSWER
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """A write that was answered."""
+
+    method: str
+    path: str
+    status: int
+
+
+def write_journal(file: str, entry: JournalEntry) -> None:
+    with open(file, "a") as journal:
+        journal.write(json.dumps(asdict(entry)) + "\n")
+
+
+def install_hook(life: Life) -> None:
+    """From here on every mutating request is written to the journal, and the one chosen is the last."""
+    start = aiohttp.ClientResponse.start
+    sent = answered = 0
+
+    async def start_or_die(self: aiohttp.ClientResponse, connection: Any) -> aiohttp.ClientResponse:
+        nonlocal sent, answered
+        if self.method not in WRITES or self.url.path.startswith(QUESTIONS):
+            return await start(self, connection)
+        sent += 1
+        if sent == life.death and life.moment is Moment.BEFORE_ANSWER:
+            if (body := self._writer) is not None:
+                await asyncio.wait([body])
+            os.kill(os.getpid(), signal.SIGKILL)
+        response = await start(self, connection)
+        answered += 1
+        write_journal(life.journal, JournalEntry(self.method, self.url.raw_path, response.status))
+        if answered == life.death and life.moment is Moment.AFTER_ANSWER:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return response
+
+    aiohttp.ClientResponse.start = start_or_die  # type: ignore[method-assign]
+
+
+def live(life: Life) -> None:
+    """The forked process: its own output, environment and hook, then `python -m MODULE`."""
+    out = os.open(life.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    os.environ |= {
+        "KUBECONFIG": life.kubeconfig,
+        "SLIPWAY_NAMESPACES": life.namespaces,
+        "SLIPWAY_METRICS_PORT": str(life.metrics_port),
+        "SLIPWAY_LOG_FORMAT": "json",
+        "SLIPWAY_TRITON_IMAGE": "slipway.dev/triton:crash",
+        "SLIPWAY_AGENT_IMAGE": "slipway.dev/agent:crash",
+    }
+    install_hook(life)
+    runpy.run_module(life.module, run_name="__main__", alter_sys=True)
+
+
+def fork_server(module: str) -> multiprocessing.context.ForkServerContext:
+    """The server that lives are forked from; it imports the product once."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([f"{module}.__main__", "tests.crash.launcher"])
+    return context
+
+
+class OperatorLife:
+    """A life from the outside."""
+
+    def __init__(self, context: multiprocessing.context.ForkServerContext, life: Life) -> None:
+        self.life = life
+        Path(life.journal).touch()
+        self._process = context.Process(target=live, args=(life,), daemon=True)
+        self._process.start()
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it ended by its own hand, as planned; ending any other way is an error of the product."""
+        code = self._process.exitcode
+        if code is None:
+            return False
+        if code != -signal.SIGKILL:
+            raise AssertionError(
+                f"the operator ended with {code} by itself; the end of {self.life.log}:\n{self.tail()}"
+            )
+        return True
+
+    def journal(self) -> list[JournalEntry]:
+        """The writes answered so far."""
+        lines = Path(self.life.journal).read_text().splitlines(keepends=True)
+        return [JournalEntry(**json.loads(line)) for line in lines if line.endswith("\n")]
+
+    def tail(self) -> str:
+        return "\n".join(Path(self.life.log).read_text(errors="replace").splitlines()[-12:])
+
+    async def is_up(self) -> bool:
+        """Whether its /healthz answers 200."""
+        url = f"http://127.0.0.1:{self.life.metrics_port}/healthz"
+        try:
+            async with aiohttp.ClientSession() as session, session.get(url) as response:
+                return response.status == 200
+        except aiohttp.ClientError:
+            return False
+
+    async def wait_until_up(self) -> None:
+        for _ in range(400):
+            if self.has_died or await self.is_up():
+                return
+            await asyncio.sleep(0.05)
+        raise AssertionError(f"the operator is not up after 20 s; the end of {self.life.log}:\n{self.tail()}")
+
+    async def wait_until_dead(self, timeout_seconds: float) -> bool:
+        """Returns whether it died in time."""
+        deadline = asyncio.get_running_loop().time() + timeout_seconds
+        while not self.has_died:
+            if asyncio.get_running_loop().time() > deadline:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    async def end(self) -> None:
+        """SIGTERM, as a kubelet sends it; SIGKILL after 15 s fails the test."""
+        if self._process.exitcode is None:
+            self._process.terminate()
+            await asyncio.to_thread(self._process.join, 15)
+        if self._process.exitcode is None:
+            self._process.kill()
+            self._process.join()
+            raise AssertionError(f"the operator did not end within 15 s of SIGTERM; {self.life.log}:\n{self.tail()}")
