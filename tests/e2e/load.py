@@ -1,0 +1,123 @@
+"""Constant load on a served model, while something happens to it: how many requests were answered, and how not.
+
+    with Load(http_url, grpc_address, "digits", image) as load:
+        ...                      # a rollout, a pod's end
+    load.nothing_was_lost()
+
+Three clients run side by side, as people have them: REST that keeps its connection, REST that opens one for each
+request, and gRPC on one channel. None retries. Each is bounded in rate and ends with the block.
+Must not import: anything of Kubernetes or Slipway.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Protocol
+
+import numpy as np
+import requests
+from tritonclient.utils import InferenceServerException
+
+from tests.e2e.ask import grpc_client, rest
+
+PAUSE_SECONDS = 0.02
+"""Between two requests of one client: at most 50 a second each, 150 together, which two cores carry with ease."""
+LIMIT_SECONDS = 300
+"""A load that nobody ends, ends."""
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(slots=True)
+class Tally:
+    """One client's count. `labels` holds the answers seen, with how many times."""
+
+    answered: int = 0
+    failures: list[str] = field(default_factory=list)
+    labels: dict[int, int] = field(default_factory=dict)
+    slowest_seconds: float = 0.0
+
+
+class _Ask(Protocol):
+    def __call__(self) -> int: ...
+
+
+class Load:
+    """Asks for the same image all the time."""
+
+    def __init__(self, http_url: str, grpc_address: str, model: str, image: Array) -> None:
+        self.tallies = {name: Tally() for name in ("REST, kept alive", "REST, new connections", "gRPC")}
+        self._http_url, self._grpc_address, self._model = http_url, grpc_address, model
+        self._inputs = {"image": image.reshape(1, 64)}
+        self._ended = threading.Event()
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for target, name in zip((self._rest_kept, self._rest_new, self._grpc), self.tallies, strict=True)
+        ]
+
+    def __enter__(self) -> Load:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        for thread in self._threads:
+            thread.join(timeout=60)
+
+    def after_answers(self, count: int, seconds: float = 30) -> None:
+        """Returns when every client had so many more answers from now: the load is really on."""
+        wanted = {name: tally.answered + count for name, tally in self.tallies.items()}
+        deadline = time.monotonic() + seconds
+        while any(tally.answered < wanted[name] for name, tally in self.tallies.items()):
+            assert time.monotonic() < deadline, f"no answers for {seconds} s: {self.report()}"
+            if self._ended.wait(PAUSE_SECONDS):
+                return
+
+    def nothing_was_lost(self) -> None:
+        """Asserts that every client was answered, and every request."""
+        for name, tally in self.tallies.items():
+            assert tally.answered > 20, f"{name}: only {tally.answered} requests were answered. {self.report()}"
+        assert not any(tally.failures for tally in self.tallies.values()), self.report()
+
+    def report(self) -> str:
+        """Counts, and the first failures of each client."""
+        return "\n".join(
+            f"{name}: {tally.answered} answered {tally.labels}, slowest {tally.slowest_seconds:.2f} s, "
+            f"{len(tally.failures)} lost{''.join(chr(10) + '    ' + failure for failure in tally.failures[:5])}"
+            for name, tally in self.tallies.items()
+        )
+
+    def _rest_kept(self) -> None:
+        with rest(self._http_url, self._model) as client:
+            self._go_on("REST, kept alive", lambda: int(client.infer_json(self._inputs)["label"][0]))
+
+    def _rest_new(self) -> None:
+        def ask() -> int:
+            with rest(self._http_url, self._model) as client:
+                client.session.headers["connection"] = "close"
+                return int(client.infer_json(self._inputs)["label"][0])
+
+        self._go_on("REST, new connections", ask)
+
+    def _grpc(self) -> None:
+        with grpc_client(self._grpc_address, self._model) as client:
+            self._go_on("gRPC", lambda: int(client.infer(self._inputs)["label"][0]))
+
+    def _go_on(self, name: str, ask: _Ask) -> None:
+        tally, start = self.tallies[name], time.monotonic()
+        while not self._ended.wait(PAUSE_SECONDS) and time.monotonic() - start < LIMIT_SECONDS:
+            asked = time.monotonic()
+            try:
+                label = ask()
+            except (requests.RequestException, InferenceServerException, AssertionError, OSError) as error:
+                tally.failures.append(f"{asked - start:.2f} s: {type(error).__name__}: {str(error)[:300]}")
+            else:
+                tally.answered += 1
+                tally.labels[label] = tally.labels.get(label, 0) + 1
+            tally.slowest_seconds = max(tally.slowest_seconds, time.monotonic() - asked)
