@@ -49,11 +49,11 @@ def differs(rendered: Any, live: Any, *, amounts: bool = False) -> bool:
             live = live if isinstance(live, list) else []
             if rendered and isinstance(rendered[0], dict):
                 return not all(any(not differs(item, other) for other in live) for item in rendered)
-            return rendered != live
+            return bool(rendered != live)
         case None:
             return live is not None
         case _ if amounts:
-            return amount(rendered) != amount(live)
+            return bool(amount(rendered) != amount(live))
         case _:
             # A field at its zero value may be dropped by the API server.
             return bool(rendered != live) and not (rendered in (False, 0, "") and live is None)

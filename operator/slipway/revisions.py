@@ -23,12 +23,17 @@ class Revision:
     """One revision, as it stands in its ControllerRevision.
 
     number: position in the history, from 1; a later revision has a higher one.
+    version: the served version.
+    choice: `user_choice` of the spec it was made from; a valid spec by itself.
+    fetching: `ways_of_fetching` of that spec, for the day when the spec names another place.
     template: the pod template, complete.
     """
 
     hash: str
     number: int
     version: int
+    choice: Json
+    fetching: Json
     template: Json
 
 
@@ -65,14 +70,23 @@ def hash_of(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
+def ways_of_fetching(spec: ModelDeploymentSpec) -> Json:
+    """What the spec says about fetching that is no part of a revision and reaches agents at once."""
+    return {
+        "versions": dict(sorted(spec.model.versions.items())),
+        "sha256": dict(sorted(spec.model.sha256.items())),
+        "allowRedirects": bool(spec.storage and spec.storage.allow_redirects),
+    }
+
+
 def content_hash(spec: ModelDeploymentSpec) -> str:
     """Names what the user said about the served version's bytes beside the revision: its pin, path and way of fetching.
 
     A rejected revision is tried again when this changes.
     """
     version = str(served_version(spec))
-    storage = spec.storage.model_dump(mode="json", exclude_defaults=True) if spec.storage else {}
-    return hash_of([spec.model.sha256.get(version), spec.model.versions.get(version), storage])
+    ways = ways_of_fetching(spec)
+    return hash_of([ways["sha256"].get(version), ways["versions"].get(version), ways["allowRedirects"]])
 
 
 def read_revision(controller_revision: Json) -> Revision | None:
@@ -84,6 +98,8 @@ def read_revision(controller_revision: Json) -> Revision | None:
             hash=labels["slipway.dev/revision"],
             number=int(controller_revision["revision"]),
             version=int(data["version"]),
+            choice=dict(data["choice"]),
+            fetching=dict(data["fetching"]),
             template=dict(data["template"]),
         )
     except (KeyError, TypeError, ValueError):

@@ -1,4 +1,4 @@
-"""The CustomResourceDefinition, rendered from the models: `python -m slipway.api.crd` writes it, `make crds` calls that.
+"""The CustomResourceDefinition, rendered from the models; `make crds` writes it.
 
 Parts of a Pod (podTemplate, env) take their schema from the `kubernetes` package's models, without descriptions: with
 them the CRD would not fit into the annotation that `kubectl apply` writes (256 KiB).
@@ -31,6 +31,7 @@ from slipway.api.v1alpha1 import (
 
 Schema = dict[str, Any]
 
+INT_OR_STRING: Schema = {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
 QUANTITY_FIELDS = {"limits", "requests", "overhead", "size_limit", "divisor"}
 OPTIONAL_IN_TEMPLATE = {("V1PodSpec", "containers")}
 """podTemplate names only what it adds: it need not have a container."""
@@ -124,7 +125,7 @@ def _schema_of(model: type[BaseModel]) -> Schema:
 
 
 def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
-    """A pydantic JSON schema in the dialect of CRDs: no $ref, no null, no patternProperties, numbers as in OpenAPI 3.0."""
+    """A pydantic JSON schema in the dialect of CRDs: no $ref, null or patternProperties, bounds as in OpenAPI 3.0."""
     if "x-slipway-core" in node:
         return _with_description(_core_field(node), node)
     if "x-slipway-open" in node:
@@ -135,9 +136,7 @@ def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
         out = _structural(defs[node["$ref"].rpartition("/")[2]], defs)
     choices = [choice for choice in node.get("anyOf", []) if choice.get("type") != "null"]
     if node.get("x-kubernetes-int-or-string"):
-        return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]} | {
-            "pattern": node["pattern"]
-        }
+        return INT_OR_STRING | {"pattern": node["pattern"]}
     if choices:
         out = _structural(choices[0], defs)
     for key, value in node.items():
@@ -150,7 +149,7 @@ def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
                 (pattern, child), *_ = value.items()
                 out["additionalProperties"] = _structural(child, defs)
                 out["x-kubernetes-validations"] = [
-                    {"rule": f"self.all(k, k.matches('{pattern}'))", "message": "keys are version numbers, as in \"3\""}
+                    {"rule": f"self.all(k, k.matches('{pattern}'))", "message": 'keys are version numbers, as in "3"'}
                 ]
             case "additionalProperties" if isinstance(value, dict):
                 out["additionalProperties"] = _structural(value, defs)
@@ -203,10 +202,10 @@ def _core_type(field: str, kind: str) -> Schema:
     if inner := re.fullmatch(r"Dict\[str, (.+)\]", kind):
         return {"type": "object", "additionalProperties": _core_type(field, inner[1])}
     if kind == "str" and field in QUANTITY_FIELDS:
-        return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}], "pattern": QUANTITY}
+        return INT_OR_STRING | {"pattern": QUANTITY}
     match kind:
         case "object":
-            return {"x-kubernetes-int-or-string": True, "anyOf": [{"type": "integer"}, {"type": "string"}]}
+            return dict(INT_OR_STRING)
         case "str":
             return {"type": "string"}
         case "int":

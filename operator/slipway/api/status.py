@@ -73,6 +73,7 @@ class ModelDeploymentStatus(_Report):
     progress_since: str | None = Field(
         default=None, max_length=64, description="When the canary last made progress; its deadline counts from here."
     )
+    progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
     rejected: list[Rejected] = Field(default_factory=list, max_length=10, description="Revisions that failed.")
     versions: list[VersionStatus] = Field(
         default_factory=list, max_length=64, description="The stable revision's versions."

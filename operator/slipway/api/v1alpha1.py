@@ -30,7 +30,8 @@ URI_PATTERN = "^(pvc|https|volume|s3|gs|az|hf|oci)://[^/[:space:]?#]+(/[^[:space
 """RE2, as CEL reads it."""
 URI_FORM = "must be SCHEME://PLACE/path without spaces, with a scheme of pvc, https, volume, s3, gs, az, hf, oci"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-QUANTITY = r"^(\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))(([KMGTPE]i)|[numkMGTPE]|([eE](\+|-)?(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))))?$"
+NUMBER = r"(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
+QUANTITY = rf"^[+-]?{NUMBER}([KMGTPE]i|[numkMGTPE]|[eE][+-]?{NUMBER})?$"
 SHA256 = r"^[a-f0-9]{64}$"
 
 
@@ -334,11 +335,12 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "model",
         "!self.uri.matches('^(https|hf|oci)://') || (has(self.versions) && size(self.versions) > 0)",
-        "https, hf and oci can't be listed: name each version in model.versions, as in {\"1\": model-1.onnx}",
+        'https, hf and oci can\'t be listed: name each version in model.versions, as in {"1": model-1.onnx}',
     ),
     Rule(
         "model",
-        "!has(self.version) || !has(self.versions) || size(self.versions) == 0 || string(self.version) in self.versions",
+        "!has(self.version) || !has(self.versions) || size(self.versions) == 0 || "
+        "string(self.version) in self.versions",
         "model.versions does not name model.version",
     ),
     Rule(
@@ -353,12 +355,8 @@ RULES: tuple[Rule, ...] = (
         "(has(self.latest) ? 1 : 0) + (has(self.specific) ? 1 : 0) + (has(self.all) ? 1 : 0) == 1",
         "name exactly one of latest, specific, all",
     ),
-    Rule(
-        "resources.limits", "self.all(k, !string(self[k]).startsWith('-'))", "a limit can't be negative"
-    ),
-    Rule(
-        "resources.requests", "self.all(k, !string(self[k]).startsWith('-'))", "a request can't be negative"
-    ),
+    Rule("resources.limits", "self.all(k, !string(self[k]).startsWith('-'))", "a limit can't be negative"),
+    Rule("resources.requests", "self.all(k, !string(self[k]).startsWith('-'))", "a request can't be negative"),
 )
 
 NOT_YET: tuple[tuple[str, str], ...] = (

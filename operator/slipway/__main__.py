@@ -1,0 +1,40 @@
+"""`python -m slipway`: read the settings, run the operator, end with one clear line when it can't start."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+
+from kubernetes.config import ConfigException
+
+from slipway import __version__
+from slipway.cluster import ClusterError
+from slipway.handlers import run
+from slipway.logs import configure_logs
+from slipway.settings import SettingsError, read_settings
+
+
+def main() -> None:
+    """Run until SIGTERM or SIGINT."""
+    try:
+        settings = read_settings(os.environ)
+    except SettingsError as error:
+        sys.exit(f"slipway: {error}")
+    configure_logs(settings.log_format, settings.log_level)
+    logging.getLogger("slipway").info(
+        "starting", extra={"version": __version__, "namespaces": ",".join(settings.namespaces) or "all"}
+    )
+    try:
+        asyncio.run(run(settings))
+    except ConfigException as error:
+        sys.exit(f"slipway: no cluster to talk to: {error}. Run it in a pod, or set KUBECONFIG")
+    except ClusterError as error:
+        sys.exit(f"slipway: {error}. Is the CRD installed, and may the service account list what it watches?")
+    except KeyboardInterrupt:
+        return
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The kopf edge: which key an event wakes. The only module that imports kopf.
+
+kopf watches, reconnects and logs in; every event of a ModelDeployment or of anything under its label goes into the
+cache and wakes that ModelDeployment's key. The event's own content is not acted on: each pass reads everything anew.
+Only `on.event` handlers: they need no finalizer, no annotations and no state of kopf's own. (kopf's other handlers
+would add all three: an object could not be deleted while the operator is down.)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+import kopf
+
+from slipway import metrics
+from slipway.agents import Agents
+from slipway.api import GROUP, KIND, PLURAL, VERSION
+from slipway.cache import Cache, Key
+from slipway.cluster import Cluster
+from slipway.health import Health
+from slipway.manifests import MODEL_LABEL
+from slipway.queue import Queue
+from slipway.reconcile import Reconciler, fill
+from slipway.settings import Settings
+
+log = logging.getLogger("slipway")
+
+WORKERS = 16
+CHILD_DELAY_SECONDS = 0.1
+"""Events of children come in bursts (a Deployment, its pods, their conditions); one pass serves them all."""
+CHILDREN = (
+    ("apps", "v1", "deployments", "Deployment"),
+    ("apps", "v1", "controllerrevisions", "ControllerRevision"),
+    ("", "v1", "services", "Service"),
+    ("", "v1", "configmaps", "ConfigMap"),
+    ("", "v1", "pods", "Pod"),
+)
+
+
+class _NoState(kopf.DiffBaseStorage, kopf.ProgressStorage):
+    """kopf keeps nothing: it would compute a copy and a diff of every object for every event."""
+
+    def build(self, **_: Any) -> Any:
+        return {}
+
+    def fetch(self, **_: Any) -> Any:
+        return None
+
+    def store(self, **_: Any) -> None:
+        """Nothing."""
+
+    def purge(self, **_: Any) -> None:
+        """Nothing."""
+
+    def touch(self, **_: Any) -> None:
+        """Nothing."""
+
+    def clear(self, *, essence: Any) -> Any:
+        return essence
+
+
+async def run(settings: Settings) -> None:
+    """Run the operator until it is told to stop."""
+    cache, queue, health = Cache(), Queue[Key](), Health()
+    cluster, agents = await Cluster.connect(connections=WORKERS * 2), Agents()
+    reconciler = Reconciler(cluster, agents, cache, queue, settings.images)
+    server = health.serve(settings.metrics_port)
+    try:
+        await fill(cache, cluster, settings.namespaces, MODEL_LABEL)
+        async with asyncio.TaskGroup() as tasks:
+            own: list[asyncio.Task[None]] = []
+            work: list[Coroutine[Any, Any, None]] = [reconciler.work() for _ in range(WORKERS)]
+            work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
+            own += [tasks.create_task(coroutine) for coroutine in work]
+            await kopf.operator(
+                registry=_registry(cache, queue),
+                settings=_kopf_settings(),
+                clusterwide=not settings.namespaces,
+                namespaces=settings.namespaces,
+                standalone=True,
+            )
+            for task in own:
+                task.cancel()
+    finally:
+        server.shutdown()
+        await agents.close()
+        await cluster.close()
+
+
+async def _measure(cache: Cache, queue: Queue[Key]) -> None:
+    while True:
+        metrics.QUEUE_DEPTH.set(len(queue))
+        metrics.DEPLOYMENTS.set(sum(1 for _ in cache.deployments()))
+        await asyncio.sleep(0.5)
+
+
+def _registry(cache: Cache, queue: Queue[Key]) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    def watch(group: str, version: str, plural: str, kind: str, delay_seconds: float) -> None:
+        async def seen(event: Any, **_: Any) -> None:
+            forget = event["type"] == "DELETED"
+            key = (cache.drop if forget else cache.put)(kind, event["object"])
+            if key is not None:
+                await queue.wake(key, delay_seconds)
+
+        kopf.on.event(group, version, plural, id=f"seen-{plural}", registry=registry)(seen)
+
+    watch(GROUP, VERSION, PLURAL, KIND, 0.0)
+    for group, version, plural, kind in CHILDREN:
+        watch(group, version, plural, kind, CHILD_DELAY_SECONDS)
+    return registry
+
+
+def _kopf_settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False  # our events are our own: on change only
+    settings.scanning.disabled = True  # the CRD is installed before us; no rights on CRDs and namespaces are needed
+    settings.watching.server_timeout = 300
+    settings.watching.chunk_size = 250
+    settings.queueing.idle_timeout = 0.1  # a task per object would stay 5 s: memory, at thousands of objects
+    settings.queueing.exit_timeout = 1
+    settings.persistence.finalizer = f"{GROUP}/none"
+    settings.persistence.diffbase_storage = _NoState()
+    settings.persistence.progress_storage = _NoState()
+    for group, version, plural, _ in CHILDREN:
+        settings.watching.label_selectors[group, version, plural] = MODEL_LABEL
+    return settings

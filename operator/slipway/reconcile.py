@@ -1,0 +1,412 @@
+"""One pass over one ModelDeployment: the calls in order, and nothing decided here.
+
+    cached objects ─ parse ─ agents' reports ─ observe ─ step ─ render ─ apply what differs ─ prune ─ status ─ events
+
+Invariant: every pass computes everything anew from spec, status and what is observed, so it can be ended after any
+write and the next one arrives at the same state. Children are written before the status that tells of them; nothing is
+pruned unless everything was applied.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from slipway import metrics
+from slipway.agents import Agents
+from slipway.api import KIND, ModelDeployment, SpecError, parse
+from slipway.api.status import ModelDeploymentStatus, read_status, write_status
+from slipway.api.v1alpha1 import GROUP, VERSION
+from slipway.cache import Cache, Key
+from slipway.cluster import Cluster, ClusterError, TransientError
+from slipway.drift import differs
+from slipway.manifests import (
+    CONFIG_ANNOTATION,
+    Child,
+    Images,
+    new_revision,
+    render_agent_config,
+    render_config_map,
+    render_controller_revision,
+    render_deployment,
+    render_service,
+)
+from slipway.observe import Observed, Trouble, is_owned, observe
+from slipway.queue import Queue
+from slipway.revisions import Revision, content_hash, hash_of, user_choice
+from slipway.rollout import ABSENT, Plan, Wanted, step
+from slipway.status import Judged, Notice, assess, notices, read_memory
+from slipway.versions import choose_versions, needs_listing
+
+log = logging.getLogger("slipway")
+
+Json = dict[str, Any]
+
+POLL_SECONDS = 1.0
+MAX_POLL_SECONDS = 15.0
+NUDGE_SECONDS = 1.0
+MAX_BACKOFF_SECONDS = 60.0
+PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision")
+
+
+@dataclass(frozen=True, slots=True)
+class Rendered:
+    """All children that should exist, and the loads that the agents are told. revision → versions."""
+
+    children: tuple[Child, ...]
+    load: Mapping[str, tuple[int, ...]]
+    configured: Mapping[str, str]
+
+
+class Reconciler:
+    """Passes keys from the queue until it is cancelled."""
+
+    def __init__(self, cluster: Cluster, agents: Agents, cache: Cache, queue: Queue[Key], images: Images) -> None:
+        self._cluster = cluster
+        self._agents = agents
+        self._cache = cache
+        self._queue = queue
+        self._images = images
+        # Memory of pacing only: losing it costs a few seconds, never a wrong state.
+        self._failures: dict[Key, int] = {}
+        self._unsettled_since: dict[Key, float] = {}
+
+    async def work(self) -> None:
+        """One worker."""
+        while True:
+            key = await self._queue.take()
+            started = time.perf_counter()
+            try:
+                await self._guarded_pass(key)
+            finally:
+                metrics.PASS_SECONDS.observe(time.perf_counter() - started)
+                await self._queue.done(key)
+
+    async def _guarded_pass(self, key: Key) -> None:
+        """A pass whose failure is tried again with backoff. What was applied stays; what failed is written again."""
+        try:
+            wake_after = await self._pass(key)
+        except TransientError as error:
+            await self._retry(key, "will try again", str(error))
+        except ClusterError as error:
+            await self._retry(key, "the API server refuses", str(error))
+        except Exception:  # a defect of ours must not end the worker, nor stop other ModelDeployments
+            log.exception("pass failed", extra={"key": "/".join(key)})
+            await self._retry(key, "a defect in Slipway: please report it", "see the traceback above")
+        else:
+            self._failures.pop(key, None)
+            if wake_after is not None:
+                await self._queue.wake(key, wake_after)
+
+    async def _retry(self, key: Key, what: str, why: str) -> None:
+        metrics.PASSES.labels("failed").inc()
+        count = self._failures[key] = self._failures.get(key, 0) + 1
+        delay = min(MAX_BACKOFF_SECONDS, 0.25 * 2**count)
+        log.warning(what, extra={"key": "/".join(key), "error": why, "retry_seconds": delay})
+        await self._queue.wake(key, delay)
+
+    async def _pass(self, key: Key) -> float | None:
+        """Returns after how many seconds to look again; None: when something happens."""
+        body = self._cache.deployment(key)
+        if body is None or "deletionTimestamp" in body["metadata"]:
+            self._unsettled_since.pop(key, None)
+            return None
+        now = datetime.now(UTC)
+        stored = read_status(body.get("status"))
+        uid = body["metadata"]["uid"]
+        children = self._cache.children(key)
+        observed = observe(uid, children, {})
+        try:
+            deployment = parse(body)
+        except SpecError as error:
+            judged = _judge_unreadable(body, observed, stored, error)
+            await self._report(key, body, judged, observed, stored, now, writes=0)
+            return None
+        settled = _settled_hash(observed)
+        are_settled = settled is not None and settled == stored.settled
+        if not are_settled:
+            observed = observe(uid, children, await self._agents.read_reports(observed.pods))
+        desired = desired_revision(deployment, observed, self._images)
+        memory = read_memory(stored, {*observed.revisions, *observed.deployments})
+        plan = step(
+            Wanted(
+                revision=desired.hash,
+                content=content_hash(deployment.spec),
+                replicas=deployment.spec.replicas,
+                deadline_seconds=deployment.spec.rollout.progress_deadline_seconds,
+            ),
+            memory,
+            observed.deployments,
+            now,
+        )
+        listed = _listed(deployment, observed, stored)
+        rendered = render(deployment, desired, plan, observed, listed)
+        problem, writes = await self._apply_all(key, uid, rendered, observed)
+        if problem is None:
+            writes += await self._prune(key, rendered, observed)
+        nudged = await self._nudge(key, rendered, observed)
+        agreed = _agreed_hash(rendered, observed) if not are_settled else settled
+        shown = plan.stable or plan.canary or ""
+        judged = Judged(
+            name=deployment.name,
+            generation=deployment.generation,
+            replicas=deployment.spec.replicas,
+            revision=desired.hash,
+            problem=problem,
+            plan=plan,
+            load=rendered.load.get(shown, ()),
+            listed=listed if needs_listing(deployment.spec.version_policy) else (),
+            are_settled=are_settled,
+            settled=agreed,
+        )
+        await self._report(key, body, judged, observed, stored, now, writes + nudged)
+        if problem is not None:
+            return MAX_BACKOFF_SECONDS
+        return self._next_look(key, plan, observed, now, is_settled=agreed is not None, has_nudged=nudged > 0)
+
+    def _next_look(
+        self, key: Key, plan: Plan, observed: Observed, now: datetime, *, is_settled: bool, has_nudged: bool
+    ) -> float | None:
+        """The deadline of a rollout; and while agents work, a look at them: soon at first, then less often."""
+        waits = []
+        if plan.wake_at is not None:
+            waits.append(max(0.1, (plan.wake_at - now).total_seconds()))
+        if is_settled or not any(pod.ip and not pod.is_ending for pod in observed.pods):
+            self._unsettled_since.pop(key, None)
+        elif has_nudged:
+            waits.append(NUDGE_SECONDS)
+        else:
+            since = self._unsettled_since.setdefault(key, time.monotonic())
+            waits.append(min(MAX_POLL_SECONDS, POLL_SECONDS + (time.monotonic() - since) / 10))
+        return min(waits, default=None)
+
+    async def _apply_all(
+        self, key: Key, uid: str, rendered: Rendered, observed: Observed
+    ) -> tuple[Trouble | None, int]:
+        """Apply what differs, in order. Returns what stands in the way, and the number of writes."""
+        writes = 0
+        for child in rendered.children:
+            slot = (child.kind, child.name)
+            live = observed.live.get(slot)
+            if live is None:
+                live = await self._look(child, key)
+                if live is not None and not is_owned(live, uid):
+                    return _name_conflict(child, key), writes
+            if live is not None and not differs(child.manifest, {**live, "apiVersion": child.manifest["apiVersion"]}):
+                continue
+            try:
+                answer = await self._cluster.apply(child.manifest)
+            except TransientError:
+                raise
+            except ClusterError as error:
+                if error.status == 403 and "being terminated" in error.message:
+                    raise
+                return _refused(child, error), writes
+            writes += 1
+            self._cache.put(child.kind, answer)
+            log.info("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
+        return None, writes
+
+    async def _look(self, child: Child, key: Key) -> Json | None:
+        """An object that no watch has shown: another's, or ours that the watch is late with."""
+        return await self._cluster.read(child.kind, key[0], child.name)
+
+    async def _prune(self, key: Key, rendered: Rendered, observed: Observed) -> int:
+        """Delete what is ours and no longer rendered."""
+        wanted = {(child.kind, child.name) for child in rendered.children}
+        writes = 0
+        for (kind, name), live in observed.live.items():
+            if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
+                await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
+                writes += 1
+                log.info("pruned", extra={"key": "/".join(key), "kind": kind, "child": name})
+        return writes
+
+    async def _nudge(self, key: Key, rendered: Rendered, observed: Observed) -> int:
+        """Make kubelets refresh the configuration of pods whose agents still have an older one.
+
+        A pod update makes the kubelet sync its volumes at once, where it would take up to a minute by itself. The two
+        watches race, so the value is written anew each time until the agent reports the new generation.
+        """
+        writes = 0
+        for pod in observed.pods:
+            wanted = rendered.configured.get(pod.revision)
+            if pod.report is None or pod.is_ending or wanted is None or pod.report.generation == wanted:
+                continue
+            count = int(pod.told.partition(".")[2] or 0) + 1 if pod.told and pod.told.startswith(wanted) else 1
+            answer = await self._cluster.annotate_pod(key[0], pod.name, CONFIG_ANNOTATION, f"{wanted}.{count}")
+            writes += 1
+            if answer is not None:
+                self._cache.put("Pod", answer)
+        return writes
+
+    async def _report(
+        self,
+        key: Key,
+        body: Json,
+        judged: Judged,
+        observed: Observed,
+        stored: ModelDeploymentStatus,
+        now: datetime,
+        writes: int,
+    ) -> None:
+        """Write the status if it differs from the stored one, and post events for what changed."""
+        status = assess(judged, observed, stored, now)
+        wire = write_status(status)
+        if wire != body.get("status"):
+            answer = await self._cluster.apply_status(*key, body["metadata"]["uid"], wire)
+            self._cache.put(KIND, answer)
+            writes += 1
+            for notice in notices(stored, status):
+                await self._cluster.post_event(key[0], _event(key, body, notice, now))
+        metrics.PASSES.labels("changed" if writes else "unchanged").inc()
+        log.log(
+            logging.INFO if writes else logging.DEBUG,
+            "passed" if writes else "unchanged",
+            extra={"key": "/".join(key), "phase": status.phase, "ready": status.ready, "writes": writes},
+        )
+
+
+def desired_revision(deployment: ModelDeployment, observed: Observed, images: Images) -> Revision:
+    """The revision that the spec asks for: the one that is kept, or a new one at the end of the history."""
+    kept = observed.revisions.get(hash_of(user_choice(deployment.spec)))
+    if kept is not None:
+        return kept
+    number = 1 + max((revision.number for revision in observed.revisions.values()), default=0)
+    return new_revision(deployment, images, number)
+
+
+def render(
+    deployment: ModelDeployment, desired: Revision, plan: Plan, observed: Observed, listed: tuple[int, ...]
+) -> Rendered:
+    """All children. The Service and what serves come first, so that trouble with a new revision leaves them applied."""
+    revisions = {**observed.revisions, desired.hash: desired}
+    order = sorted(
+        (name for name in {*plan.replicas, desired.hash} if name in revisions), key=lambda name: name != plan.stable
+    )
+    children = [render_service(deployment)]
+    load, configured = {}, {}
+    for name in order:
+        revision = revisions[name]
+        children.append(render_controller_revision(deployment, revision))
+        if name not in plan.replicas:
+            continue
+        load[name] = choose_versions(deployment.spec.version_policy, revision.version, listed)
+        agent_config = render_agent_config(deployment, revision, load[name])
+        configured[name] = agent_config["generation"]
+        children.append(render_config_map(deployment, revision, agent_config))
+        children.append(render_deployment(deployment, revision, plan.replicas[name]))
+    history = sorted(
+        (revision for revision in revisions.values() if revision.hash not in order), key=lambda r: -r.number
+    )
+    limit = deployment.spec.rollout.revision_history_limit
+    children += [render_controller_revision(deployment, revision) for revision in history[:limit]]
+    return Rendered(tuple(children), load, configured)
+
+
+def _listed(deployment: ModelDeployment, observed: Observed, stored: ModelDeploymentStatus) -> tuple[int, ...]:
+    """The versions known to exist. A shorter listing changes nothing: what was seen once stays until it fails."""
+    mapped = {int(version) for version in deployment.spec.model.versions}
+    if mapped:
+        return tuple(sorted(mapped))
+    if not needs_listing(deployment.spec.version_policy):
+        return ()
+    served = deployment.spec.model.version or 0
+    seen = {version for pod in observed.pods if pod.report for version in pod.report.listed}
+    return tuple(sorted(version for version in seen | set(stored.listed) if version <= served))
+
+
+def _settled_hash(observed: Observed) -> str | None:
+    """Names the pods and what their agents were configured with; None while a pod is not ready."""
+    pods = [pod for pod in observed.pods if not pod.is_ending]
+    if not pods or not all(pod.is_ready for pod in pods):
+        return None
+    return hash_of(sorted([pod.uid, observed.configured.get(pod.revision, "")] for pod in pods))
+
+
+def _agreed_hash(rendered: Rendered, observed: Observed) -> str | None:
+    """The settled hash if every agent has its configuration and all its versions are available, else None."""
+    for pod in observed.pods:
+        if pod.is_ending:
+            continue
+        wanted = rendered.configured.get(pod.revision)
+        report = pod.report
+        if report is None or report.generation != wanted or report.trouble is not None:
+            return None
+        available = {version.version for version in report.versions if version.state == "Available"}
+        if not available.issuperset(rendered.load[pod.revision]):
+            return None
+    return _settled_hash(replace(observed, configured={**observed.configured, **rendered.configured}))
+
+
+def _judge_unreadable(body: Json, observed: Observed, stored: ModelDeploymentStatus, error: SpecError) -> Judged:
+    """With a spec that can't be carried out, what serves goes on as it is."""
+    stable = observed.deployments.get(stored.stable.revision, ABSENT) if stored.stable else ABSENT
+    replicas = (body.get("spec") or {}).get("replicas")
+    return Judged(
+        name=body["metadata"]["name"],
+        generation=int(body["metadata"].get("generation", 0)),
+        replicas=stable.wanted if stored.stable else replicas if isinstance(replicas, int) else 1,
+        revision=None,
+        problem=Trouble(error.reason, error.message),
+        plan=None,
+        load=(),
+        listed=tuple(stored.listed),
+        are_settled=True,
+        settled=stored.settled,
+    )
+
+
+def _name_conflict(child: Child, key: Key) -> Trouble:
+    return Trouble(
+        "NameConflict",
+        f"{child.kind} {child.name} exists in namespace {key[0]} and is not this ModelDeployment's. It is left as it "
+        f"is: delete or rename it, or give the ModelDeployment another name",
+    )
+
+
+def _refused(child: Child, error: ClusterError) -> Trouble:
+    if "exceeded quota" in error.message:
+        return Trouble("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
+    return Trouble(
+        "Refused",
+        f"the API server refuses {child.kind} {child.name}: {error.message}. Correct the part of the spec that it "
+        "names (resources, runtime or podTemplate)",
+    )
+
+
+def _event(key: Key, body: Json, notice: Notice, now: datetime) -> Json:
+    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{key[1]}.", "namespace": key[0]},
+        "involvedObject": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "namespace": key[0],
+            "name": key[1],
+            "uid": body["metadata"]["uid"],
+        },
+        "type": "Warning" if notice.is_warning else "Normal",
+        "reason": notice.reason,
+        "message": notice.message[:1024],
+        "source": {"component": "slipway"},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }
+
+
+async def fill(cache: Cache, cluster: Cluster, namespaces: tuple[str, ...], selector: str) -> None:
+    """Fill the cache with all children before the first pass: a pass that misses one would write it again."""
+    for kind in ("ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod"):
+        for namespace in namespaces or (None,):
+            async for item in cluster.list_all(kind, namespace, selector):
+                cache.put(kind, item)
+                await asyncio.sleep(0)
