@@ -13,9 +13,9 @@ import (
 	_ "k8s.io/component-base/metrics/prometheus/clientgo"
 	_ "k8s.io/component-base/metrics/prometheus/version"
 	kubectl "k8s.io/kubectl/pkg/cmd"
-	kubeproxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	apiserver "k8s.io/kubernetes/cmd/kube-apiserver/app"
 	kcm "k8s.io/kubernetes/cmd/kube-controller-manager/app"
+	kubeproxy "k8s.io/kubernetes/cmd/kube-proxy/app"
 	scheduler "k8s.io/kubernetes/cmd/kube-scheduler/app"
 	kubelet "k8s.io/kubernetes/cmd/kubelet/app"
 )
@@ -28,6 +28,7 @@ func main() {
 		"kubelet":                 func() *cobra.Command { return kubelet.NewKubeletCommand(context.Background()) },
 		"kube-proxy":              kubeproxy.NewProxyCommand,
 		"kubectl":                 kubectl.NewDefaultKubectlCommand,
+		"volumes":                 newVolumesCommand,
 	}
 	name := filepath.Base(os.Args[0])
 	if parts[name] == nil && len(os.Args) > 1 {
