@@ -34,6 +34,9 @@ def main() -> None:
         sys.exit(f"slipway: {error}. Is the CRD installed, and may the service account list what it watches?")
     except KeyboardInterrupt:
         return
+    except Exception as error:  # the last resort: the pod restarts, and says why in one line beside the trace
+        logging.getLogger("slipway").critical("ended by an unexpected error", exc_info=error)
+        sys.exit(f"slipway: ended by an unexpected error: {error}")
 
 
 if __name__ == "__main__":

@@ -70,24 +70,31 @@ async def run(settings: Settings) -> None:
     server = health.serve(settings.metrics_port)
     try:
         await fill(cache, cluster, settings.namespaces, MODEL_LABEL)
-        async with asyncio.TaskGroup() as tasks:
-            own: list[asyncio.Task[None]] = []
-            work: list[Coroutine[Any, Any, None]] = [reconciler.work() for _ in range(WORKERS)]
-            work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
-            own += [tasks.create_task(coroutine) for coroutine in work]
-            await kopf.operator(
-                registry=_registry(cache, queue),
-                settings=_kopf_settings(),
-                clusterwide=not settings.namespaces,
-                namespaces=settings.namespaces,
-                standalone=True,
-            )
-            for task in own:
-                task.cancel()
+        watching = kopf.operator(
+            registry=_registry(cache, queue),
+            settings=_kopf_settings(),
+            clusterwide=not settings.namespaces,
+            namespaces=settings.namespaces,
+            standalone=True,
+        )
+        work: list[Coroutine[Any, Any, None]] = [reconciler.work() for _ in range(WORKERS)]
+        work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
+        await _until_one_ends([watching, *work])
     finally:
         server.shutdown()
         await agents.close()
         await cluster.close()
+
+
+async def _until_one_ends(coroutines: list[Coroutine[Any, Any, None]]) -> None:
+    """Run all until one ends: kopf when it is told to stop, any other only by a defect, whose error is raised."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    ended, running = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    for task in ended:
+        task.result()
 
 
 async def _measure(cache: Cache, queue: Queue[Key]) -> None:
@@ -99,6 +106,8 @@ async def _measure(cache: Cache, queue: Queue[Key]) -> None:
 
 def _registry(cache: Cache, queue: Queue[Key]) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
+    kopf.on.login(id="service-account", registry=registry)(kopf.login_with_service_account)
+    kopf.on.login(id="kubeconfig", registry=registry)(kopf.login_with_kubeconfig)
 
     def watch(group: str, version: str, plural: str, kind: str, delay_seconds: float) -> None:
         async def seen(event: Any, **_: Any) -> None:

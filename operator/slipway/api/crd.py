@@ -136,7 +136,7 @@ def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
         out = _structural(defs[node["$ref"].rpartition("/")[2]], defs)
     choices = [choice for choice in node.get("anyOf", []) if choice.get("type") != "null"]
     if node.get("x-kubernetes-int-or-string"):
-        return INT_OR_STRING | {"pattern": node["pattern"]}
+        return INT_OR_STRING | {"pattern": node["pattern"], "maxLength": 32}
     if choices:
         out = _structural(choices[0], defs)
     for key, value in node.items():
