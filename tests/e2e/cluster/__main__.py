@@ -1,4 +1,4 @@
-"""The command line: `python3 -m tests.e2e.cluster up|down|clean|status|load|kubectl|exec|env`.
+"""The command line: `python3 -m tests.e2e.cluster build|up|down|clean|status|load|kubectl|exec|env`.
 
 CLUSTER=native|kind|existing chooses the form. Errors a person can act on are printed without a traceback.
 """
@@ -19,6 +19,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     named = argparse.ArgumentParser(add_help=False)
     named.add_argument("--name", default=DEFAULT_NAME, help="which native cluster; others than the first stand beside it")
+    verbs.add_parser("build", parents=[named], help="compile what the cluster needs, without starting it")
     up = verbs.add_parser("up", parents=[named], help="start the cluster, or whatever of it has ended")
     up.add_argument("--control-plane-only", action="store_true", help="no node: no kubelet, no containers (native only)")
     up.add_argument("--fresh", action="store_true", help="forget the state of a former cluster of that name first")
@@ -52,6 +53,8 @@ def main() -> int:
     try:
         provider = choose_provider(chosen.name)
         match chosen.verb:
+            case "build":
+                provider.build()
             case "up":
                 provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit))
             case "down":

@@ -29,7 +29,10 @@ class Hierarchy:
 
 
 def parse_hierarchies(mountinfo: str, cgroup: str) -> tuple[Hierarchy, ...]:
-    """Reads /proc/self/mountinfo and /proc/self/cgroup. The v1 hierarchies where memory is one of them, else v2."""
+    """Reads /proc/self/mountinfo and /proc/self/cgroup. 
+
+    The v1 hierarchies and, because runc uses it too, the v2 one beside them; v2 alone where memory isn't on v1.
+    """
     paths: dict[str, str] = {}
     for line in cgroup.splitlines():
         _, names, path = line.split(":", 2)
@@ -49,7 +52,7 @@ def parse_hierarchies(mountinfo: str, cgroup: str) -> tuple[Hierarchy, ...]:
             has_memory = has_memory or "memory" in options.split(",")
         elif kind == "cgroup2":
             v2.append(Hierarchy(Path(mount), _below(paths.get("", "/"), root), is_v2=True))
-    return tuple(v1 if has_memory else v2[:1])
+    return tuple([*v1, *v2[:1]] if has_memory else v2[:1])
 
 
 def _below(path: str, mount_root: str) -> str:
@@ -65,7 +68,7 @@ def choose_root(hierarchies: Iterable[Hierarchy], name: str) -> str:
     v1, own paths / and /a/b: /a/b/NAME. v2: /NAME.
     """
     listed = list(hierarchies)
-    if any(hierarchy.is_v2 for hierarchy in listed):
+    if all(hierarchy.is_v2 for hierarchy in listed):
         return f"/{name}"
     deepest = max((hierarchy.own for hierarchy in listed), key=len, default="/")
     return f"{deepest.rstrip('/')}/{name}"
@@ -109,7 +112,7 @@ class CgroupRoot:
         root = hierarchy.mount / self.path[1:]
         made: list[Path] = []
         for part in (*self.path[1:].split("/"), "daemons"):
-            if hierarchy.is_v2 and part != "daemons":
+            if part != "daemons" and all(other.is_v2 for other in self.hierarchies):
                 wanted = [name for name in _V2_CONTROLLERS if name in (folder / "cgroup.controllers").read_text().split()]
                 (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
             child = folder / part

@@ -11,6 +11,9 @@ from .provider import UpOptions
 
 
 class ExistingCluster:
+    def build(self) -> None:
+        """It has its own."""
+
     def up(self, options: UpOptions) -> None:
         if options.is_control_plane_only or options.is_fresh or options.is_audited:
             raise ClusterError("an existing cluster", "it is used as it is", "leave the option out, or CLUSTER=native")

@@ -16,6 +16,9 @@ _INSTALL = "install kind (kind.sigs.k8s.io) and start Docker; or use CLUSTER=nat
 
 
 class KindCluster:
+    def build(self) -> None:
+        """kind brings its own."""
+
     def up(self, options: UpOptions) -> None:
         if options.is_control_plane_only:
             raise ClusterError("a control plane without a node", "kind has none", "use CLUSTER=native")

@@ -53,6 +53,9 @@ class NativeCluster:
 
     # -- up
 
+    def build(self) -> None:
+        ensure_binaries(NODE_MODULES)
+
     def up(self, options: UpOptions) -> None:
         with self._locked():
             begin = time.monotonic()

@@ -23,6 +23,9 @@ class UpOptions:
 class ClusterProvider(Protocol):
     """A cluster to test on. Every method may raise ClusterError, and nothing else that a person should see."""
 
+    def build(self) -> None:
+        """Makes the programs that `up` would have to make first; nothing where it needs none."""
+
     def up(self, options: UpOptions) -> None:
         """Makes the cluster ready for pods; quick where it is already."""
 

@@ -1,0 +1,109 @@
+# What a person types. Every target makes what it needs, or says what to type.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-print-directory
+
+PYTHON ?= python3
+N ?= 1000
+VENV := .venv
+PY := $(VENV)/bin/python
+export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/serving-images/agent:$(CURDIR)
+CLUSTER_CLI := $(PYTHON) -m tests.e2e.cluster
+INSIDE := $(CLUSTER_CLI) exec
+STAGE := .ci/stage
+
+.PHONY: help
+help: ## This list
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps venv ## A real model on a real cluster, from nothing: predictions, and how to look around
+	@$(PY) -m examples.demo
+
+.PHONY: test
+test: deps ## All that decides whether a change is good: unit, crash and e2e tests on a real cluster (root)
+	@$(STAGE) --reset
+	@$(STAGE) venv $(MAKE) venv
+	@$(STAGE) unit $(MAKE) unit
+	@$(STAGE) binaries $(CLUSTER_CLI) build
+	@$(STAGE) crash $(MAKE) crash
+	@$(STAGE) images $(MAKE) images
+	@$(STAGE) e2e $(MAKE) e2e
+	@$(STAGE) --summary
+
+.PHONY: test-all
+test-all: test ## make test, the cluster's own lifecycle and the bench at N=100
+	@$(STAGE) lifecycle $(MAKE) lifecycle
+	@$(STAGE) bench $(MAKE) bench-controller N=100
+	@$(STAGE) --summary
+
+.PHONY: unit
+unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluster, no root
+	@$(VENV)/bin/ruff check .
+	@$(VENV)/bin/ruff format --check .
+	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports
+	@$(PY) -m pytest
+
+.PHONY: e2e
+e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/e2e --ignore tests/e2e/cluster --ignore tests/e2e/cluster_lifecycle
+
+.PHONY: crash
+crash: deps venv ## The operator ended after every single write, against a real API server and etcd
+	@$(PY) -m pytest tests/crash
+
+.PHONY: lifecycle
+lifecycle: deps venv ## The native cluster's own tests: up, crash, down leaves nothing
+	@$(PY) -m pytest tests/e2e/cluster_lifecycle
+
+.PHONY: bench-controller
+bench-controller: deps venv ## Speed and size of the operator with N objects (N=1000)
+	@$(PY) -m tests.bench.controller -n $(N)
+
+.PHONY: crds
+crds: venv ## Write the CRD from the pydantic models
+	@$(PY) -m slipway.api.crd
+
+.PHONY: images
+images: deps ## Build what is missing of the container images
+	@$(PYTHON) serving-images/build
+
+.PHONY: cluster-up
+cluster-up: deps ## Start the cluster
+	@$(CLUSTER_CLI) up
+
+.PHONY: cluster-down
+cluster-down: ## Stop the cluster; what makes the next start quick is kept
+	@$(CLUSTER_CLI) down
+
+.PHONY: cluster-status
+cluster-status: ## What runs, and how to look around
+	@$(CLUSTER_CLI) status
+
+.PHONY: clean
+clean: ## Stop and forget the cluster, remove the virtual environment and the checks' caches (not the shared cache)
+	@$(CLUSTER_CLI) clean
+	@rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	@echo "kept: binaries and images in $${SLIPWAY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/slipway} (rm -rf it to start from nothing)"
+
+.PHONY: deps
+deps: ## Install the Debian packages that are missing (root), or say what to type
+	@.ci/install-packages
+
+.PHONY: venv
+venv: $(VENV)/.made-of-lock
+$(VENV)/.made-of-lock: tests/requirements.lock
+	@.ci/make-venv $(PYTHON) $(VENV) tests/requirements.lock
+
+.PHONY: lock
+lock: $(PY) ## Refresh the locks from pyproject.toml
+	@$(VENV)/bin/uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet uv
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --extra dev --generate-hashes --no-header --no-emit-index-url --python-version 3.11 pyproject.toml -o tests/requirements.lock
+	@$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --python-version 3.11 -c tests/requirements.lock pyproject.toml -o operator/requirements.lock
+	@! grep -nE 'https?://|--index-url|--find-links' tests/requirements.lock operator/requirements.lock
+$(PY):
+	@$(PYTHON) -m venv $(VENV)
