@@ -7,6 +7,7 @@ Pure: the objects come in as JSON, from the shell's cache.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -210,6 +211,12 @@ def _pod_trouble(
 def _unschedulable(name: str, scheduled: Json) -> Trouble:
     """PodScheduled=False in words. Kubernetes' own: `0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient …`."""
     message = str(scheduled.get("message", "")).partition(" preemption:")[0].strip()
+    if claim := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+        return Trouble(
+            "ClaimNotFound",
+            f"pod {name} waits for PersistentVolumeClaim {claim[1]}, which does not exist in this namespace. Create "
+            "it, or correct spec.model.uri or the volumes of spec.podTemplate",
+        )
     lacking = []
     total = message.partition("/")[2].partition(" ")[0]
     for part in message.partition(":")[2].replace(".", " ").replace(",", " , ").split(" , "):

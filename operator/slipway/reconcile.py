@@ -50,6 +50,9 @@ Json = dict[str, Any]
 POLL_SECONDS = 1.0
 MAX_POLL_SECONDS = 15.0
 NUDGE_SECONDS = 1.0
+PATIENT_NUDGES = 20
+"""A kubelet that has not refreshed a pod after so many nudges is asked at MAX_POLL_SECONDS from then on."""
+TOLD_ANEW_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 60.0
 PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision")
 
@@ -75,6 +78,7 @@ class Reconciler:
         # Memory of pacing only: losing it costs a few seconds, never a wrong state.
         self._failures: dict[Key, int] = {}
         self._unsettled_since: dict[Key, float] = {}
+        self._nudged_at: dict[str, float] = {}
 
     async def work(self) -> None:
         """One worker."""
@@ -115,6 +119,7 @@ class Reconciler:
         body = self._cache.deployment(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._unsettled_since.pop(key, None)
+            self._failures.pop(key, None)
             return None
         now = datetime.now(UTC)
         stored = read_status(body.get("status"))
@@ -150,7 +155,12 @@ class Reconciler:
         if problem is None:
             writes += await self._prune(key, rendered, observed)
         nudged = await self._nudge(key, rendered, observed)
-        agreed = _agreed_hash(rendered, observed) if not are_settled else settled
+        is_told_anew = any(
+            observed.configured.get(revision) != generation for revision, generation in rendered.configured.items()
+        )
+        agreed = settled if are_settled else _agreed_hash(rendered, observed)
+        if is_told_anew:
+            agreed = None
         shown = plan.stable or plan.canary or ""
         judged = Judged(
             name=deployment.name,
@@ -167,6 +177,8 @@ class Reconciler:
         await self._report(key, body, judged, observed, stored, now, writes + nudged)
         if problem is not None:
             return MAX_BACKOFF_SECONDS
+        if is_told_anew and any(pod.ip for pod in observed.pods):
+            return TOLD_ANEW_SECONDS
         return self._next_look(key, plan, observed, now, is_settled=agreed is not None, has_nudged=nudged > 0)
 
     def _next_look(
@@ -178,6 +190,8 @@ class Reconciler:
             waits.append(max(0.1, (plan.wake_at - now).total_seconds()))
         if is_settled or not any(pod.ip and not pod.is_ending for pod in observed.pods):
             self._unsettled_since.pop(key, None)
+            for pod in observed.pods:
+                self._nudged_at.pop(pod.uid, None)
         elif has_nudged:
             waits.append(NUDGE_SECONDS)
         else:
@@ -239,6 +253,10 @@ class Reconciler:
             if pod.report is None or pod.is_ending or wanted is None or pod.report.generation == wanted:
                 continue
             count = int(pod.told.partition(".")[2] or 0) + 1 if pod.told and pod.told.startswith(wanted) else 1
+            pause = NUDGE_SECONDS if count <= PATIENT_NUDGES else MAX_POLL_SECONDS
+            if time.monotonic() < self._nudged_at.get(pod.uid, 0.0) + pause - 0.1:
+                continue
+            self._nudged_at[pod.uid] = time.monotonic()
             answer = await self._cluster.annotate_pod(key[0], pod.name, CONFIG_ANNOTATION, f"{wanted}.{count}")
             writes += 1
             if answer is not None:

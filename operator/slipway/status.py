@@ -196,7 +196,19 @@ def _ready(judged: Judged, observed: Observed, stable: str | None, canary: str |
         trouble = judged.problem
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
-    return _condition("Ready", False, "Deploying", f"{ready} of {judged.replicas} pods are ready")
+    return _condition("Ready", False, "Deploying", f"{ready} of {judged.replicas} pods are ready{_waits(observed)}")
+
+
+def _waits(observed: Observed) -> str:
+    """What the agents of pods that are not ready do, for a person who waits."""
+    doing = {
+        f"version {version.version} is {version.state}"
+        for pod in observed.pods
+        if pod.report is not None and not pod.is_ready and not pod.is_ending
+        for version in pod.report.versions
+        if version.state not in ("Available", "Pending")
+    }
+    return f"; {', '.join(sorted(doing))}" if doing else ""
 
 
 def _promoted(

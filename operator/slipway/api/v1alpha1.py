@@ -444,6 +444,17 @@ def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
             f"spec.model.versions does not name version {model.version}",
         ),
     ]
+    if model.uri.startswith("volume://"):
+        volume = model.uri.removeprefix("volume://").partition("/")[0]
+        volumes = ((spec.pod_template or {}).get("spec") or {}).get("volumes") or []
+        names = sorted(str(item.get("name")) for item in volumes)
+        broken.append(
+            (
+                volume not in names,
+                f"spec.model.uri names volume {volume!r}, but spec.podTemplate.spec.volumes has "
+                f"{', '.join(names) or 'none'}; add it there",
+            )
+        )
     policy = spec.version_policy
     if policy is not None and policy.specific is not None and model.version is not None:
         named = policy.specific.versions
