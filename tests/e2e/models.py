@@ -7,6 +7,7 @@ Must not import: anything of Kubernetes.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import json
 import warnings
@@ -105,6 +106,7 @@ NODE_CASES = {
 """The opset of each is at most 20, so that an ONNX Runtime from 1.17 on loads it."""
 
 
+@functools.cache
 def onnx_cases() -> dict[str, OnnxCase]:
     """All the cases that the tests serve, by name."""
     return {case.name: case for case in (*_node_cases(), _folder_case("test_Conv2d"), _light_case("squeezenet"))}

@@ -8,7 +8,6 @@ Must not import: anything of Slipway.
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import threading
@@ -16,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from tests.e2e.cluster.layout import DEFAULT_NAME, ClusterFolders
 from tests.e2e.kube import Kube
 
 
@@ -28,8 +28,11 @@ class Address:
 
 
 def is_inside() -> bool:
-    """Whether this process stands in the cluster's own network."""
-    return os.environ.get("SLIPWAY_CLUSTER", os.environ.get("CLUSTER", "")) == "native"
+    """Whether this process stands in the native cluster's own network."""
+    try:
+        return ClusterFolders(DEFAULT_NAME).network_namespace_file.samefile("/proc/self/ns/net")
+    except OSError:
+        return False
 
 
 @contextmanager

@@ -1,0 +1,70 @@
+"""A GPU request is scheduled where a node has one; where none has, the condition says which and on how many nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.kube import Kube, Manifest
+from tests.e2e.models import Digits
+from tests.e2e.stage import SMALL, Stage, conditions, digits_volume, merged
+
+pytestmark = pytest.mark.usefixtures("operator")
+
+RESOURCE = "nvidia.com/gpu"
+POINTER = "/status/capacity/nvidia.com~1gpu"
+
+
+@pytest.fixture
+def node_without_gpu(kube: Kube) -> Iterator[str]:
+    """A node that can be given GPUs; they are taken away afterwards."""
+    nodes = kube.list_("Node")
+    if any(RESOURCE in node["status"]["capacity"] for node in nodes):
+        pytest.skip("this cluster has GPUs: what is said without one can't be seen here")
+    name = nodes[0]["metadata"]["name"]
+    yield name
+    found = kube.get("Node", name)
+    assert found is not None
+    if RESOURCE in found["status"]["capacity"]:
+        kube.patch("Node", name, None, [{"op": "remove", "path": POINTER}], "/status")
+
+
+def test_a_missing_gpu_is_named_and_one_that_comes_is_used(
+    kube: Kube, stage: Stage, digits: Digits, node_without_gpu: str
+) -> None:
+    stage.given_digits(digits)
+    nodes = len(kube.list_("Node"))
+    served = stage.given(
+        "digits", "volume://models/digits", 1, [digits_volume()], resources=merged(SMALL, {"limits": {RESOURCE: 1}})
+    )
+    served.then("Degraded", "True", "Unschedulable", says=[RESOURCE, f"{nodes} of {nodes} nodes"])
+    served.then("Ready", "False", "Unschedulable")
+
+    kube.patch("Node", node_without_gpu, None, [{"op": "add", "path": POINTER, "value": "2"}], "/status")
+
+    def scheduled(pods: list[Manifest]) -> str | None:
+        for pod in pods:
+            if any(one["type"] == "PodScheduled" and one["status"] == "True" for one in conditions(pod)):
+                return str(pod["spec"]["nodeName"])
+        return None
+
+    node = kube.wait_list("Pod", stage.namespace, "the pod is scheduled", scheduled, labels=served.labels)
+    assert node == node_without_gpu
+
+    def forgiven(found: Manifest | None) -> bool | None:
+        return True if all(one["reason"] != "Unschedulable" for one in conditions(found)) else None
+
+    kube.wait("ModelDeployment", served.name, served.namespace, "the condition is taken back", forgiven)
+
+
+def test_a_request_too_large_for_any_node_is_named(stage: Stage, digits: Digits) -> None:
+    stage.given_digits(digits)
+    served = stage.given(
+        "digits",
+        "volume://models/digits",
+        1,
+        [digits_volume()],
+        resources={"requests": {"memory": "9Ti", "cpu": "20m"}, "limits": {"memory": "9Ti"}},
+    )
+    served.then("Ready", "False", "Unschedulable", says=["memory", "nodes", "spec.resources"])
