@@ -1,0 +1,217 @@
+"""What the agent says of itself: /status, /metrics and the words for its log, from the same World that decides.
+
+Pure. The JSON is a contract with the operator (schema 1); a field is added, never changed.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from slipway_agent.decide import Failure, World, is_ready, is_satisfied, is_serving, may_start
+from slipway_agent.failures import Reason
+
+SCHEMA = 1
+
+
+class State(StrEnum):
+    PENDING = "Pending"
+    FETCHING = "Fetching"
+    VERIFIED = "Verified"
+    LOADING = "Loading"
+    AVAILABLE = "Available"
+    FAILED = "Failed"
+    UNLOADING = "Unloading"
+
+
+@dataclass(frozen=True, slots=True)
+class VersionReport:
+    version: int
+    state: State
+    reason: str
+    message: str
+    sha256: str | None
+    size_bytes: int | None
+    fetched_bytes: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorReport:
+    reason: Reason
+    is_permanent: bool
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The default is what is said before the first agent.json was read."""
+
+    generation: str | None = None
+    served: int | None = None
+    may_start: bool = False
+    is_serving: bool = False
+    is_ready: bool = False
+    listed: tuple[int, ...] = ()
+    versions: tuple[VersionReport, ...] = ()
+    error: ErrorReport | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """Since the agent's start; only ever grow."""
+
+    fetched_bytes: int = 0
+    fetch_seconds: float = 0.0
+    fetches: Mapping[str, int] = field(default_factory=dict)
+    loads: Mapping[str, int] = field(default_factory=dict)
+
+    def count_fetch(self, result: str, fetched_bytes: int, seconds: float) -> "Counters":
+        return replace(
+            self,
+            fetched_bytes=self.fetched_bytes + fetched_bytes,
+            fetch_seconds=self.fetch_seconds + seconds,
+            fetches={**self.fetches, result: self.fetches.get(result, 0) + 1},
+        )
+
+    def count_load(self, result: str) -> "Counters":
+        return replace(self, loads={**self.loads, result: self.loads.get(result, 0) + 1})
+
+
+def compose_report(
+    world: World, listed: tuple[int, ...], config_error: ErrorReport | None, previous: Report, date: str
+) -> Report:
+    """`date` is now in RFC 3339; a version that is in the state of `previous` keeps that one's `since`."""
+    leaving = frozenset(world.published) | world.server.ready | world.boot
+    versions = sorted({*world.config.load, *leaving})
+    before = {each.version: each for each in previous.versions}
+    reports = tuple(_describe(world, version, before.get(version), date) for version in versions)
+    return Report(
+        generation=world.config.generation,
+        served=world.config.served,
+        may_start=may_start(world),
+        is_serving=is_serving(world),
+        is_ready=is_ready(world),
+        listed=listed,
+        versions=reports,
+        error=config_error or _served_error(world),
+    )
+
+
+def find_failure(world: World, version: int) -> Failure | None:
+    """What keeps this version from being there, if anything does."""
+    fetch_failure = world.fetch_failures.get(version)
+    if fetch_failure is not None and not is_satisfied(world, version):
+        return fetch_failure
+    return world.load_failures.get(version)
+
+
+def find_state(world: World, version: int) -> State:
+    if version not in world.config.load:
+        return State.UNLOADING
+    failure = find_failure(world, version)
+    if failure is not None and failure.is_permanent:
+        return State.FAILED
+    if version in world.server.ready:
+        return State.AVAILABLE
+    if not is_satisfied(world, version):
+        is_fetching = world.fetching is not None and world.fetching.version == version
+        return State.FETCHING if is_fetching or failure is not None else State.PENDING
+    is_loading = version in world.loading if world.loading is not None else version in world.boot
+    return State.LOADING if is_loading else State.VERIFIED
+
+
+def _describe(world: World, version: int, before: VersionReport | None, date: str) -> VersionReport:
+    state = find_state(world, version)
+    failure = find_failure(world, version) if state is not State.UNLOADING else None
+    published, fetching = world.published.get(version), world.fetching
+    size_bytes: int | None = None
+    fetched_bytes = 0
+    if fetching is not None and fetching.version == version:
+        size_bytes, fetched_bytes = fetching.total_bytes, fetching.fetched_bytes
+    elif published is not None:
+        size_bytes = fetched_bytes = published.size_bytes
+    message = failure.message if failure is not None else ""
+    if not message and state is State.LOADING and not world.server.is_alive:
+        message = "waiting for the server to answer"
+    return VersionReport(
+        version=version,
+        state=state,
+        reason=failure.reason.value if failure is not None else "",
+        message=message,
+        sha256=published.sha256 if published is not None else None,
+        size_bytes=size_bytes,
+        fetched_bytes=fetched_bytes,
+        since=before.since if before is not None and before.state is state else date,
+    )
+
+
+def _served_error(world: World) -> ErrorReport | None:
+    failure = find_failure(world, world.config.served)
+    return None if failure is None else ErrorReport(failure.reason, failure.is_permanent, failure.message)
+
+
+def render_status(report: Report) -> dict[str, object]:
+    error = report.error
+    return {
+        "schema": SCHEMA,
+        "generation": report.generation,
+        "served": report.served,
+        "ready": report.is_ready,
+        "listed": list(report.listed),
+        "versions": [
+            {
+                "version": each.version,
+                "state": each.state.value,
+                "reason": each.reason,
+                "message": each.message,
+                "sha256": each.sha256,
+                "bytes": each.size_bytes,
+                "fetchedBytes": each.fetched_bytes,
+                "since": each.since,
+            }
+            for each in report.versions
+        ],
+        "error": None
+        if error is None
+        else {"reason": error.reason.value, "permanent": error.is_permanent, "message": error.message},
+    }
+
+
+def render_metrics(report: Report, counters: Counters) -> str:
+    """Prometheus' text format, version 0.0.4."""
+    by_state = dict.fromkeys(State, 0)
+    for each in report.versions:
+        by_state[each.state] += 1
+    lines = [
+        *_metric("slipway_agent_ready", "gauge", "1 while the served version answers.", [("", int(report.is_ready))]),
+        *_metric(
+            "slipway_agent_versions",
+            "gauge",
+            "Model versions by state.",
+            [(f'{{state="{state.value}"}}', count) for state, count in by_state.items()],
+        ),
+        *_metric(
+            "slipway_agent_fetched_bytes_total",
+            "counter",
+            "Bytes fetched from the source.",
+            [("", counters.fetched_bytes)],
+        ),
+        *_metric(
+            "slipway_agent_fetch_seconds_total",
+            "counter",
+            "Seconds spent on fetching, verifying and unpacking.",
+            [("", round(counters.fetch_seconds, 3))],
+        ),
+        *_metric("slipway_agent_fetches_total", "counter", "Fetches by result.", _labelled(counters.fetches)),
+        *_metric("slipway_agent_loads_total", "counter", "Loads by result.", _labelled(counters.loads)),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _labelled(counts: Mapping[str, int]) -> list[tuple[str, float]]:
+    return [(f'{{result="{result}"}}', count) for result, count in sorted(counts.items())]
+
+
+def _metric(name: str, kind: str, words: str, samples: Iterable[tuple[str, float]]) -> list[str]:
+    rows = [f"{name}{labels} {value}" for labels, value in samples]
+    return [f"# HELP {name} {words}", f"# TYPE {name} {kind}", *rows]

@@ -1,0 +1,70 @@
+"""What the agent asks of a model server, whichever it is.
+
+A server driver knows the server's file layout and its control endpoints, and nothing of fetching, retries or reports.
+The others (TensorFlow Serving's polled file, TorchServe's management API) join by one module each.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """What the server answered last. `is_alive` False: it doesn't listen (yet, or any more), and nothing is ready."""
+
+    is_alive: bool = False
+    ready: frozenset[int] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """The server holds exactly what it was asked to."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The server said no. `words` per version where it named versions; `message` is all that it said."""
+
+    message: str
+    words: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """The server ended, or stopped to answer, in the middle of the request."""
+
+    message: str
+
+
+LoadOutcome: TypeAlias = Loaded | Refused | Gone
+
+
+class Server(Protocol):
+    """Called from one thread for `observe` and from another for `load`; both may run at once."""
+
+    def holds_model(self, folder: Path) -> bool:
+        """Whether the folder has, directly in it, a file by which this server knows a model."""
+
+    def accepted_files(self) -> str:
+        """The files `holds_model` looks for, for a message."""
+
+    def name_files(self, folder: Path) -> None:
+        """Give a version's files the names that the server looks for, beside the names they have."""
+
+    def observe(self, versions: frozenset[int]) -> ServerView:
+        """Which of these versions are ready. Quick (well below a second) and never raises."""
+
+    def read_boot(self) -> frozenset[int]:
+        """What a server that starts now would load; empty when nothing readable is written."""
+
+    def write_boot(self, versions: frozenset[int]) -> None:
+        """Make a server that starts from now on load exactly these. SpecError(ConfigInvalid) when none can be made."""
+
+    def load(self, versions: frozenset[int]) -> LoadOutcome:
+        """Ask the running server for exactly these versions and wait for its answer.
+
+        Loaded: the boot configuration says the same. Refused or Gone: it says what it said before, so that a server
+        that starts again comes back as it was. SpecError(ConfigInvalid) as in `write_boot`.
+        """

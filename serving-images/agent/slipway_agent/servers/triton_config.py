@@ -1,0 +1,102 @@
+"""Triton's config.pbtxt: generated when the model has none, completed when it has one.
+
+Rule (semantics.md, "Where models live"): in a kept file the name, the version policy and what the spec sets are
+overridden, the rest stays. Pure: text in, text out; no file is read here.
+"""
+
+from collections.abc import Collection
+
+from slipway_agent import pbtxt
+from slipway_agent.config import TritonSpec, parse_version
+from slipway_agent.failures import Reason, SpecError
+
+# Triton's own names for a model's file, per backend (docs/user_guide/model_repository.md, 2.51).
+BACKEND_BY_FILE = {
+    "model.onnx": "onnxruntime",
+    "model.plan": "tensorrt",
+    "model.pt": "pytorch",
+    "model.savedmodel": "tensorflow",
+    "model.graphdef": "tensorflow",
+    "model.xml": "openvino",
+    "model.py": "python",
+}
+
+
+def detect_backend(names: Collection[str]) -> str | None:
+    """The backend for a version folder with these entries; None when no entry is a model's file."""
+    for name, backend in BACKEND_BY_FILE.items():
+        if name in names:
+            return backend
+    return "onnxruntime" if any(name.endswith(".onnx") for name in names) else None
+
+
+def read_versions(written: str) -> frozenset[int]:
+    """The versions that a config.pbtxt of ours names; empty when it isn't one."""
+    try:
+        policy = pbtxt.parse(written).first("version_policy")
+    except pbtxt.PbtxtError:
+        return frozenset()
+    specific = policy.first("specific") if isinstance(policy, pbtxt.Message) else None
+    words = specific.first("versions") if isinstance(specific, pbtxt.Message) else None
+    if not isinstance(words, tuple):
+        return frozenset()
+    versions = (parse_version(word.word) for word in words if isinstance(word, pbtxt.Scalar))
+    return frozenset(version for version in versions if version is not None)
+
+
+def compose_config(
+    kept: str | None, model: str, versions: Collection[int], backend: str | None, spec: TritonSpec
+) -> str:
+    """The config.pbtxt for exactly these versions. SpecError(ConfigInvalid) when the kept one can't be completed."""
+    try:
+        config = pbtxt.parse(kept) if kept is not None else pbtxt.Message()
+    except pbtxt.PbtxtError as cause:
+        raise _invalid(f"it is no protobuf text: {cause}. Correct the file at the model's source") from cause
+    config = config.replacing("name", pbtxt.text(model))
+    if backend is not None and not config.has("backend") and not config.has("platform"):
+        config = config.replacing("backend", pbtxt.text(backend))
+    specific = pbtxt.message(("versions", tuple(pbtxt.number(version) for version in sorted(versions))))
+    config = config.replacing("version_policy", pbtxt.message(("specific", specific)))
+    config = _with_batching(config, spec)
+    config = _with_instances(config, spec)
+    return pbtxt.print_message(config)
+
+
+def _with_batching(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
+    if spec.max_batch_size is not None:
+        config = config.replacing("max_batch_size", pbtxt.number(spec.max_batch_size))
+    elif not config.has("max_batch_size"):
+        config = config.replacing("max_batch_size", pbtxt.number(0))
+    is_given = spec.max_queue_delay_microseconds is not None or bool(spec.preferred_batch_sizes)
+    if not is_given and (spec.max_batch_size or 0) <= 1:
+        return config
+    for other in ("sequence_batching", "ensemble_scheduling"):
+        if config.has(other):
+            raise _invalid(
+                f"it uses {other}, which Triton can't combine with dynamic batching. Remove spec.batching, or {other}"
+            )
+    if config.first("max_batch_size") == pbtxt.number(0):
+        raise _invalid("spec.batching asks for batches and max_batch_size is 0. Set spec.batching.maxBatchSize")
+    kept = config.first("dynamic_batching")
+    batching = kept if isinstance(kept, pbtxt.Message) else pbtxt.Message()
+    if spec.preferred_batch_sizes:
+        sizes = tuple(pbtxt.number(size) for size in spec.preferred_batch_sizes)
+        batching = batching.replacing("preferred_batch_size", sizes)
+    if spec.max_queue_delay_microseconds is not None:
+        delay = pbtxt.number(spec.max_queue_delay_microseconds)
+        batching = batching.replacing("max_queue_delay_microseconds", delay)
+    return config.replacing("dynamic_batching", batching)
+
+
+def _with_instances(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
+    kind = pbtxt.Scalar("KIND_GPU" if spec.gpu else "KIND_CPU")
+    if spec.instance_count is not None:
+        group = pbtxt.message(("count", pbtxt.number(spec.instance_count)), ("kind", kind))
+        return config.replacing("instance_group", (group,))
+    if spec.gpu and not config.has("instance_group"):
+        return config.replacing("instance_group", (pbtxt.message(("kind", kind)),))
+    return config
+
+
+def _invalid(what: str) -> SpecError:
+    return SpecError(Reason.CONFIG_INVALID, f"the model's config.pbtxt can't be used: {what}")
