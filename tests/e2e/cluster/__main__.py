@@ -18,10 +18,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python3 -m tests.e2e.cluster", description=__doc__)
     verbs = parser.add_subparsers(dest="verb", required=True)
     named = argparse.ArgumentParser(add_help=False)
-    named.add_argument("--name", default=DEFAULT_NAME, help="which native cluster; others than the first stand beside it")
+    named.add_argument(
+        "--name", default=DEFAULT_NAME, help="which native cluster; others than the first stand beside it"
+    )
     verbs.add_parser("build", parents=[named], help="compile what the cluster needs, without starting it")
     up = verbs.add_parser("up", parents=[named], help="start the cluster, or whatever of it has ended")
-    up.add_argument("--control-plane-only", action="store_true", help="no node: no kubelet, no containers (native only)")
+    up.add_argument(
+        "--control-plane-only", action="store_true", help="no node: no kubelet, no containers (native only)"
+    )
     up.add_argument("--fresh", action="store_true", help="forget the state of a former cluster of that name first")
     up.add_argument(
         "--audit", action=argparse.BooleanOptionalAction, default=None, help="log every request (native only)"
@@ -43,7 +47,7 @@ def _become(provider: ClusterProvider, command: list[str]) -> None:
     environment = {**os.environ, **provider.environment()}
     words = [*provider.inside(), *command]
     try:
-        os.execvpe(words[0], words, environment)  # noqa: S606 - no shell is wanted
+        os.execvpe(words[0], words, environment)
     except FileNotFoundError as missing:
         raise ClusterError(f"running {words[0]}", "it is not installed", "make deps") from missing
 

@@ -20,7 +20,7 @@ def refuse_without_root() -> None:
         raise ClusterError(
             "a native cluster",
             "this process isn't root, and namespaces, mounts and cgroups need root",
-            "run it with sudo; or start Docker and use CLUSTER=kind; or name a cluster by KUBECONFIG and CLUSTER=existing",
+            "run it with sudo; or start Docker and use CLUSTER=kind; or set KUBECONFIG and CLUSTER=existing",
         )
 
 
@@ -64,5 +64,5 @@ def _refuse_without_overlay(state: Path) -> None:
             raise ClusterError(
                 _WHAT,
                 f"overlayfs can't be mounted on {state}",
-                "modprobe overlay; or set SLIPWAY_CACHE to a folder on ext4 or xfs (an overlay can't lie on an overlay)",
+                "modprobe overlay; or set SLIPWAY_CACHE to a folder on ext4 or xfs (overlays don't stack here)",
             )

@@ -76,8 +76,11 @@ def write_certificates(folders: ClusterFolders) -> None:
     for authority in ("ca", "front-proxy-ca"):
         if not (pki / f"{authority}.crt").exists():
             _issue(
-                pki, authority, f"/CN=slipway-{authority}", ["basicConstraints=critical,CA:TRUE",
-                "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"], None,
+                pki,
+                authority,
+                f"/CN=slipway-{authority}",
+                ["basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature"],
+                None,
             )
     if not (pki / "sa.pub").exists():
         key = pki / "sa.key"
@@ -105,7 +108,7 @@ def write_certificates(folders: ClusterFolders) -> None:
 
 
 def _issue(pki: Path, file: str, subject: str, extensions: Sequence[str], authority: str | None) -> None:
-    """One key and its certificate, self-signed where `authority` is None; the certificate is renamed into place last."""
+    """One key and its certificate, self-signed where `authority` is None; the certificate gets its name last."""
     command = ["openssl", "req", "-x509", "-config", str(pki / "openssl.cnf"), "-sha256", "-days", _VALID_DAYS]
     command += ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc"]
     command += ["-keyout", str(pki / f"{file}.key"), "-out", str(pki / f"{file}.crt.new"), "-subj", subject]

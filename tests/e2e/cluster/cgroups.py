@@ -5,7 +5,6 @@ crashed containerd included, can be found and ended by one list. Existing cgroup
 On cgroup v2 the root is `/<name>` instead: a cgroup that holds processes can't hand controllers to its children there.
 """
 
-import contextlib
 import os
 import re
 import signal
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from .errors import ClusterError
 
+_MADE = Path("/run/slipway/cgroups-made")  # folders above our roots that were not there before
 _V2_CONTROLLERS = ("cpu", "cpuset", "memory", "pids")
 
 
@@ -29,7 +29,7 @@ class Hierarchy:
 
 
 def parse_hierarchies(mountinfo: str, cgroup: str) -> tuple[Hierarchy, ...]:
-    """Reads /proc/self/mountinfo and /proc/self/cgroup. 
+    """Reads /proc/self/mountinfo and /proc/self/cgroup.
 
     The v1 hierarchies and, because runc uses it too, the v2 one beside them; v2 alone where memory isn't on v1.
     """
@@ -93,38 +93,35 @@ class CgroupRoot:
             return cls(recorded, hierarchies)
         return cls(choose_root(hierarchies, name), hierarchies)
 
-    def create(self) -> list[Path]:
-        """Makes what is missing; the folders it made above the root itself, for `remove`."""
-        made: list[Path] = []
+    def create(self) -> None:
         for hierarchy in self.hierarchies:
             try:
-                made += self._create_in(hierarchy)
+                self._create_in(hierarchy)
             except OSError as refused:
                 raise ClusterError(
                     f"making the cgroup {self.path} in {hierarchy.mount}",
                     str(refused),
                     "run it as root, outside a container or in a privileged one whose root cgroup holds no process",
                 ) from refused
-        return made
 
-    def _create_in(self, hierarchy: Hierarchy) -> list[Path]:
+    def _create_in(self, hierarchy: Hierarchy) -> None:
         folder = hierarchy.mount
         root = hierarchy.mount / self.path[1:]
-        made: list[Path] = []
         for part in (*self.path[1:].split("/"), "daemons"):
             if part != "daemons" and all(other.is_v2 for other in self.hierarchies):
-                wanted = [name for name in _V2_CONTROLLERS if name in (folder / "cgroup.controllers").read_text().split()]
+                wanted = [
+                    name for name in _V2_CONTROLLERS if name in (folder / "cgroup.controllers").read_text().split()
+                ]
                 (folder / "cgroup.subtree_control").write_text(" ".join(f"+{name}" for name in wanted))
             child = folder / part
             if not child.is_dir():
                 child.mkdir()
                 if child in root.parents:
-                    made.append(child)
+                    _note_made(child)
                 for setting in ("cpuset.cpus", "cpuset.mems"):  # empty in a new v1 cgroup, and then nothing can enter
                     if not hierarchy.is_v2 and (folder / setting).exists():
                         (child / setting).write_text((folder / setting).read_text())
             folder = child
-        return made
 
     def daemon_entries(self) -> list[Path]:
         """The files a daemon writes its pid to before it becomes the daemon."""
@@ -156,16 +153,37 @@ class CgroupRoot:
                     break
                 time.sleep(0.05)
 
-    def remove(self, made: Iterable[Path]) -> None:
-        """Removes the root and the folders `create` made above it; rmdir refuses one that others use by now."""
+    def remove(self) -> None:
+        """Removes the root and the folders made above it; one that others of ours use stays noted."""
         for hierarchy in self.hierarchies:
             for _ in range(40):
                 if _remove_tree(hierarchy.mount / self.path[1:]):
                     break
                 time.sleep(0.05)
-        for folder in sorted(made, key=lambda path: len(path.parts), reverse=True):
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_made()
+
+
+def _note_made(folder: Path) -> None:
+    _MADE.parent.mkdir(parents=True, exist_ok=True)
+    with _MADE.open("a") as notes:
+        notes.write(f"{folder}\n")
+
+
+def _remove_made() -> None:
+    if not _MADE.exists():
+        return
+    left: list[str] = []
+    for line in sorted(set(_MADE.read_text().splitlines()), key=len, reverse=True):
+        try:
+            Path(line).rmdir()  # refused while anybody is in it or below it
+        except FileNotFoundError:
+            continue
+        except OSError:
+            left.append(line)
+    if left:
+        _MADE.write_text("".join(f"{line}\n" for line in left))
+    else:
+        _MADE.unlink()
 
 
 def _read_pids(file: Path) -> set[int]:

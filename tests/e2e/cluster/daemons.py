@@ -129,7 +129,7 @@ class DaemonSet:
             self.stop(name, grace_seconds)
 
     def wait_until(self, what: str, question: Callable[[], bool], limit_seconds: float, needs: Sequence[str]) -> None:
-        """Waits for a yes; a daemon in `needs` that ends meanwhile, or the limit, ends the wait with its log's words."""
+        """Waits for a yes; a daemon in `needs` that ends, or the limit, ends the wait with its log's words."""
 
         def ask() -> bool:
             for name in needs:

@@ -45,7 +45,9 @@ class ExistingCluster:
         done = subprocess.run(
             ["kubectl", "get", "nodes,pods", "-A", "-o", "wide"], capture_output=True, text=True, check=False
         )
-        return f"the cluster of KUBECONFIG={os.environ.get('KUBECONFIG', '~/.kube/config')}\n{done.stdout or done.stderr}"
+        return (
+            f"the cluster of KUBECONFIG={os.environ.get('KUBECONFIG', '~/.kube/config')}\n{done.stdout or done.stderr}"
+        )
 
     def environment(self) -> Mapping[str, str]:
         kept = {name: os.environ[name] for name in ("KUBECONFIG", "PATH") if name in os.environ}

@@ -29,7 +29,9 @@ def list_archive_references(archive: Path) -> tuple[str, ...]:
                 if name in {"index.json", "manifest.json"} and (file := content.extractfile(member)) is not None:
                     return parse_references(name, file.read())
     except (OSError, tarfile.TarError, ValueError) as broken:
-        raise ClusterError(f"reading the image archive {archive}", str(broken), "build it again: make images") from broken
+        raise ClusterError(
+            f"reading the image archive {archive}", str(broken), "build it again: make images"
+        ) from broken
     raise ClusterError(
         f"reading the image archive {archive}",
         "it has neither index.json nor manifest.json",
@@ -65,36 +67,44 @@ def build_pause_archive() -> tuple[str, Path]:
         "compiling the pods' pause program",
         "install a C compiler with static libc: make deps",
     )
-    layer = _tar({"pause": (program.read_bytes(), 0o755)})
-    config = {
-        "architecture": _architecture(),
-        "os": "linux",
-        "config": {"Entrypoint": ["/pause"], "User": "65535:65535"},
-        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
     scratch = archive.with_suffix(".new")
-    scratch.write_bytes(
-        _tar(
-            {
-                "manifest.json": (json.dumps(manifest).encode(), 0o644),
-                "config.json": (json.dumps(config).encode(), 0o644),
-                "layer.tar": (layer, 0o644),
-            }
-        )
-    )
+    layer = pack({"pause": (program.read_bytes(), 0o755)})
+    scratch.write_bytes(pack_image(reference, layer, {"Entrypoint": ["/pause"], "User": "65535:65535"}))
     scratch.rename(archive)
     program.unlink()
     return reference, archive
 
 
-def _tar(files: dict[str, tuple[bytes, int]]) -> bytes:
+def pack_image(reference: str, layer: bytes, settings: dict[str, object]) -> bytes:
+    """A docker archive of one layer (a tar); `settings` as in an image's config, such as Entrypoint and User."""
+    config = {
+        "architecture": _architecture(),
+        "os": "linux",
+        "config": settings,
+        "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
+    }
+    manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
+    return pack(
+        {
+            "manifest.json": (json.dumps(manifest).encode(), 0o644),
+            "config.json": (json.dumps(config).encode(), 0o644),
+            "layer.tar": (layer, 0o644),
+        }
+    )
+
+
+def pack(files: dict[str, tuple[bytes, int]], links: dict[str, str] | None = None) -> bytes:
+    """A tar of files (name → content and mode) and symbolic links (name → target), the same bytes every time."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as content:
         for name, (text, mode) in files.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(text), mode
             content.addfile(member, io.BytesIO(text))
+        for name, target in (links or {}).items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = tarfile.SYMTYPE, target
+            content.addfile(member)
     return packed.getvalue()
 
 

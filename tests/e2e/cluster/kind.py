@@ -32,7 +32,9 @@ class KindCluster:
         self._kubeconfig.touch(mode=0o600)
         self._kubeconfig.write_text(kubeconfig)
         if not has_succeeded(["kubectl", f"--kubeconfig={self._kubeconfig}", "get", "--raw", "/readyz"]):
-            raise ClusterError("the kind cluster", "its API server doesn't answer", f"kind delete cluster --name {_NAME}")
+            raise ClusterError(
+                "the kind cluster", "its API server doesn't answer", f"kind delete cluster --name {_NAME}"
+            )
         tell("cluster kind is up")
 
     def down(self) -> None:

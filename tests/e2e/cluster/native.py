@@ -4,6 +4,7 @@ Invariant: `up` may be called at any time, after any crash, and ends with a clus
 what to do; `down` leaves no process, mount, namespace or cgroup.
 """
 
+import calendar
 import contextlib
 import fcntl
 import json
@@ -83,8 +84,8 @@ class NativeCluster:
             if not self.daemons.list_records():
                 capabilities.refuse_unable_machine(self.folders, is_control_plane_only)
             with timed(f"cluster {self.folders.name}: control plane"):
-                made = cgroups.create()
-                self._remember(is_control_plane_only, is_audited, cgroups.path, made)
+                self._remember(is_control_plane_only, is_audited, cgroups.path)
+                cgroups.create()
                 if create_network(self.folders):
                     # Every pod's network died with the old namespace, so no address is taken.
                     shutil.rmtree(self.folders.state / ADDRESS_LEASES, ignore_errors=True)
@@ -146,12 +147,13 @@ class NativeCluster:
             return False
         for condition in json.loads(done.stdout).get("status", {}).get("conditions", ()):
             if condition["type"] == "Ready":
-                heard = time.mktime(time.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ")) - time.timezone
+                heard = calendar.timegm(time.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ"))
                 return bool(condition["status"] == "True" and heard >= int(since))
         return False
 
     def _is_dns_ready(self) -> bool:
-        script = f"exec 3<>/dev/tcp/127.0.0.1/{DNS_READY_PORT}; printf 'GET /ready HTTP/1.0\\r\\n\\r\\n' >&3; head -1 <&3 | grep -q 200"
+        asking = "printf 'GET /ready HTTP/1.0\\r\\n\\r\\n' >&3"
+        script = f"exec 3<>/dev/tcp/127.0.0.1/{DNS_READY_PORT}; {asking}; head -1 <&3 | grep -q 200"
         return has_succeeded([*in_network(self.folders), "bash", "-c", script])
 
     # -- down
@@ -187,7 +189,7 @@ class NativeCluster:
         self.daemons.stop(ETCD_NAME, 10)
         if recorded == cgroups.path:
             cgroups.end_all("", grace_seconds=1)  # shims, and whatever lost its record
-            cgroups.remove([Path(path) for path in json.loads(str(memory.get("cgroups_made") or "[]"))])
+            cgroups.remove()
         remove_mounts(self.folders)
         remove_network(self.folders)
         self._restore_sysctls()
@@ -235,7 +237,9 @@ class NativeCluster:
         records = self.daemons.list_records()
         alive = [record for record in records if record.is_alive]
         lines = [f"native cluster {self.folders.name}: {len(alive)} of {len(records)} daemons run"]
-        lines += [f"  {record.name:20} {'pid ' + str(record.pid) if record.is_alive else 'ENDED'}" for record in records]
+        lines += [
+            f"  {record.name:20} {'pid ' + str(record.pid) if record.is_alive else 'ENDED'}" for record in records
+        ]
         if not alive:
             return "\n".join([*lines, "", "start it: make cluster-up"])
         for arguments in (("version",), ("get", "nodes", "-o", "wide"), ("get", "pods", "-A", "-o", "wide")):
@@ -244,7 +248,7 @@ class NativeCluster:
         flag = "" if self.folders.name == DEFAULT_NAME else f" --name {self.folders.name}"
         lines += [
             "",
-            f"look around:  eval \"$(python3 -m tests.e2e.cluster env{flag})\"   then kubectl, helm, ctr as usual",
+            f'look around:  eval "$(python3 -m tests.e2e.cluster env{flag})"   then kubectl, helm, ctr as usual',
             f"in its network:  python3 -m tests.e2e.cluster exec{flag} curl …",
             f"logs:  {self.folders.logs}     state:  {self.folders.state}",
         ]
@@ -291,13 +295,11 @@ class NativeCluster:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _remember(self, is_control_plane_only: bool, is_audited: bool, cgroup_root: str, made: Sequence[Path]) -> None:
-        known = json.loads(str(self._read_memory().get("cgroups_made") or "[]"))
+    def _remember(self, is_control_plane_only: bool, is_audited: bool, cgroup_root: str) -> None:
         content = {
             "is_control_plane_only": is_control_plane_only,
             "is_audited": is_audited,
             "cgroup_root": cgroup_root,
-            "cgroups_made": json.dumps(sorted({*known, *(str(path) for path in made)})),
         }
         scratch = self._memory_file.with_suffix(".new")
         scratch.write_text(json.dumps(content, indent=1) + "\n")
