@@ -8,7 +8,6 @@ Imported by `make crds` and tests only, never by the operator.
 from __future__ import annotations
 
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -230,11 +229,22 @@ class _Plain(yaml.SafeDumper):
 HEADER = "# Generated from operator/slipway/api by `make crds`. Do not edit.\n"
 
 
+REPOSITORY = Path(__file__).parents[3]
+PATHS = (
+    REPOSITORY / f"crds/{GROUP}_{PLURAL}.yaml",
+    REPOSITORY / f"charts/slipway/files/{PLURAL}.crd.yaml",
+)
+
+
+def text() -> str:
+    """The committed form."""
+    return HEADER + yaml.dump(render(), Dumper=_Plain, sort_keys=False, width=120)
+
+
 def main() -> None:
-    """Write the CRD to every path given."""
-    text = HEADER + yaml.dump(render(), Dumper=_Plain, sort_keys=False, width=120)
-    for path in sys.argv[1:]:
-        Path(path).write_text(text)
+    """Write the CRD where kubectl and where the chart find it."""
+    for path in PATHS:
+        path.write_text(text())
 
 
 if __name__ == "__main__":
