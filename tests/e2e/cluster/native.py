@@ -19,7 +19,7 @@ from . import capabilities
 from .binaries import CONTROL_PLANE_MODULES, NODE_MODULES, ensure_binaries
 from .certificates import ADMIN, write_certificates
 from .cgroups import CgroupRoot
-from .commands import has_succeeded, run_checked, tell, timed
+from .commands import has_succeeded, is_within, run_checked, tell, timed
 from .control_plane import API_SERVER_NAME, ETCD_NAME, audit_log, control_plane
 from .daemons import Daemon, DaemonSet
 from .errors import ClusterError
@@ -124,6 +124,8 @@ class NativeCluster:
             (CONTAINERD_NAME, KUBELET_NAME, API_SERVER_NAME),
         )
         self.daemons.wait_until("waiting for cluster DNS", self._is_dns_ready, 30, (COREDNS_NAME,))
+        if is_new and not is_within(30, self._are_pods_true, pause_seconds=0.2):
+            tell("the kubelet has not yet found out about every pod of before; `kubectl get pods` may be behind")
 
     # -- questions
 
@@ -150,6 +152,30 @@ class NativeCluster:
                 heard = calendar.timegm(time.strptime(condition["lastHeartbeatTime"], "%Y-%m-%dT%H:%M:%SZ"))
                 return bool(condition["status"] == "True" and heard >= int(since))
         return False
+
+    def _are_pods_true(self) -> bool:
+        """Whether the new kubelet knows its pods and what the API calls running does run.
+
+        After a crash the API repeats what the former kubelet said, and a test would take it at its word.
+        """
+        selector = f"--field-selector=spec.nodeName={NODE_NAME}"
+        try:
+            listed = json.loads(self._kubectl("get", "pods", "--all-namespaces", selector, "-o", "json"))["items"]
+            known = json.loads(self._kubectl("get", "--raw", f"/api/v1/nodes/{NODE_NAME}/proxy/pods"))["items"] or []
+            tasks = run_checked(self._ctr_command("tasks", "ls"), "listing the node's containers")
+        except ClusterError:
+            return False
+        running = {line.split()[0] for line in tasks.splitlines() if line.endswith("RUNNING")}
+        claimed = {
+            status["containerID"].removeprefix("containerd://")
+            for pod in listed
+            for kind in ("initContainerStatuses", "containerStatuses")
+            for status in pod["status"].get(kind, ())
+            if "running" in status["state"]
+        }
+        return claimed <= running and {pod["metadata"]["uid"] for pod in listed} <= {
+            pod["metadata"]["uid"] for pod in known
+        }
 
     def _is_dns_ready(self) -> bool:
         asking = "printf 'GET /ready HTTP/1.0\\r\\n\\r\\n' >&3"
