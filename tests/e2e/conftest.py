@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import store
-from tests.e2e.install import Operator, image_references, install_operator
+from tests.e2e.install import Operator, image_references, install_operator, load_images
 from tests.e2e.kube import Kube
 from tests.e2e.models import Digits, OnnxCase, onnx_cases, train_digits
 from tests.e2e.stage import Served, Stage, describe, digits_volume
@@ -42,6 +42,7 @@ def kube() -> Kube:
 @pytest.fixture(scope="session")
 def operator(kube: Kube) -> Operator:
     """The operator of the working tree, installed by its chart, watching all namespaces."""
+    load_images(("operator", "agent", "triton", "test-web"))
     install_operator()
     return Operator(kube)
 

@@ -30,15 +30,43 @@ class InstallError(Exception):
     """The product can't be installed; the message says why and what to do."""
 
 
+BUILD = (sys.executable, str(ROOT / "serving-images" / "build"))
+
+
 @functools.cache
 def image_references() -> dict[str, str]:
     """Image name (operator, agent, triton, test-web) to the reference of what the working tree holds."""
+    return _asked_of_build("tags")
+
+
+def image_archives() -> dict[str, Path]:
+    """Image name to its archive, which exists once the image is built."""
+    return {name: Path(path) for name, path in _asked_of_build("archives").items()}
+
+
+def _asked_of_build(question: str) -> dict[str, str]:
+    done = subprocess.run([*BUILD, question], capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise InstallError(f"serving-images/build {question} failed:\n{done.stderr.strip()}")
+    answer: dict[str, str] = json.loads(done.stdout)
+    return answer
+
+
+def load_images(names: Sequence[str]) -> None:
+    """The built images into the cluster; those that are there already cost nothing. Raises InstallError."""
+    archives = image_archives()
+    missing = [name for name in names if not archives[name].exists()]
+    if missing:
+        raise InstallError(f"the images {', '.join(missing)} are not built; what to do: make images")
     done = subprocess.run(
-        [sys.executable, str(ROOT / "serving-images" / "build"), "tags"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.e2e.cluster", "load", *(str(archives[name]) for name in names)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if done.returncode != 0:
-        raise InstallError(f"serving-images/build tags failed:\n{done.stderr.strip()}")
-    return {name.rpartition("/")[2]: reference for name, reference in json.loads(done.stdout).items()}
+        raise InstallError(f"the images could not be loaded into the cluster:\n{done.stderr.strip()}")
 
 
 def install_operator(namespaces: Sequence[str] = ()) -> None:

@@ -83,9 +83,7 @@ def test_https_serves_files_and_archives(web: Web, digits: Digits) -> None:
         "archives",
         2,
         {1: "digits-1.zip", 2: "digits-2.tar.gz"},
-        model={
-            "sha256": {"1": sha256(zipped_once(web, "digits-1.zip")), "2": sha256(zipped_once(web, "digits-2.tar.gz"))}
-        },
+        model={"sha256": {"1": sha256(web.files["digits-1.zip"]), "2": sha256(web.files["digits-2.tar.gz"])}},
         versionPolicy={"all": {}},
     ).then_ready()
     served.then("VersionsReady", "True", says=["1", "2"])
@@ -93,14 +91,9 @@ def test_https_serves_files_and_archives(web: Web, digits: Digits) -> None:
     answers_as(served, digits, 1, asked_version=1)
 
 
-def zipped_once(web: Web, name: str) -> bytes:
-    """The bytes that the server has: an archive made anew could carry another time."""
-    return web.files[name]
-
-
 def test_a_redirect_is_refused_until_allowed(web: Web, digits: Digits) -> None:
-    served = from_web(web, "redirected", 1, {1: "digits-1.onnx"}, path="/moved")
-    served.then("Ready", "False", "RedirectRefused", says=["/moved/digits-1.onnx", "allowRedirects"])
+    served = from_web(web, "redirected", 1, {1: "digits-1.onnx"}, path="/redirect/models")
+    served.then("Ready", "False", "RedirectRefused", says=["/redirect/models/digits-1.onnx", "allowRedirects"])
     before = [pod["metadata"]["uid"] for pod in served.pods()]
     served.when_spec(storage={"allowRedirects": True}).then_ready()
     answers_as(served, digits, 1)

@@ -1,4 +1,4 @@
-"""An https server with a certificate of a private CA, in a namespace of the tests: nginx, a Secret, two ConfigMaps."""
+"""An https server with a certificate of a private CA, in a namespace of the tests (tests/e2e/images/web)."""
 
 from __future__ import annotations
 
@@ -15,32 +15,10 @@ from tests.e2e.stage import Stage, is_ready
 NAME = "web"
 PORT = 8443
 
-CONFIG = """
-worker_processes 1;
-pid /tmp/nginx.pid;
-error_log /dev/stderr warn;
-events { worker_connections 64; }
-http {
-  access_log off;
-  client_body_temp_path /tmp/body;
-  proxy_temp_path /tmp/proxy;
-  fastcgi_temp_path /tmp/fastcgi;
-  uwsgi_temp_path /tmp/uwsgi;
-  scgi_temp_path /tmp/scgi;
-  server {
-    listen 8443 ssl;
-    ssl_certificate /etc/web-tls/tls.crt;
-    ssl_certificate_key /etc/web-tls/tls.key;
-    location /models/ { alias /srv/models/; }
-    location /moved/ { rewrite ^/moved/(.*)$ /models/$1 redirect; }
-  }
-}
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Web:
-    """The running server. `files` are its bytes by name, below URL/models/; URL/moved/NAME redirects there.
+    """The running server. `files` are its bytes by name, below URL/models/; URL/redirect/models/NAME redirects there.
 
     ca_config_map: the ConfigMap of the CA, key ca.crt, for spec.storage.caBundle.
     """
@@ -57,7 +35,6 @@ class Web:
         ca, certificate, key = make_certificates(host)
         web = cls(stage, f"https://{host}:{PORT}", files)
         stage.given_files("web-files", files)
-        stage.given_files("web-config", {"nginx.conf": CONFIG.encode()})
         stage.given_object(
             {
                 "apiVersion": "v1",
@@ -107,23 +84,23 @@ def _pod() -> Manifest:
                     "name": "nginx",
                     "image": image_references()["test-web"],
                     "imagePullPolicy": "IfNotPresent",
-                    "command": ["nginx", "-c", "/etc/web/nginx.conf", "-e", "/dev/stderr", "-g", "daemon off;"],
-                    "readinessProbe": {"tcpSocket": {"port": PORT}, "periodSeconds": 1},
+                    "readinessProbe": {
+                        "httpGet": {"path": "/healthz", "port": PORT, "scheme": "HTTPS"},
+                        "periodSeconds": 1,
+                    },
                     "securityContext": {
                         "readOnlyRootFilesystem": True,
                         "allowPrivilegeEscalation": False,
                         "capabilities": {"drop": ["ALL"]},
                     },
                     "volumeMounts": [
-                        {"name": "config", "mountPath": "/etc/web"},
-                        {"name": "tls", "mountPath": "/etc/web-tls"},
-                        {"name": "files", "mountPath": "/srv/models"},
+                        {"name": "tls", "mountPath": "/etc/web/tls"},
+                        {"name": "files", "mountPath": "/srv/web/models"},
                         {"name": "tmp", "mountPath": "/tmp"},
                     ],
                 }
             ],
             "volumes": [
-                {"name": "config", "configMap": {"name": "web-config"}},
                 {"name": "tls", "secret": {"secretName": "web-tls"}},
                 {"name": "files", "configMap": {"name": "web-files"}},
                 {"name": "tmp", "emptyDir": {}},
