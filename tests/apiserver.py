@@ -218,7 +218,7 @@ class ApiServer:
                 params=params,
                 accept=METADATA_ONLY if metadata_only else "application/json",
             )
-            items += page["items"]
+            items += page["items"] or []  # null where metadata alone is asked for and there is none
             if not page["metadata"].get("continue"):
                 return items, page["metadata"]["resourceVersion"]
             params["continue"] = page["metadata"]["continue"]

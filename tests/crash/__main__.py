@@ -13,7 +13,7 @@ def main() -> int:
         return up.returncode
     try:
         tests = [sys.executable, "-m", "pytest", "tests/crash", *sys.argv[1:]]
-        return subprocess.run([*CLUSTER, "exec", "--name", NAME, "--", *tests], check=False).returncode
+        return subprocess.run([*CLUSTER, "exec", "--name", NAME, *tests], check=False).returncode
     finally:
         subprocess.run([*CLUSTER, "down", "--name", NAME], check=False)
 

@@ -30,8 +30,9 @@ STATE_KINDS = (
 EVERY_NAMESPACE_HAS = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 DROPPED_METADATA = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink")
 DROPPED_SPEC = {"Service": ("clusterIP", "clusterIPs")}
-# How often a Deployment was touched on its way is no part of where it ends; nor is who looked at it last.
-DROPPED_ANYWHERE = ("observedGeneration",)
+# A hash over the uids of the pods that agreed: other pods, another hash.
+DROPPED_STATUS = {"ModelDeployment": ("settled",)}
+# How often a Deployment was touched on its way is no part of where it ends.
 COUNTING_KINDS = ("Deployment", "ReplicaSet")
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
 
@@ -57,6 +58,8 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 metadata.pop(field, None)
             for field in DROPPED_SPEC.get(kind, ()):
                 kept["spec"].pop(field, None)
+            for field in DROPPED_STATUS.get(kind, ()):
+                kept.get("status", {}).pop(field, None)
             if kind in COUNTING_KINDS:
                 metadata.pop("generation", None)
                 kept.get("status", {}).pop("observedGeneration", None)

@@ -7,11 +7,11 @@ Invariant: what a life did is told by its journal and its exit code alone.
 """
 
 import asyncio
+import importlib
 import json
 import multiprocessing
 import multiprocessing.context
 import os
-import runpy
 import signal
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -85,7 +85,7 @@ def install_hook(life: Life) -> None:
 
 
 def live(life: Life) -> None:
-    """The forked process: its own output, environment and hook, then `python -m MODULE`."""
+    """The forked process: its own output, environment and hook, then the product's `main`."""
     out = os.open(life.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)
@@ -98,7 +98,7 @@ def live(life: Life) -> None:
         "SLIPWAY_AGENT_IMAGE": "slipway.dev/agent:crash",
     }
     install_hook(life)
-    runpy.run_module(life.module, run_name="__main__", alter_sys=True)
+    importlib.import_module(f"{life.module}.__main__").main()
 
 
 def fork_server(module: str) -> multiprocessing.context.ForkServerContext:

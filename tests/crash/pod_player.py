@@ -31,6 +31,22 @@ def address_of(number: int) -> str:
     return f"198.18.{128 + high}.{low}"
 
 
+def running(containers: list[Manifest]) -> list[Manifest]:
+    """The statuses of containers that run and are ready."""
+    return [
+        {
+            "name": container["name"],
+            "ready": True,
+            "started": True,
+            "restartCount": 0,
+            "image": container["image"],
+            "imageID": "",
+            "state": {"running": {"startedAt": now_text()}},
+        }
+        for container in containers
+    ]
+
+
 class PodPlayer:
     """Runs as long as its `async with` block."""
 
@@ -88,18 +104,6 @@ class PodPlayer:
             {"type": kind, "status": "True", "lastTransitionTime": now_text()}
             for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
         ]
-        containers = [
-            {
-                "name": container["name"],
-                "ready": True,
-                "started": True,
-                "restartCount": 0,
-                "image": container["image"],
-                "imageID": "",
-                "state": {"running": {"startedAt": now_text()}},
-            }
-            for container in pod["spec"]["containers"]
-        ]
         change = {
             "status": {
                 "phase": "Running",
@@ -107,7 +111,8 @@ class PodPlayer:
                 "podIPs": [{"ip": address}],
                 "startTime": now_text(),
                 "conditions": ready,
-                "containerStatuses": containers,
+                "initContainerStatuses": running(pod["spec"].get("initContainers", [])),
+                "containerStatuses": running(pod["spec"]["containers"]),
             }
         }
         try:

@@ -19,6 +19,8 @@ from pathlib import Path
 import aiohttp
 
 from tests.apiserver import RequestError
+from tests.e2e.cluster.control_plane import audit_log
+from tests.e2e.cluster.layout import ClusterFolders
 
 from .figures import GOALS_ARE_FOR, Figure, Goal, percentile, render_table
 from .measure import Captured, Measured, Options, capture_and_run_bare_loop, describe, measure_operator, say
@@ -30,7 +32,7 @@ NAME = "bench"
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.bench.controller", description=__doc__)
-    parser.add_argument("--count", type=int, default=1000, help="ModelDeployments created at once (default 1000)")
+    parser.add_argument("-n", "--count", type=int, default=1000, help="ModelDeployments created at once (default 1000)")
     parser.add_argument("--changes", type=int, default=200, help="spec changes to time; 0 leaves them out")
     parser.add_argument("--changes-per-second", type=float, default=10.0)
     parser.add_argument("--idle-seconds", type=float, default=60.0, help="0 leaves it out")
@@ -109,13 +111,14 @@ def figures_of(captured: Captured, measured: Measured, count: int) -> list[Figur
 
 def run_inside(phase: str, options: Options) -> None:
     """One phase, in the cluster's network namespace; hands its result over by file."""
-    captured_file, measured_file = Path(options.out, "captured.json"), Path(options.out, "measured.json")
+    captured_file = Path(options.out, "captured.json")
     if phase == "bare":
         asyncio.run(capture_and_run_bare_loop(options)).save(captured_file)
         return
     captured = Captured.load(captured_file)
     measured = asyncio.run(measure_operator(options, captured))
-    measured_file.write_text(json.dumps(asdict(measured)))
+    figures = figures_of(captured, measured, options.count)
+    Path(options.out, "figures.json").write_text(json.dumps([asdict(figure) for figure in figures], indent=1))
     print()
     print("\n".join(describe(measured, options.count)))
     if options.profile:
@@ -125,14 +128,15 @@ def run_inside(phase: str, options: Options) -> None:
     print()
     if options.count != GOALS_ARE_FOR:
         print(f"Goals and the others' figures are for {GOALS_ARE_FOR:,} ModelDeployments, not {options.count:,}.\n")
-    print(render_table(figures_of(captured, measured, options.count)))
+    print(render_table(figures))
 
 
 def run_phase(phase: str, arguments: Sequence[str], out: str) -> None:
     """Starts a fresh control plane and runs one phase inside it."""
     subprocess.run([*CLUSTER, "up", "--control-plane-only", "--name", NAME, "--fresh", "--audit"], check=True)
     inside = [sys.executable, "-m", "tests.bench.controller", *arguments, "--out", out, "--inside", phase]
-    subprocess.run([*CLUSTER, "exec", "--name", NAME, "--", *inside], check=True)
+    environment = os.environ | {"SLIPWAY_AUDIT_LOG": str(audit_log(ClusterFolders(NAME)))}
+    subprocess.run([*CLUSTER, "exec", "--name", NAME, *inside], check=True, env=environment)
 
 
 def main() -> int:
@@ -160,7 +164,7 @@ def main() -> int:
         return 1
     finally:
         if not arguments.keep:
-            subprocess.run([*CLUSTER, "down", "--name", NAME], check=False, env=os.environ)
+            subprocess.run([*CLUSTER, "down", "--name", NAME], check=False)
     return 0
 
 

@@ -22,14 +22,17 @@ def name_of(index: int) -> str:
 
 
 def model_deployment(index: int) -> Manifest:
-    """A ModelDeployment as a team would write it: a version, a claim, resources, batching."""
+    """A ModelDeployment as a team would write it: a version, a claim, resources, batching.
+
+    Only its name is its own, so that all have one revision hash and re-naming is enough.
+    """
     return {
         "apiVersion": "slipway.dev/v1alpha1",
         "kind": "ModelDeployment",
         "metadata": {"name": name_of(index), "namespace": NAMESPACE},
         "spec": {
             "runtime": {"name": "Triton"},
-            "model": {"uri": f"pvc://models/{name_of(index)}", "version": 1},
+            "model": {"uri": "pvc://models/digits", "version": 1},
             "replicas": 1,
             "resources": {"requests": {"cpu": "100m", "memory": "256Mi"}, "limits": {"memory": "512Mi"}},
             "batching": {"maxBatchSize": 32, "maxDelayMicroseconds": 2000},
