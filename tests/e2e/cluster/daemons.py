@@ -10,7 +10,6 @@ import json
 import os
 import shlex
 import signal
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -89,19 +88,25 @@ class DaemonSet:
             log.replace(log.with_suffix(".log.1"))
         # The shell enters the cgroups and then becomes the daemon: it never runs a moment outside of them.
         enter = "".join(f"echo $$ > {shlex.quote(str(entry))} && " for entry in cgroup_entries)
-        command = ["sh", "-c", f'{enter}exec "$@"', daemon.name, *daemon.inside, *daemon.command]
-        with log.open("wb") as output:
-            process = subprocess.Popen(
+        command = ["sh", "-c", f'cd / && {enter}exec "$@"', daemon.name, *daemon.inside, *daemon.command]
+        output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600)
+        try:
+            # Not subprocess.Popen: it warns, rightly, of a child that nobody waits for, and here nobody shall.
+            pid = os.posix_spawn(
+                "/bin/sh",
                 command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                cwd="/",
-                env={"PATH": daemon.path, "HOME": "/root", "LANG": "C.UTF-8"},
-                start_new_session=True,
+                {"PATH": daemon.path, "HOME": "/root", "LANG": "C.UTF-8"},
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
+                    (os.POSIX_SPAWN_DUP2, output, 1),
+                    (os.POSIX_SPAWN_DUP2, output, 2),
+                ],
+                setsid=True,
+                setsigdef=[signal.SIGPIPE],  # Python ignores it, and a child would inherit that
             )
-        ticks = _start_ticks(process.pid)
-        record = {"pid": process.pid, "start_ticks": ticks or 0, "fingerprint": daemon.fingerprint}
+        finally:
+            os.close(output)
+        record = {"pid": pid, "start_ticks": _start_ticks(pid) or 0, "fingerprint": daemon.fingerprint}
         (self.records / f"{daemon.name}.json").write_text(json.dumps(record))
         return True
 

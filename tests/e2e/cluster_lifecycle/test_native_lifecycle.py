@@ -1,9 +1,10 @@
-"""The native cluster's whole life, on a full node of its own beside any other: start, work, crash, stop without a trace.
+"""The native cluster's whole life, on a node of its own beside any other: start, work, crash, stop without a trace.
 
 One story told in order: each test goes on where the one before it stopped, because a start from nothing each time
 would measure the same thing seven times.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.daemons import DaemonSet
+from tests.e2e.cluster.commands import is_within
+from tests.e2e.cluster.daemons import DaemonRecord, DaemonSet
 from tests.e2e.cluster.images import pack, pack_image
 from tests.e2e.cluster.layout import NODE_NAME, ClusterFolders
 
@@ -52,7 +54,8 @@ spec:
       - name: web
         image: {IMAGE}
         command: [sh, -c, "echo started >> /data/starts; echo works > /data/index.html; exec httpd -f -p 8080 -h /data"]
-        securityContext: {{readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
+        securityContext:
+          {{readOnlyRootFilesystem: true, allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}
         resources: {{limits: {{cpu: 100m, memory: 32Mi}}}}
         readinessProbe: {{httpGet: {{path: /index.html, port: 8080}}, periodSeconds: 1}}
         volumeMounts: [{{name: data, mountPath: /data}}]
@@ -81,14 +84,14 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def run(*arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
+    # -S: without the virtual environment's packages, because `up` comes before there is one.
+    command = [sys.executable, "-S", "-m", "tests.e2e.cluster", *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=900, check=False)
+
+
 def cluster(*arguments: str, stdin: str | None = None) -> str:
-    # An interpreter without the virtual environment: the package must need nothing but the standard library.
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", f"import sys; sys.path.insert(0, {os.getcwd()!r}); import runpy; "
-         "runpy.run_module('tests.e2e.cluster', run_name='__main__', alter_sys=True)",
-         arguments[0], "--name", NAME, *arguments[1:]],
-        input=stdin, capture_output=True, text=True, timeout=900, check=False,
-    )  # fmt: skip
+    done = run(arguments[0], "--name", NAME, *arguments[1:], stdin=stdin)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -99,7 +102,19 @@ def kubectl(*arguments: str, stdin: str | None = None) -> str:
 
 def wait_until_served() -> None:
     kubectl("rollout", "status", "deployment/web", "--timeout=90s")
-    assert kubectl("exec", "deploy/web", "--", "wget", "-qO-", "http://web").strip() == "works"
+    # kube-proxy hears of a pod's new address a moment after the Deployment is available.
+    assert is_within(20, is_served, pause_seconds=0.5)
+
+
+def is_served() -> bool:
+    asking = ["kubectl", "--name", NAME, "exec", "deploy/web", "--", "wget", "-qO-", "http://web"]
+    return run(*asking).stdout.strip() == "works"
+
+
+def kill(records: list[DaemonRecord]) -> None:
+    for record in records:
+        os.kill(record.pid, signal.SIGKILL)
+    assert is_within(10, lambda: not any(record.is_alive for record in records))
 
 
 def list_container_ids() -> set[str]:
@@ -116,6 +131,8 @@ def list_own_processes() -> list[str]:
             groups = (folder / "cgroup").read_text()
         except OSError:
             continue
+        if not words:
+            continue  # ended, and waiting for init to take note
         if f"/{FOLDERS.network_namespace}/" in groups or (str(FOLDERS.state) in words and "pytest" not in words):
             found.append(words)
     return found
@@ -162,8 +179,7 @@ def test_restricted_pods_get_volume_service_and_names(archive: Path) -> None:
 
 def test_killed_daemons_come_back_and_containers_never_noticed() -> None:
     before = list_container_ids()
-    for record in DAEMONS.list_records():
-        os.kill(record.pid, signal.SIGKILL)
+    kill(DAEMONS.list_records())
     cluster("up")
     wait_until_served()
     assert list_container_ids() == before
@@ -173,7 +189,7 @@ def test_killed_daemons_come_back_and_containers_never_noticed() -> None:
 def test_one_killed_daemon_comes_back(name: str) -> None:
     record = DAEMONS.read_record(name)
     assert record is not None
-    os.kill(record.pid, signal.SIGKILL)
+    kill([record])
     cluster("up")
     wait_until_served()
     assert "Address: 198.19.0.1" in kubectl(
@@ -183,15 +199,15 @@ def test_one_killed_daemon_comes_back(name: str) -> None:
 
 def test_everything_killed_comes_back_with_its_state() -> None:
     before = list_container_ids()
+    records = DAEMONS.list_records()
     for file in Path("/sys/fs/cgroup").glob(f"**/slipway-{NAME}/**/cgroup.procs"):
         for pid in file.read_text().split():
-            os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(pid), signal.SIGKILL)
+    assert is_within(10, lambda: not any(record.is_alive for record in records))
     cluster("up")
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and list_container_ids() & before:
-        time.sleep(0.5)
+    assert is_within(60, lambda: not list_container_ids() & before, pause_seconds=0.5)
     wait_until_served()
-    assert not list_container_ids() & before
 
 
 def test_claims_can_be_made_and_deleted_without_end() -> None:
@@ -199,10 +215,7 @@ def test_claims_can_be_made_and_deleted_without_end() -> None:
         kubectl("delete", "deployment,pvc", "--all", "--timeout=60s")
         kubectl("apply", "-f", "-", stdin=MANIFEST)
         wait_until_served()
-    deadline = time.monotonic() + 20
-    while time.monotonic() < deadline and len(list(FOLDERS.volumes.iterdir())) > 1:
-        time.sleep(0.2)
-    assert len(list(FOLDERS.volumes.iterdir())) == 1
+    assert is_within(20, lambda: len(list(FOLDERS.volumes.iterdir())) == 1)
 
 
 def test_down_leaves_no_process_mount_namespace_or_cgroup() -> None:
