@@ -20,6 +20,7 @@ from tests.apiserver import ApiServer, Manifest, read_access, read_crds, write_k
 from .audit import AuditLog, Write, count_by_kind
 from .bare_loop import CONNECTIONS, create_model_deployments, run_bare_loop
 from .figures import percentile
+from .machine import describe_cpu, read_cpu_seconds
 from .operator_process import Memory, OperatorError, OperatorProcess
 from .workload import (
     NAMESPACE,
@@ -136,7 +137,9 @@ async def capture_and_run_bare_loop(options: Options) -> Captured:
         if options.bare:
             uids = await create_model_deployments(api, range(1, options.count + 1))
             say(f"bare loop: {len(captured.writes)} writes for each of {options.count:,}, {CONNECTIONS} connections")
+            cpu = read_cpu_seconds()
             bare = await run_bare_loop(api, captured.writes, uid, uids)
+            say(f"bare loop: {describe_cpu(cpu, read_cpu_seconds(), bare.seconds)}")
             captured.bare_writes_per_second = bare.writes_per_second
             say(f"bare loop: {bare.writes:,} writes in {bare.seconds:.1f} s, {bare.writes_per_second:.0f} writes/s")
     return captured
@@ -247,7 +250,7 @@ async def _measure_creation(
     }
     children = Children(api, {kind for kind, _ in templates})
     await children.start()
-    cpu = operator.cpu_seconds()
+    cpu, machine = operator.cpu_seconds(), read_cpu_seconds(operator.pid)
     say(f"operator: creating {options.count:,} ModelDeployments at once, {len(wanted):,} children wanted")
     began, began_epoch = time.monotonic(), time.time()
     await create_model_deployments(api, range(1, options.count + 1))
@@ -261,6 +264,7 @@ async def _measure_creation(
             )
         await asyncio.sleep(0.1)
     measured.all_children_seconds = max(children.seen[child] for child in wanted) - began
+    say(f"operator: {describe_cpu(machine, read_cpu_seconds(operator.pid), time.monotonic() - began)}")
     measured.create_cpu_seconds = operator.cpu_seconds() - cpu
     await children.stop()
     writes = audit.read_new()

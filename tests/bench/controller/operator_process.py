@@ -72,6 +72,10 @@ class OperatorProcess:
             )
         return cls(process, log, started)
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def assert_is_alive(self) -> None:
         if self._process.poll() is not None:
             tail = "\n".join(self._log.read_text(errors="replace").splitlines()[-15:])

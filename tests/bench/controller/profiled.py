@@ -1,8 +1,9 @@
 """Starts the operator under a sampling profiler of CPU time: `python -m tests.bench.controller.profiled FILE MODULE`.
 
 Each few milliseconds of CPU time (not of wall time: waiting costs nothing and is not shown) the kernel's timer
-interrupts the main thread and the stack of that moment is counted; the samples share the CPU time of the process. Cheap enough to leave the figures as they are, unlike cProfile, which
-doubles the cost of many small calls. A C function's time is its Python caller's.
+interrupts the main thread and the stack of that moment is counted; the samples share the CPU time of the process.
+Cheap enough to leave the figures as they are, unlike cProfile, which doubles the cost of many small calls. A C
+function's time is its Python caller's.
 Written at the end: collapsed stacks in FILE (any flame graph viewer reads them) and FILE.txt with three tables:
 by package, by function itself, by function with what it calls.
 """
@@ -46,8 +47,7 @@ def tables(stacks: Counter[Stack], cpu_seconds: float, rows: int = 45) -> str:
     ):
         lines += ["", title]
         lines += [
-            f"{count * each:8.2f} s {100 * count / total:5.1f} %  {name}"
-            for name, count in counts.most_common(rows)
+            f"{count * each:8.2f} s {100 * count / total:5.1f} %  {name}" for name, count in counts.most_common(rows)
         ]
     return "\n".join(lines) + "\n"
 
