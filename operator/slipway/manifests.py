@@ -90,27 +90,27 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     runtime = RUNTIMES[spec.runtime.name]
     scheme, _, rest = spec.model.uri.partition("://")
     place = rest.partition("/")[0]
-    volumes: list[Json] = [
-        {"name": "models", "emptyDir": {}},
-        {"name": "tmp", "emptyDir": {}},
-        {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
-        {"name": "config", "configMap": {"name": child_name(deployment.name, revision)}},
+    volumes: list[Json] = [  # prefixed: a user's podTemplate may well have a volume called models
+        {"name": "slipway-models", "emptyDir": {}},
+        {"name": "slipway-tmp", "emptyDir": {}},
+        {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
+        {"name": "slipway-config", "configMap": {"name": child_name(deployment.name, revision)}},
     ]
     agent_mounts: list[Json] = [
-        {"name": "models", "mountPath": "/models"},
-        {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
-        {"name": "config", "mountPath": "/etc/slipway", "readOnly": True},
+        {"name": "slipway-models", "mountPath": "/models"},
+        {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
+        {"name": "slipway-config", "mountPath": "/etc/slipway", "readOnly": True},
     ]
     if scheme == "pvc":
-        volumes.append({"name": "source", "persistentVolumeClaim": {"claimName": place}})
-        agent_mounts.append({"name": "source", "mountPath": "/source", "readOnly": True})
+        volumes.append({"name": "slipway-source", "persistentVolumeClaim": {"claimName": place}})
+        agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
     elif scheme == "volume":
         agent_mounts.append({"name": place, "mountPath": "/source", "readOnly": True})
     if spec.storage is not None and spec.storage.ca_bundle is not None:
         bundle = spec.storage.ca_bundle
         items = [{"key": bundle.key, "path": "ca.crt"}]
-        volumes.append({"name": "ca", "configMap": {"name": bundle.config_map_name, "items": items}})
-        agent_mounts.append({"name": "ca", "mountPath": "/etc/slipway-ca", "readOnly": True})
+        volumes.append({"name": "slipway-ca", "configMap": {"name": bundle.config_map_name, "items": items}})
+        agent_mounts.append({"name": "slipway-ca", "mountPath": "/etc/slipway-ca", "readOnly": True})
     key = {"name": "SLIPWAY_SERVER_KEY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     agent = {
         "name": "agent",
@@ -138,9 +138,9 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         "resources": _resources(deployment),
         "securityContext": _container_security(),
         "volumeMounts": [
-            {"name": "models", "mountPath": "/models", "readOnly": True},
-            {"name": "tmp", "mountPath": "/tmp"},  # noqa: S108 — as above
-            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 — as above
+            {"name": "slipway-models", "mountPath": "/models", "readOnly": True},
+            {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — as above
+            {"name": "slipway-shm", "mountPath": "/dev/shm"},  # noqa: S108 — as above
         ],
         **runtime.container(spec, model_name(deployment)),
     }
