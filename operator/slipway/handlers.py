@@ -28,7 +28,7 @@ from slipway.settings import Settings
 
 log = logging.getLogger("slipway")
 
-WORKERS = 16
+WORKERS = 32
 CHILD_DELAY_SECONDS = 0.1
 """Events of children come in bursts (a Deployment, its pods, their conditions); one pass serves them all."""
 CHILDREN = (
@@ -65,7 +65,7 @@ class _NoState(kopf.DiffBaseStorage, kopf.ProgressStorage):
 async def run(settings: Settings) -> None:
     """Run the operator until it is told to stop."""
     cache, queue, health = Cache(), Queue[Key](), Health()
-    cluster, agents = await Cluster.connect(connections=WORKERS * 2), Agents()
+    cluster, agents = await Cluster.connect(connections=WORKERS), Agents()
     reconciler = Reconciler(cluster, agents, cache, queue, settings.images)
     server = health.serve(settings.metrics_port)
     try:

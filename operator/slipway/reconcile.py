@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -54,6 +54,8 @@ PATIENT_NUDGES = 20
 """A kubelet that has not refreshed a pod after so many nudges is asked at MAX_POLL_SECONDS from then on."""
 TOLD_ANEW_SECONDS = 0.05
 MAX_BACKOFF_SECONDS = 60.0
+PROBLEM_SECONDS = 15.0
+"""What stands in the way (another's object, a quota) may go without any event that reaches us."""
 PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision")
 
 
@@ -66,15 +68,32 @@ class Rendered:
     configured: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where passes read the time: `now` for what is written down, `monotonic` (seconds) for pacing."""
+
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic
+
+
 class Reconciler:
     """Passes keys from the queue until it is cancelled."""
 
-    def __init__(self, cluster: Cluster, agents: Agents, cache: Cache, queue: Queue[Key], images: Images) -> None:
+    def __init__(
+        self,
+        cluster: Cluster,
+        agents: Agents,
+        cache: Cache,
+        queue: Queue[Key],
+        images: Images,
+        clock: Clock = Clock(),
+    ) -> None:
         self._cluster = cluster
         self._agents = agents
         self._cache = cache
         self._queue = queue
         self._images = images
+        self._clock = clock
         # Memory of pacing only: losing it costs a few seconds, never a wrong state.
         self._failures: dict[Key, int] = {}
         self._unsettled_since: dict[Key, float] = {}
@@ -121,7 +140,7 @@ class Reconciler:
             self._unsettled_since.pop(key, None)
             self._failures.pop(key, None)
             return None
-        now = datetime.now(UTC)
+        now = self._clock.now()
         stored = read_status(body.get("status"))
         uid = body["metadata"]["uid"]
         children = self._cache.children(key)
@@ -167,6 +186,7 @@ class Reconciler:
             generation=deployment.generation,
             replicas=deployment.spec.replicas,
             revision=desired.hash,
+            version=desired.version,
             problem=problem,
             plan=plan,
             load=rendered.load.get(shown, ()),
@@ -176,7 +196,7 @@ class Reconciler:
         )
         await self._report(key, body, judged, observed, stored, now, writes + nudged)
         if problem is not None:
-            return MAX_BACKOFF_SECONDS
+            return PROBLEM_SECONDS
         if is_told_anew and any(pod.ip for pod in observed.pods):
             return TOLD_ANEW_SECONDS
         return self._next_look(key, plan, observed, now, is_settled=agreed is not None, has_nudged=nudged > 0)
@@ -195,8 +215,8 @@ class Reconciler:
         elif has_nudged:
             waits.append(NUDGE_SECONDS)
         else:
-            since = self._unsettled_since.setdefault(key, time.monotonic())
-            waits.append(min(MAX_POLL_SECONDS, POLL_SECONDS + (time.monotonic() - since) / 10))
+            since = self._unsettled_since.setdefault(key, self._clock.monotonic())
+            waits.append(min(MAX_POLL_SECONDS, POLL_SECONDS + (self._clock.monotonic() - since) / 10))
         return min(waits, default=None)
 
     async def _apply_all(
@@ -205,30 +225,42 @@ class Reconciler:
         """Apply what differs, in order. Returns what stands in the way, and the number of writes."""
         writes = 0
         for child in rendered.children:
-            slot = (child.kind, child.name)
-            live = observed.live.get(slot)
-            if live is None:
-                live = await self._look(child, key)
-                if live is not None and not is_owned(live, uid):
-                    return _name_conflict(child, key), writes
-            if live is not None and not differs(child.manifest, {**live, "apiVersion": child.manifest["apiVersion"]}):
-                continue
             try:
-                answer = await self._cluster.apply(child.manifest)
-            except TransientError:
-                raise
-            except ClusterError as error:
-                if error.status == 403 and "being terminated" in error.message:
-                    raise
-                return _refused(child, error), writes
-            writes += 1
-            self._cache.put(child.kind, answer)
-            log.info("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
+                answer = await self._apply_one(child, observed.live.get((child.kind, child.name)), key, uid)
+            except SpecError as error:
+                return Trouble(error.reason, error.message), writes
+            if answer is not None:
+                writes += 1
+                self._cache.put(child.kind, answer)
+                log.info("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
         return None, writes
 
-    async def _look(self, child: Child, key: Key) -> Json | None:
-        """An object that no watch has shown: another's, or ours that the watch is late with."""
-        return await self._cluster.read(child.kind, key[0], child.name)
+    async def _apply_one(self, child: Child, live: Json | None, key: Key, uid: str) -> Json | None:
+        """Create or correct one child. Returns the API server's answer, None when nothing had to be written.
+
+        Raises SpecError when the name is taken, or when the API server will not have the object.
+        """
+        manifest = child.manifest
+        try:
+            if live is None:
+                created = await self._cluster.create(manifest)
+                if created is not None:
+                    return created
+                live = await self._cluster.read(child.kind, key[0], child.name)
+                if live is None:
+                    raise TransientError(f"create {child.kind} {child.name}", 409, "it has just been deleted")
+                if not is_owned(live, uid):
+                    raise _name_conflict(child, key)
+                self._cache.put(child.kind, live)  # ours: the watch is late with it
+            if differs(manifest, {**live, "apiVersion": manifest["apiVersion"]}):
+                return await self._cluster.apply(manifest, live["metadata"]["uid"])
+        except TransientError:
+            raise
+        except ClusterError as error:
+            if error.status == 403 and "being terminated" in error.message:
+                raise  # the namespace goes, and this ModelDeployment with it
+            raise _refused(child, error) from error
+        return None
 
     async def _prune(self, key: Key, rendered: Rendered, observed: Observed) -> int:
         """Delete what is ours and no longer rendered."""
@@ -254,9 +286,9 @@ class Reconciler:
                 continue
             count = int(pod.told.partition(".")[2] or 0) + 1 if pod.told and pod.told.startswith(wanted) else 1
             pause = NUDGE_SECONDS if count <= PATIENT_NUDGES else MAX_POLL_SECONDS
-            if time.monotonic() < self._nudged_at.get(pod.uid, 0.0) + pause - 0.1:
+            if self._clock.monotonic() < self._nudged_at.get(pod.uid, 0.0) + pause - 0.1:
                 continue
-            self._nudged_at[pod.uid] = time.monotonic()
+            self._nudged_at[pod.uid] = self._clock.monotonic()
             answer = await self._cluster.annotate_pod(key[0], pod.name, CONFIG_ANNOTATION, f"{wanted}.{count}")
             writes += 1
             if answer is not None:
@@ -371,6 +403,7 @@ def _judge_unreadable(body: Json, observed: Observed, stored: ModelDeploymentSta
         generation=int(body["metadata"].get("generation", 0)),
         replicas=stable.wanted if stored.stable else replicas if isinstance(replicas, int) else 1,
         revision=None,
+        version=0,
         problem=Trouble(error.reason, error.message),
         plan=None,
         load=(),
@@ -380,18 +413,18 @@ def _judge_unreadable(body: Json, observed: Observed, stored: ModelDeploymentSta
     )
 
 
-def _name_conflict(child: Child, key: Key) -> Trouble:
-    return Trouble(
+def _name_conflict(child: Child, key: Key) -> SpecError:
+    return SpecError(
         "NameConflict",
         f"{child.kind} {child.name} exists in namespace {key[0]} and is not this ModelDeployment's. It is left as it "
         f"is: delete or rename it, or give the ModelDeployment another name",
     )
 
 
-def _refused(child: Child, error: ClusterError) -> Trouble:
+def _refused(child: Child, error: ClusterError) -> SpecError:
     if "exceeded quota" in error.message:
-        return Trouble("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
-    return Trouble(
+        return SpecError("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
+    return SpecError(
         "Refused",
         f"the API server refuses {child.kind} {child.name}: {error.message}. Correct the part of the spec that it "
         "names (resources, runtime or podTemplate)",

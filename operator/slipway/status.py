@@ -37,6 +37,7 @@ class Notice:
 class Judged:
     """What a pass found out, from which the status follows.
 
+    revision, version: what the spec asks for.
     problem: why the spec can't be carried out (a spec error, a name taken by another's object); None when it can.
     plan: None exactly when there is a spec error. load: the versions the shown revision's agents were told to load.
     are_settled: every pod's agent agrees with its configuration, so the stored versions still hold.
@@ -46,6 +47,7 @@ class Judged:
     generation: int
     replicas: int
     revision: str | None
+    version: int
     problem: Trouble | None
     plan: Plan | None
     load: tuple[int, ...]
@@ -99,8 +101,8 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
     return ModelDeploymentStatus(
         observed_generation=judged.generation,
         phase=_phase(judged, conditions, stable, canary),
-        stable=_revision_status(stable, observed, stored.stable),
-        canary=_revision_status(canary, observed, stored.canary),
+        stable=_revision_status(stable, judged, observed, stored.stable),
+        canary=_revision_status(canary, judged, observed, stored.canary),
         progress_since=_kept_time(plan.progress_since, stored.progress_since) if plan else stored.progress_since,
         progress_ready=plan.canary_ready if plan else stored.progress_ready,
         rejected=rejected,
@@ -138,11 +140,13 @@ def _kept_time(moment: datetime | None, text: str | None) -> str | None:
     return text if read_time(text) == moment else write_time(moment)
 
 
-def _revision_status(revision: str | None, observed: Observed, stored: RevisionStatus | None) -> RevisionStatus | None:
+def _revision_status(
+    revision: str | None, judged: Judged, observed: Observed, stored: RevisionStatus | None
+) -> RevisionStatus | None:
     if revision is None:
         return None
     known = observed.revisions.get(revision)
-    fallback = stored.version if stored and stored.revision == revision else 0
+    fallback = stored.version if stored and stored.revision == revision else judged.version
     here = observed.deployments.get(revision)
     return RevisionStatus(
         revision=revision, version=known.version if known else fallback, ready_replicas=here.ready if here else 0
