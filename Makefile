@@ -54,7 +54,7 @@ e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=nat
 
 .PHONY: crash
 crash: deps venv ## The operator ended after every single write, against a real API server and etcd
-	@$(PY) -m pytest tests/crash
+	@$(PY) -m tests.crash
 
 .PHONY: lifecycle
 lifecycle: deps venv ## The native cluster's own tests: up, crash, down leaves nothing
@@ -70,7 +70,7 @@ crds: venv ## Write the CRD from the pydantic models
 
 .PHONY: images
 images: deps ## Build what is missing of the container images
-	@$(PYTHON) serving-images/build
+	@$(PYTHON) serving-images/build build
 
 .PHONY: cluster-up
 cluster-up: deps ## Start the cluster

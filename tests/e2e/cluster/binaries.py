@@ -21,7 +21,9 @@ from .errors import ClusterError
 from .layout import GO_MODULES, cache_folder
 
 _KUBERNETES_VERSION = "1.36.3"
+# Said twice, here and in the module's go.mod, because the linker writes it into the program; a unit test compares.
 _HELM_VERSION = "3.22.0"
+_CONTAINERD_VERSION = "2.4.2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,7 @@ ETCD = GoModule("etcd", (("etcd", "go.etcd.io/etcd/server/v3"),), cold_seconds=2
 CONTAINERD = GoModule(
     "containerd",
     tuple((program, f"{_CONTAINERD}/{program}") for program in ("containerd", "containerd-shim-runc-v2", "ctr")),
+    link_flags=(f"-X github.com/containerd/containerd/v2/version.Version=v{_CONTAINERD_VERSION}",),
     tags=("no_btrfs", "no_devmapper", "no_zfs"),
     cold_seconds=67,
 )

@@ -1,11 +1,12 @@
 """The cache key of compiled programs: changes with everything that changes the program, and with nothing else."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.binaries import NODE_MODULES, RUNC, cache_key
+from tests.e2e.cluster.binaries import CONTAINERD, HELM, KUBE, NODE_MODULES, RUNC, GoModule, cache_key
 from tests.e2e.cluster.layout import GO_MODULES
 
 
@@ -31,7 +32,18 @@ def test_key_changes_with_source_compiler_and_flags(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("module", NODE_MODULES, ids=lambda module: str(module.name))
-def test_every_module_is_pinned_by_its_sums(module: object) -> None:
-    name = getattr(module, "name", "")
-    assert (GO_MODULES / name / "go.mod").read_text().startswith("module ")
-    assert (GO_MODULES / name / "go.sum").stat().st_size > 0
+def test_every_module_is_pinned_by_its_sums(module: GoModule) -> None:
+    assert (GO_MODULES / module.name / "go.sum").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("module", "path"),
+    [(KUBE, "k8s.io/kubernetes"), (HELM, "helm.sh/helm/v3"), (CONTAINERD, "github.com/containerd/containerd/v2")],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_the_version_a_program_tells_is_the_one_it_is_made_of(module: GoModule, path: str) -> None:
+    told = re.search(r"ersion=(v[0-9.]+)", module.link_flags[0])
+    required = re.search(rf"{path} (v[0-9.]+)", (GO_MODULES / module.name / "go.mod").read_text())
+    assert told is not None
+    assert required is not None
+    assert told[1] == required[1]
