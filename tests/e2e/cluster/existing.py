@@ -33,12 +33,12 @@ class ExistingCluster:
     def load(self, archives: Sequence[Path]) -> None:
         registry = os.environ.get("SLIPWAY_REGISTRY")
         if registry:
-            tell(f"nothing to load: pods pull from {registry}; `make images` pushes there")
+            tell(f"nothing to load: the cluster's nodes pull from {registry}")
             return
         raise ClusterError(
             "loading images into an existing cluster",
             "its nodes can't be reached with archives",
-            "set SLIPWAY_REGISTRY to a registry that the nodes can pull from, push the images there",
+            "push the archives to a registry that the nodes can pull from, and name it by SLIPWAY_REGISTRY",
         )
 
     def status(self) -> str:

@@ -1,6 +1,7 @@
 """kind: Kubernetes in Docker, for machines where a Docker engine answers. Thin on purpose: kind does the work."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from .provider import UpOptions
 
 _NAME = "slipway"
 _CONFIG = Path(__file__).parents[3] / "kind-config.yaml"
-_INSTALL = "install kind (kind.sigs.k8s.io) and start Docker; or use CLUSTER=native as root on Linux"
+_INSTALL = "install kind, kubectl and helm and start Docker; or use CLUSTER=native as root on Linux"
 
 
 class KindCluster:
@@ -22,6 +23,9 @@ class KindCluster:
     def up(self, options: UpOptions) -> None:
         if options.is_control_plane_only:
             raise ClusterError("a control plane without a node", "kind has none", "use CLUSTER=native")
+        for command in ("kind", "kubectl", "helm"):
+            if shutil.which(command) is None:
+                raise ClusterError("starting a kind cluster", f"the command {command} is not installed", _INSTALL)
         if options.is_fresh:
             self.clean()
         if _NAME not in self._list():
@@ -38,7 +42,7 @@ class KindCluster:
         tell("cluster kind is up")
 
     def down(self) -> None:
-        """kind can't stop and go on later: its node container is stopped, and started again by Docker's `start`."""
+        """Deletes it: kind has no stop, and a node container that is started again may have another address."""
         self.clean()
 
     def clean(self) -> None:
