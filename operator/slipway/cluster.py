@@ -26,6 +26,7 @@ Json = dict[str, Any]
 
 FIELD_MANAGER = "slipway"
 TIMEOUT_SECONDS = 30
+METADATA_ONLY = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 LIST_CHUNK = 250
 PATHS: Mapping[str, tuple[str, str]] = {
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
@@ -119,13 +120,18 @@ class Cluster:
             raise
 
     async def apply(self, manifest: Json, uid: str) -> Json:
-        """Server-side apply to exactly this object; fields that others set to something else are taken back."""
+        """Server-side apply to exactly this object; fields that others set to something else are taken back.
+
+        The answer of both is the manifest with the metadata that the API server gave it: all that a pass compares.
+        """
         return await self._apply(manifest, {"uid": uid})
 
     async def _apply(self, manifest: Json, precondition: Json) -> Json:
         kind, meta = manifest["kind"], manifest["metadata"]
         path = f"{_path(kind, meta['namespace'], meta['name'])}?fieldManager={FIELD_MANAGER}&force=true"
-        return await self._write(kind, "apply", "PATCH", path, {**manifest, "metadata": {**meta, **precondition}})
+        wanted = {**manifest, "metadata": {**meta, **precondition}}
+        answer = await self._write(kind, "apply", "PATCH", path, wanted, accept=METADATA_ONLY)
+        return {**manifest, "metadata": answer["metadata"]}
 
     async def apply_status(self, namespace: str, name: str, uid: str, status: Json) -> Json:
         """Server-side apply of a ModelDeployment's status. The uid keeps it off a namesake made anew."""
@@ -177,12 +183,13 @@ class Cluster:
         path: str,
         body: Json,
         content_type: str = "application/apply-patch+yaml",
+        accept: str = "application/json",
     ) -> Json:
         metrics.WRITES.labels(kind, verb).inc()
         what = f"{verb} {kind} {(body.get('metadata') or {}).get('name', '')}".rstrip()
         if method == "DELETE":
             content_type = "application/json"
-        return await self._request(what, method, path, body, content_type, "application/json")
+        return await self._request(what, method, path, body, content_type, accept)
 
     async def _request(
         self, what: str, method: str, path: str, body: Json | None, content_type: str, accept: str

@@ -232,7 +232,7 @@ class Reconciler:
             if answer is not None:
                 writes += 1
                 self._cache.put(child.kind, answer)
-                log.info("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
+                log.debug("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
         return None, writes
 
     async def _apply_one(self, child: Child, live: Json | None, key: Key, uid: str) -> Json | None:
@@ -270,7 +270,7 @@ class Reconciler:
             if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
                 await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
                 writes += 1
-                log.info("pruned", extra={"key": "/".join(key), "kind": kind, "child": name})
+                log.debug("pruned", extra={"key": "/".join(key), "kind": kind, "child": name})
         return writes
 
     async def _nudge(self, key: Key, rendered: Rendered, observed: Observed) -> int:
