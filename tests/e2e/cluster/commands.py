@@ -12,6 +12,8 @@ from contextlib import contextmanager
 
 from .errors import ClusterError
 
+_READ = "read the lines above; they are the command's own"
+
 
 def tell(message: str) -> None:
     """Progress goes to stderr, so that `env`, `kubectl -o json` and the like stay clean on stdout."""
@@ -30,7 +32,7 @@ def timed(what: str) -> Iterator[None]:
 def run_checked(
     command: Sequence[str],
     what: str,
-    next_step: str = "read the lines above; they are the command's own",
+    next_step: str | None = None,
     stdin: str | None = None,
     environment: Mapping[str, str] | None = None,
     cwd: str | None = None,
@@ -41,10 +43,12 @@ def run_checked(
             list(command), input=stdin, env=environment, cwd=cwd, capture_output=True, text=True, check=False
         )
     except FileNotFoundError as missing:
-        raise ClusterError(what, f"the command {command[0]} is not installed", "make deps") from missing
+        raise ClusterError(what, f"the command {command[0]} is not installed", next_step or "make deps") from missing
     if done.returncode != 0:
         words = (done.stderr.strip() or done.stdout.strip())[-4000:]
-        raise ClusterError(what, f"`{shlex.join(command)[:400]}` ended with {done.returncode}\n{words}", next_step)
+        raise ClusterError(
+            what, f"`{shlex.join(command)[:400]}` ended with {done.returncode}\n{words}", next_step or _READ
+        )
     return done.stdout
 
 
