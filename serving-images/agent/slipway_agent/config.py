@@ -38,7 +38,11 @@ class Source:
         """Where one version lives, in the user's words. Two versions' bytes differ only if this or the pin does."""
         mapped = self.versions.get(version)
         if self.path is None:
-            return urljoin(self.uri if self.uri.endswith("/") else self.uri + "/", mapped or str(version))
+            base = self.uri if self.uri.endswith("/") else self.uri + "/"
+            try:
+                return urljoin(base, mapped or str(version))
+            except ValueError:  # no URL at all, which parsing the configuration refuses
+                return mapped or str(version)
         return f"{self.uri.rstrip('/')}/{mapped if mapped is not None else version}"
 
 
@@ -104,12 +108,12 @@ def _parse_source(fields: "_Fields") -> Source:
     mapped = fields.below("versions")
     versions = {mapped.version(key): mapped.text(key) for key in mapped.raw}
     if path is None:
-        if urlsplit(uri).scheme != "https":
+        if not _is_https(uri):
             raise _invalid(f"source.uri is {uri!r}: without a path only https:// can be fetched")
         source = Source(uri, None, versions, fields.flag("allowRedirects"), fields.text_or_none("caFile"))
         for version in versions:
             where = source.location(version)
-            if urlsplit(where).scheme != "https" or not urlsplit(where).hostname:
+            if not _is_https(where):
                 raise _invalid(f"source.versions[{version}] is {where!r}: only https:// URLs are fetched")
         return source
     for version, relative in versions.items():
@@ -117,6 +121,14 @@ def _parse_source(fields: "_Fields") -> Source:
         if relative.startswith("/") or ".." in parts or "\0" in relative:
             raise _invalid(f"source.versions[{version}] is {relative!r}: write a path below {uri}, without '..'")
     return Source(uri, path, versions, fields.flag("allowRedirects"), fields.text_or_none("caFile"))
+
+
+def _is_https(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
 
 
 def _parse_pins(fields: "_Fields") -> dict[int, str]:

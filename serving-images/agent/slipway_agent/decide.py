@@ -29,7 +29,10 @@ CHANGING_SECONDS, SETTLED_SECONDS = 0.25, 1.0
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a version isn't there. `retry_at` is on the World's clock; `attempts` counts from 1."""
+    """Why a version isn't there. `retry_at` is on the World's clock; `attempts` counts from 1.
+
+    `is_confirmed`: the source was asked since, and still has the bytes that the server refused.
+    """
 
     reason: Reason
     message: str
@@ -37,6 +40,7 @@ class Failure:
     attempts: int
     retry_at: float
     fingerprint: str | None = None
+    is_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +129,18 @@ def is_satisfied(world: World, version: int) -> bool:
     return published.sha256 == pin if pin is not None else published.location == world.config.source.location(version)
 
 
+def needs_second_look(world: World, version: int) -> bool:
+    """The server refused these bytes a while ago: before it is asked again, has the source got better ones?
+
+    Never for a pinned version, whose bytes can't be others, nor where the source can't tell without a download.
+    """
+    failure, published = world.load_failures.get(version), world.published.get(version)
+    if failure is None or published is None or failure.is_confirmed or version in world.server.ready:
+        return False
+    is_movable = published.fingerprint is not None and version not in world.config.sha256
+    return is_movable and is_satisfied(world, version) and not is_waiting(failure, world.now)
+
+
 def is_ready(world: World) -> bool:
     """The served version answers."""
     return world.server.is_alive and world.config.served in world.server.ready
@@ -192,7 +208,8 @@ def _decide_fetch(world: World) -> tuple[Action, ...]:
     due = [
         version
         for version in wanted
-        if not is_satisfied(world, version) and not is_waiting(world.fetch_failures.get(version), world.now)
+        if needs_second_look(world, version)
+        or (not is_satisfied(world, version) and not is_waiting(world.fetch_failures.get(version), world.now))
     ]
     current = world.fetching
     if current is None:
@@ -236,6 +253,7 @@ def _target(world: World) -> frozenset[int]:
         or (
             (is_satisfied(world, version) or version in world.boot)
             and not is_waiting(world.load_failures.get(version), world.now)
+            and not needs_second_look(world, version)
         )
     )
     return usable if _is_arrived(world) else usable | ((ready & published) - named)

@@ -64,7 +64,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         volume.drop_staging(job.version)
         raise _explain(cause, job) from cause
     volume.drop_staging(job.version)
-    return Published(fetched.sha256, size_bytes, job.location, awaits_load=replaced)
+    return Published(fetched.sha256, size_bytes, job.location, fetched.fingerprint, awaits_load=replaced)
 
 
 def verify(sha256: str, job: Job) -> None:

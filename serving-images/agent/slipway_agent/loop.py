@@ -31,6 +31,7 @@ from slipway_agent.decide import (
     blame,
     decide,
     is_ready,
+    needs_second_look,
     plan_retry,
 )
 from slipway_agent.endpoints import Board
@@ -218,7 +219,8 @@ class Agent:
         world = World(config=config, now=time.monotonic())
         if before is not None and same_model:
             # every failure gets a new chance: the change may be the correction
-            world = replace(before.world, config=config, fetch_failures={}, load_failures={}, is_boot_current=False)
+            due = {each: replace(failure, retry_at=world.now) for each, failure in before.world.load_failures.items()}
+            world = replace(before.world, config=config, fetch_failures={}, load_failures=due, is_boot_current=False)
         else:
             ledger = volume.read_ledger()
             volume.clean_staging(config.load)
@@ -293,16 +295,15 @@ class Agent:
 
     def _start_fetch(self, model: _Model, version: int) -> None:
         config = model.world.config
-        failure = model.world.fetch_failures.get(version)
-        job = Job(
-            version,
-            config.source.location(version),
-            config.sha256.get(version),
-            failure.fingerprint if failure is not None else None,
-        )
+        failure, published = model.world.fetch_failures.get(version), model.world.published.get(version)
+        if needs_second_look(model.world, version):
+            refused = published.fingerprint if published is not None else None
+        else:
+            refused = failure.fingerprint if failure is not None else None
+        job = Job(version, config.source.location(version), config.sha256.get(version), refused)
         progress = Progress()
         self._fetch = _Fetch(job, progress, time.monotonic())
-        if failure is None:
+        if failure is None and refused is None:
             self._journal.info("fetch begins", version=version, source=job.location)
         self._fetcher.submit(
             functools.partial(_fetch_now, job, progress, model.source, model.volume, model.server, self._inbox.put)
@@ -363,6 +364,11 @@ class Agent:
             world.config.source.location(version) == event.job.location
             and world.config.sha256.get(version) == event.job.pin
         )
+        if needs_second_look(world, version) and not isinstance(event.outcome, Published | CancelledError):
+            # nothing better to be had: the server is asked again for what there is
+            confirmed = replace(world.load_failures[version], is_confirmed=True)
+            model.world = replace(world, load_failures={**world.load_failures, version: confirmed})
+            return
         match event.outcome:
             case Published() as published:
                 failures.pop(version, None)

@@ -198,8 +198,8 @@ class _Parser:
             raise self._expected("'{'", opening)
         closing = _CLOSING[opening.word]
         content = self._message(closing, depth + 1)
-        if self._take().word != closing:
-            raise self._expected(f"'{closing}'", self._tokens[self._next - 1])
+        if (token := self._take()).word != closing:
+            raise self._expected(f"'{closing}'", token)
         return content
 
     def _list(self, colon: bool, depth: int) -> Value:

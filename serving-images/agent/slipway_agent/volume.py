@@ -26,11 +26,15 @@ SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """A version in the repository. `awaits_load`: it replaced other bytes, which the server may still hold."""
+    """A version in the repository. `fingerprint` names the bytes at their source, None when it couldn't tell.
+
+    `awaits_load`: it replaced other bytes, which the server may still hold.
+    """
 
     sha256: str
     size_bytes: int
     location: str
+    fingerprint: str | None = None
     awaits_load: bool = False
 
 

@@ -39,6 +39,11 @@ class _Partial:
     total_bytes: int
 
 
+class _Session(requests.Session):
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        """None: even with redirects off, requests would read a redirect's whole body into memory for the next hop."""
+
+
 class HttpsSource:
     def __init__(self, source: Source, read_seconds: float = READ_SECONDS) -> None:
         self._source = source
@@ -60,7 +65,7 @@ class HttpsSource:
             )
         url = self._source.location(version)
         part, note = staging / "download.part", staging / "download.json"
-        with requests.Session() as session:
+        with _Session() as session:
             try:
                 sha256, fingerprint = self._download(session, version, url, part, note, progress, refused)
             except OSError as cause:  # requests' own errors are OSErrors too, but are explained where they arise
@@ -110,7 +115,8 @@ class HttpsSource:
                 note.unlink(missing_ok=True)
             with part.open("r+b" if begun_bytes else "wb") as file:
                 digest = _digest_beginning(file, begun_bytes)
-                file.truncate(begun_bytes)
+                if begun_bytes:
+                    file.truncate(begun_bytes)
                 if total_bytes is not None:
                     ensure_room(part.parent, total_bytes - begun_bytes, f"version {version} ({url})")
                 progress.expect(total_bytes, begun_bytes)
@@ -137,20 +143,19 @@ class HttpsSource:
                     timeout=(CONNECT_SECONDS, self._read_seconds),
                     verify=self._source.ca_file or True,  # per request: a session's own gives way to the environment's
                 )
-            except (requests.RequestException, OSError) as cause:
+            except (requests.RequestException, OSError, ValueError) as cause:
                 raise _explain_connection(cause, here, self._source.ca_file) from cause
             if response.status_code not in (301, 302, 303, 307, 308):
                 return response
-            target = urljoin(here, response.headers.get("Location", ""))
+            target, host = _read_target(here, response.headers.get("Location", ""))
             response.close()
-            host = urlsplit(target).hostname or "an address that can't be read"
             if not self._source.allow_redirects:
                 raise SpecError(
                     Reason.REDIRECT_REFUSED,
                     f"{here} redirects to {host}, and redirects are refused. Write that address as the URL, or set "
                     "storage.allowRedirects: true",
                 )
-            if urlsplit(target).scheme != "https" or not urlsplit(target).hostname:
+            if urlsplit(target).scheme != "https":
                 raise SpecError(Reason.REDIRECT_REFUSED, f"{here} redirects to {host} without https, which is refused")
             here = target
         message = f"{url} redirects more than {REDIRECT_LIMIT} times. Write its final address"
@@ -205,6 +210,15 @@ def _continues(response: requests.Response, begun_bytes: int, partial: _Partial)
     return content_range == f"bytes {begun_bytes}-{partial.total_bytes - 1}/{partial.total_bytes}"
 
 
+def _read_target(here: str, location: str) -> tuple[str, str]:
+    """Where a redirect leads, and its host for a message."""
+    try:
+        target = urljoin(here, location)
+        return target, urlsplit(target).hostname or "an address without a host"
+    except ValueError:
+        return "", f"an address that can't be read ({location[:100]})"
+
+
 def _length(response: requests.Response) -> int | None:
     length = response.headers.get("Content-Length", "")
     return int(length) if length.isascii() and length.isdigit() else None
@@ -250,7 +264,7 @@ def _explain_connection(cause: Exception, url: str, ca_file: str | None) -> Agen
         if ca_file is not None:
             return SpecError(Reason.CONFIG_INVALID, f"storage.caBundle can't be used for {host}: {cause}. Correct it")
         return TransientError(f"{host} can't be reached: {cause}; it is tried again")
-    if isinstance(cause, requests.exceptions.InvalidURL):
+    if isinstance(cause, ValueError):  # requests.exceptions.InvalidURL is one, and urllib3's own are
         return SpecError(Reason.SOURCE_NOT_FOUND, f"{url} can't be fetched: {cause}. Correct it in model.versions")
     if isinstance(cause, requests.Timeout):
         return TransientError(f"{host} didn't answer in time; it is tried again")
@@ -268,13 +282,12 @@ def _explain_disk(cause: OSError, url: str) -> AgentError:
 
 
 def _innermost(cause: BaseException) -> str:
-    """The operating system's words, which requests and urllib3 wrap three deep."""
-    reason: object = cause
-    while True:
-        inner = getattr(reason, "reason", None)
-        if not isinstance(inner, BaseException):
-            inner = next((each for each in getattr(reason, "args", ()) if isinstance(each, BaseException)), None)
-        if inner is None or inner is reason:
+    """The operating system's words, which requests and urllib3 wrap several deep, each in its own way."""
+    reason = cause
+    for _ in range(10):
+        wrapped = (getattr(reason, "reason", None), reason.__cause__, *reason.args)
+        inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
+        if inner is None:
             break
         reason = inner
     if isinstance(reason, OSError) and reason.strerror:

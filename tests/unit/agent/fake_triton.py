@@ -1,0 +1,104 @@
+"""Triton's repository and readiness endpoints, for speed: they behave as measured on 2.51, and load nothing.
+
+A version whose model.onnx says `broken` fails to load, `deadly` ends the server, `slow` takes 0.3 s. The real server is
+met by tests/e2e/agent.
+"""
+
+import http.server
+import json
+import socket
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from slipway_agent.servers.triton_config import read_versions
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A connection that a dying server cuts."""
+
+
+class FakeTriton:
+    def __init__(self, repository: Path, model: str, port: int, key: str | None = None) -> None:
+        self.folder = repository / model
+        self.model, self.port, self.key = model, port, key
+        self.loaded: dict[int, str] = {}
+        self.loads: list[tuple[int, ...]] = []
+        self.words = "Internal: not an ONNX model"
+        self._server: _Server | None = None
+
+    def start(self) -> None:
+        """Load what the boot configuration names, then listen, as `--load-model` with `--exit-on-error=false` does."""
+        self.loaded = {}
+        with suppress(FileNotFoundError, RuntimeError):
+            self.load()
+        fake = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                version = self.path.removeprefix(f"/v2/models/{fake.model}/versions/").removesuffix("/ready")
+                self.reply(200 if version.isdigit() and int(version) in fake.loaded else 400)
+
+            def do_POST(self) -> None:
+                self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                if fake.key is not None and self.headers.get("slipway-agent") != fake.key:
+                    self.reply(403, {"error": "This API is restricted, expecting header 'slipway-agent'"})
+                elif self.path == "/v2/repository/index":
+                    self.reply(200, fake.index())
+                elif self.path == f"/v2/repository/models/{fake.model}/load":
+                    try:
+                        failed = fake.load()
+                    except RuntimeError:
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        fake.kill()
+                        return
+                    self.reply(400, {"error": failed}) if failed else self.reply(200)
+                else:
+                    self.reply(404, {"error": "no such endpoint"})
+
+            def reply(self, status: int, body: object = None) -> None:
+                content = b"" if body is None else json.dumps(body).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Quiet."""
+
+        self._server = _Server(("127.0.0.1", self.port), Handler)
+        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
+
+    def kill(self) -> None:
+        server, self._server = self._server, None
+        self.loaded = {}
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+
+    def index(self) -> list[dict[str, str]]:
+        return [{"name": self.model, "version": str(version), "state": "READY"} for version in sorted(self.loaded)]
+
+    def load(self) -> str:
+        """Triton's words when it fails, with what was loaded left as it was; empty when it succeeds."""
+        wanted = read_versions((self.folder / "config.pbtxt").read_text())
+        self.loads.append(tuple(sorted(wanted)))
+        found: dict[int, str] = {}
+        for version in sorted(wanted):
+            with suppress(FileNotFoundError):
+                found[version] = (self.folder / str(version) / "model.onnx").read_text()
+        if "deadly" in found.values():
+            raise RuntimeError
+        if "slow" in found.values() and found != self.loaded:
+            time.sleep(0.3)
+        broken = [version for version, content in found.items() if content == "broken"]
+        if broken:
+            said = "".join(f"version {each} is at UNAVAILABLE state: {self.words};\n" for each in broken)
+            return f"load failed for model '{self.model}': {said}"
+        self.loaded = found
+        return ""
