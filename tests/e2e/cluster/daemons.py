@@ -95,7 +95,7 @@ class DaemonSet:
             pid = os.posix_spawn(
                 "/bin/sh",
                 command,
-                {"PATH": daemon.path, "HOME": "/root", "LANG": "C.UTF-8"},
+                {"PATH": daemon.path, "HOME": "/", "LANG": "C.UTF-8"},
                 file_actions=[
                     (os.POSIX_SPAWN_OPEN, 0, "/dev/null", os.O_RDONLY, 0),
                     (os.POSIX_SPAWN_DUP2, output, 1),
