@@ -73,7 +73,7 @@ class Observed:
     """Everything a pass decides on, beside spec and status.
 
     live: (kind, name) → the object as it stands. foreign: those under our label that another owner has.
-    configured: revision → generation of the agent configuration in its ConfigMap.
+    configured: revision → generation of the agent configuration in its ConfigMap. ordered: the versions it orders.
     """
 
     live: Mapping[tuple[str, str], Json]
@@ -83,6 +83,7 @@ class Observed:
     troubles: Mapping[str, Trouble]
     pods: tuple[Pod, ...]
     configured: Mapping[str, str]
+    ordered: Mapping[str, tuple[int, ...]]
 
 
 def observe(uid: str, children: Iterable[Json], reports: Mapping[str, AgentReport]) -> Observed:
@@ -95,6 +96,7 @@ def observe(uid: str, children: Iterable[Json], reports: Mapping[str, AgentRepor
     revisions: dict[str, Revision] = {}
     pods: list[Pod] = []
     configured: dict[str, str] = {}
+    ordered: dict[str, tuple[int, ...]] = {}
     for child in children:
         kind, name = child["kind"], child["metadata"]["name"]
         if kind == "Pod":
@@ -107,13 +109,13 @@ def observe(uid: str, children: Iterable[Json], reports: Mapping[str, AgentRepor
         if kind == "ControllerRevision" and (revision := read_revision(child)):
             revisions[revision.hash] = revision
         elif kind == "ConfigMap":
-            configured[_revision_of(child)] = _generation(child)
+            configured[revision_of(child)], ordered[revision_of(child)] = _orders(child)
     deployments: dict[str, RevisionPods] = {}
     troubles: dict[str, Trouble] = {}
     for (kind, _), child in live.items():
         if kind != "Deployment" or child["metadata"].get("deletionTimestamp"):
             continue
-        revision_hash = _revision_of(child)
+        revision_hash = revision_of(child)
         own = [pod for pod in pods if pod.revision == revision_hash and not pod.is_ending]
         if trouble := _trouble_of(child, own):
             troubles[revision_hash] = trouble
@@ -124,7 +126,7 @@ def observe(uid: str, children: Iterable[Json], reports: Mapping[str, AgentRepor
             is_fetching=any(_is_fetching(pod) for pod in own),
             is_blocked=trouble is not None and trouble.reason == "Unschedulable",
         )
-    return Observed(live, frozenset(foreign), revisions, deployments, troubles, tuple(pods), configured)
+    return Observed(live, frozenset(foreign), revisions, deployments, troubles, tuple(pods), configured, ordered)
 
 
 def is_owned(child: Json, uid: str) -> bool:
@@ -133,15 +135,18 @@ def is_owned(child: Json, uid: str) -> bool:
     return any(owner.get("uid") == uid and owner.get("controller") for owner in owners)
 
 
-def _revision_of(child: Json) -> str:
+def revision_of(child: Json) -> str:
+    """The revision that an object's label names; empty when none does."""
     return str((child["metadata"].get("labels") or {}).get(REVISION_LABEL, ""))
 
 
-def _generation(config_map: Json) -> str:
+def _orders(config_map: Json) -> tuple[str, tuple[int, ...]]:
+    """Generation and versions of the agent configuration in a ConfigMap; empty when it can't be read."""
     try:
-        return str(json.loads((config_map.get("data") or {})[AGENT_CONFIG_KEY])["generation"])
+        config = json.loads((config_map.get("data") or {})[AGENT_CONFIG_KEY])
+        return str(config["generation"]), tuple(int(version) for version in config["load"])
     except (KeyError, TypeError, ValueError):
-        return ""
+        return "", ()
 
 
 def _is_fetching(pod: Pod) -> bool:
@@ -162,7 +167,7 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport]) -> Pod:
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
-        revision=_revision_of(body),
+        revision=revision_of(body),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         ip=status.get("podIP") if agent_runs else None,

@@ -29,6 +29,7 @@ from slipway.manifests import (
     CONFIG_ANNOTATION,
     Child,
     Images,
+    child_name,
     new_revision,
     render_agent_config,
     render_config_map,
@@ -36,11 +37,11 @@ from slipway.manifests import (
     render_deployment,
     render_service,
 )
-from slipway.observe import Observed, Trouble, is_owned, observe
+from slipway.observe import Observed, Trouble, is_owned, observe, revision_of
 from slipway.queue import Queue
-from slipway.revisions import Revision, content_hash, hash_of, user_choice
+from slipway.revisions import Revision, content_hash, hash_of, place_of, user_choice
 from slipway.rollout import ABSENT, Plan, Wanted, step
-from slipway.status import Judged, Notice, assess, notices, read_memory
+from slipway.status import MAX_LISTED, Judged, Notice, assess, notices, read_memory
 from slipway.versions import choose_versions, needs_listing
 
 log = logging.getLogger("slipway")
@@ -61,11 +62,16 @@ PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision")
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """All children that should exist, and the loads that the agents are told. revision → versions."""
+    """All children that should exist, and what the agents are told.
+
+    load: revision → versions. configured: revision → generation of its agents' configuration. unreadable: revisions
+    that get pods and whose ControllerRevision is gone: their objects stay as they are, but for the number of pods.
+    """
 
     children: tuple[Child, ...]
     load: Mapping[str, tuple[int, ...]]
     configured: Mapping[str, str]
+    unreadable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +158,11 @@ class Reconciler:
             await self._report(key, body, judged, observed, stored, now, writes=0)
             return None
         settled = _settled_hash(observed)
-        are_settled = settled is not None and settled == stored.settled
+        are_settled = (
+            settled is not None
+            and settled == stored.settled
+            and not (_needs_listing(deployment) and not _listed(deployment, observed, stored))
+        )
         if not are_settled:
             observed = observe(uid, children, await self._agents.read_reports(observed.pods))
         desired = desired_revision(deployment, observed, self._images)
@@ -190,7 +200,7 @@ class Reconciler:
             problem=problem,
             plan=plan,
             load=rendered.load.get(shown, ()),
-            listed=listed if needs_listing(deployment.spec.version_policy) else (),
+            listed=listed if _needs_listing(deployment) and shown in _of_same_place(deployment, observed) else (),
             are_settled=are_settled,
             settled=agreed,
         )
@@ -267,6 +277,8 @@ class Reconciler:
         wanted = {(child.kind, child.name) for child in rendered.children}
         writes = 0
         for (kind, name), live in observed.live.items():
+            if revision_of(live) in rendered.unreadable:
+                continue
             if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
                 await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
                 writes += 1
@@ -346,7 +358,11 @@ def render(
         children.append(render_controller_revision(deployment, revision))
         if name not in plan.replicas:
             continue
-        load[name] = choose_versions(deployment.spec.version_policy, revision.version, listed)
+        # What is listed at the spec's place says nothing of another place: there the orders stay what they are.
+        is_same_place = place_of(revision) == deployment.spec.model.uri
+        orders = observed.ordered.get(name) or (revision.version,)
+        chosen = choose_versions(deployment.spec.version_policy, revision.version, listed)
+        load[name] = chosen if is_same_place else orders
         agent_config = render_agent_config(deployment, revision, load[name])
         configured[name] = agent_config["generation"]
         children.append(render_config_map(deployment, revision, agent_config))
@@ -356,19 +372,39 @@ def render(
     )
     limit = deployment.spec.rollout.revision_history_limit
     children += [render_controller_revision(deployment, revision) for revision in history[:limit]]
-    return Rendered(tuple(children), load, configured)
+    unreadable = frozenset(name for name, count in plan.replicas.items() if count and name not in revisions)
+    for name in unreadable:
+        live = observed.live.get(("Deployment", child_name(deployment.name, name)))
+        if live is not None:
+            as_it_stands = Revision(name, 0, 0, {}, {}, live["spec"]["template"])
+            children.append(render_deployment(deployment, as_it_stands, plan.replicas[name]))
+    return Rendered(tuple(children), load, configured, unreadable)
 
 
 def _listed(deployment: ModelDeployment, observed: Observed, stored: ModelDeploymentStatus) -> tuple[int, ...]:
-    """The versions known to exist. A shorter listing changes nothing: what was seen once stays until it fails."""
+    """The versions known to exist at the spec's place. A shorter listing changes nothing: what was seen once stays."""
     mapped = {int(version) for version in deployment.spec.model.versions}
     if mapped:
         return tuple(sorted(mapped))
     if not needs_listing(deployment.spec.version_policy):
         return ()
     served = deployment.spec.model.version or 0
-    seen = {version for pod in observed.pods if pod.report for version in pod.report.listed}
-    return tuple(sorted(version for version in seen | set(stored.listed) if version <= served))
+    here = _of_same_place(deployment, observed)
+    seen = {version for pod in observed.pods if pod.report and pod.revision in here for version in pod.report.listed}
+    shown = stored.stable or stored.canary
+    if shown is not None and shown.revision in here:
+        seen |= set(stored.listed)
+    return tuple(sorted(version for version in seen if version <= served)[-MAX_LISTED:])
+
+
+def _needs_listing(deployment: ModelDeployment) -> bool:
+    """Whether agents have to say which versions there are."""
+    return needs_listing(deployment.spec.version_policy) and not deployment.spec.model.versions
+
+
+def _of_same_place(deployment: ModelDeployment, observed: Observed) -> set[str]:
+    """The kept revisions whose model is where the spec says."""
+    return {name for name, kept in observed.revisions.items() if place_of(kept) == deployment.spec.model.uri}
 
 
 def _settled_hash(observed: Observed) -> str | None:

@@ -79,6 +79,11 @@ def ways_of_fetching(spec: ModelDeploymentSpec) -> Json:
     }
 
 
+def place_of(revision: Revision) -> str:
+    """The URI that a revision's model comes from."""
+    return str((revision.choice.get("model") or {}).get("uri", ""))
+
+
 def content_hash(spec: ModelDeploymentSpec) -> str:
     """Names what the user said about the served version's bytes beside the revision: its pin, path and way of fetching.
 

@@ -91,7 +91,7 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
     pods = [pod for pod in observed.pods if not pod.is_ending]
     ready = sum(pod.is_ready for pod in pods)
     shown = stable or canary
-    versions = _versions(judged, [pod for pod in pods if pod.revision == shown], stored)
+    versions = _versions(judged, [pod for pod in pods if pod.revision == shown], stored)[-MAX_LISTED:]
     conditions = [
         _ready(judged, observed, stable, canary, ready),
         _promoted(judged, observed, stable, canary, rejected, now),
@@ -118,19 +118,31 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
 
 
 def _remember(judged: Judged, stored: ModelDeploymentStatus, observed: Observed, now: datetime) -> list[Rejected]:
-    if judged.plan is None or judged.plan.newly_rejected is None:
+    if judged.plan is None:
         return stored.rejected
+    # Another revision in the spec clears what was remembered of the one before.
+    kept = [entry for entry in stored.rejected if entry.revision == judged.revision]
     gone = judged.plan.newly_rejected
-    trouble = observed.troubles.get(gone.revision)
+    if gone is None:
+        return kept
+    trouble = observed.troubles.get(gone.revision) or _stood_in_the_way(judged, stored)
     why = f"{trouble.reason}: {trouble.message}" if trouble else "its pods did not become ready"
     entry = Rejected(
         revision=gone.revision,
         content=gone.content,
         reason=trouble.reason if trouble else NO_PROGRESS,
-        message=f"no progress within spec.rollout.progressDeadlineSeconds; {why}",
+        message=f"no progress within spec.rollout.progressDeadlineSeconds; {why}"[:2048],
         at=write_time(now),
     )
-    return [*stored.rejected, entry][-MAX_REJECTED:]
+    return [*kept, entry][-MAX_REJECTED:]
+
+
+def _stood_in_the_way(judged: Judged, stored: ModelDeploymentStatus) -> Trouble | None:
+    """What kept this generation from being carried out until now: the API server refused a child, a name was taken."""
+    before = stored.condition("Promoted")
+    if before is None or before.observed_generation != judged.generation or before.reason in set(Promotion):
+        return None
+    return Trouble(before.reason, before.message)
 
 
 def _kept_time(moment: datetime | None, text: str | None) -> str | None:

@@ -23,10 +23,12 @@ from slipway.cluster import Cluster, ClusterError, TransientError
 from slipway.manifests import AGENT_CONFIG_KEY, CONFIG_ANNOTATION, MERGE_KEYS, Images
 from slipway.observe import AgentReport, Pod, read_report
 from slipway.queue import Queue
-from slipway.reconcile import Clock, Reconciler, fill
+from slipway.reconcile import Clock, Reconciler
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, Json, body, merged
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+Refusal = Callable[[str], Exception | None]
+"""The name of an object → the error that a write to it is answered with."""
 Slot = tuple[str, str]
 """Kind and name; everything is in one namespace."""
 
@@ -38,11 +40,11 @@ READY_NEEDS_SECONDS = 2
 ENDING_NEEDS_SECONDS = 3
 
 
-class OperatorEnded(BaseException):
+class OperatorEndedError(BaseException):
     """The operator's process ends here, as by SIGKILL."""
 
 
-class NothingDue(Exception):
+class NothingDueError(Exception):
     """All keys wait for something, or for a later time."""
 
 
@@ -61,7 +63,7 @@ class World(Cluster):
 
     at_source: versions that the agents find. broken: version → the error that its agents report. quota: most pods.
     unschedulable: revisions' versions whose pods find no node. refuse: (verb, kind) → the error to answer with, as
-    long as it stands. end_after: the operator ends after (True) or before (False) that write, counted from 1.
+    long as it stands. end_at: the operator ends after (True) or before (False) that write, counted from 1.
     """
 
     at_source: set[int] = field(default_factory=lambda: {1, 2, 3})
@@ -69,7 +71,7 @@ class World(Cluster):
     unschedulable: set[int] = field(default_factory=set)
     fetching: set[int] = field(default_factory=set)
     quota: int | None = None
-    refuse: dict[tuple[str, str], Callable[[str], Exception | None]] = field(default_factory=dict)
+    refuse: dict[tuple[str, str], Refusal] = field(default_factory=dict)
     end_at: tuple[int, bool] | None = None
     objects: dict[Slot, Json] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
@@ -80,7 +82,7 @@ class World(Cluster):
     _news: list[tuple[str, Json]] = field(default_factory=list)
     _version: int = 100
     _made: int = 0
-    _sent: int = 0
+    requests: int = 0
     _mounted: dict[str, tuple[int, Json]] = field(default_factory=dict)
 
     # ---- time
@@ -139,17 +141,18 @@ class World(Cluster):
         self.events.append(event)
 
     def _admit(self, verb: str, kind: str, name: str) -> None:
-        self._sent += 1
-        if self.end_at == (self._sent, False):
-            raise OperatorEnded
-        error = self.refuse.get((verb, kind), lambda _: None)(name)
+        self.requests += 1
+        if self.end_at == (self.requests, False):
+            raise OperatorEndedError
+        refusal = self.refuse.get((verb, kind))
+        error = refusal(name) if refusal else None
         if error is not None:
             raise error
 
     def _answer(self, verb: str, answer: Json) -> Json:
         self.writes.append(Write(verb, answer["kind"], answer["metadata"]["name"]))
-        if self.end_at == (self._sent, True):
-            raise OperatorEnded
+        if self.end_at == (self.requests, True):
+            raise OperatorEndedError
         return copy.deepcopy(answer)
 
     # ---- the API server's store
@@ -186,12 +189,12 @@ class World(Cluster):
 
     def _collect_garbage(self) -> None:
         """Remove what an owner left behind; pods end slowly."""
-        alive = {body["metadata"]["uid"] for body in self.objects.values()}
-        for slot, body in list(self.objects.items()):
-            owners = body["metadata"].get("ownerReferences") or []
+        alive = {live["metadata"]["uid"] for live in self.objects.values()}
+        for slot, live in list(self.objects.items()):
+            owners = live["metadata"].get("ownerReferences") or []
             if owners and not any(owner["uid"] in alive for owner in owners):
                 if slot[0] == "Pod":
-                    self._end(body)
+                    self._end(live)
                 else:
                     self._remove(slot)
 
@@ -414,7 +417,7 @@ class World(Cluster):
         for (kind, name), live in sorted(self.objects.items()):
             if kind == "Pod":
                 continue
-            part = copy.deepcopy({key: live[key] for key in ("spec", "data", "revision") if key in live})
+            part: Json = copy.deepcopy({key: live[key] for key in ("spec", "data", "revision") if key in live})
             found[f"{kind}/{name}"] = part
             if kind == KIND:
                 status = copy.deepcopy(live.get("status") or {})
@@ -458,7 +461,7 @@ class PlayedQueue(Queue[Key]):
     async def take(self) -> Key:
         key = min(self.due, key=lambda key: self.due[key], default=None)
         if key is None or self.due[key] > self._world.seconds:
-            raise NothingDue
+            raise NothingDueError
         del self.due[key]
         return key
 
@@ -481,7 +484,7 @@ class Operator:
                 self.queue.due[key] = world.seconds
 
     async def pass_all(self) -> None:
-        """Deliver the news and pass all keys that are due, until nothing is. Raises OperatorEnded."""
+        """Deliver the news and pass all keys that are due, until nothing is. Raises OperatorEndedError."""
         for _ in range(50):
             for event, live in self.world.news():
                 key = (self.cache.drop if event == "DELETED" else self.cache.put)(live["kind"], live)
@@ -489,7 +492,7 @@ class Operator:
                     await self.queue.wake(key)
             try:
                 await self._reconciler.work()
-            except NothingDue:
+            except NothingDueError:
                 if not self.world._news:
                     return
         raise AssertionError(f"the operator does not come to rest: {self.world.writes[-10:]}")
@@ -537,7 +540,7 @@ def _plain(body: Mapping[str, Any]) -> Json:
 
 
 def _applied(live: Any, manifest: Any, name: str = "") -> Any:
-    """A server-side apply as far as our manifests go: maps merged, list-maps merged by their keys, the rest replaced."""
+    """A server-side apply as far as our manifests go: maps merged, list-maps by their keys, the rest replaced."""
     match live, manifest:
         case dict(), dict():
             return {**live, **{key: _applied(live.get(key), value, key) for key, value in manifest.items()}}
@@ -565,6 +568,3 @@ def _with_defaults(spec: Json) -> Json:
                 if str(amount).endswith("000m"):
                     amounts[resource] = str(amount).removesuffix("000m")
     return spec
-
-
-__all__ = ["NAME", "Operator", "OperatorEnded", "World", "Write", "fill", "is_ready", "run", "writes_of"]

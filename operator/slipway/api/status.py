@@ -76,7 +76,7 @@ class ModelDeploymentStatus(_Report):
     progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
     rejected: list[Rejected] = Field(default_factory=list, max_length=10, description="Revisions that failed.")
     versions: list[VersionStatus] = Field(
-        default_factory=list, max_length=64, description="The stable revision's versions."
+        default_factory=list, max_length=256, description="The stable revision's versions."
     )
     listed: list[int] = Field(
         default_factory=list, max_length=256, description="The newest versions seen at the URI, up to the served one."

@@ -1,0 +1,736 @@
+"""The world before, passes of the operator, the world after: what comes to be, and how many writes it took.
+
+Each test is a transition of one ModelDeployment in a world that plays Deployment controller, kubelet and agents. At its
+end the operator is at rest: two more minutes bring no write.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from slipway.cluster import ClusterError, TransientError
+from slipway.manifests import Images
+from tests.transition.world import Operator, OperatorEndedError, World, Write, run, writes_of
+from tests.unit.specs import IMAGES, NAME
+
+LOAD_FAILED = {"reason": "LoadFailed", "permanent": True, "message": "the server says: version 2 is no ONNX"}
+HOUR = 3600
+
+
+def serving(spec: dict[str, Any] | None = None, *, at_source: tuple[int, ...] = (1, 2, 3)) -> tuple[World, Operator]:
+    """A ModelDeployment that serves and is at rest."""
+    world = World(at_source=set(at_source))
+    world.edit({"replicas": 2, **(spec or {})})
+    operator = Operator(world)
+    run(operator, 30)
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert writes_of(operator) == []
+    return world, operator
+
+
+def stable_of(world: World) -> str:
+    revision: str = world.deployment()["status"]["stable"]["revision"]
+    return revision
+
+
+def assert_at_rest(operator: Operator) -> None:
+    assert writes_of(operator) == []
+
+
+def assert_healthy(world: World, version: int, replicas: int = 2) -> None:
+    assert world.ready_by_version() == {version: replicas}
+    assert world.conditions() == {
+        "Ready": ("True", "MinimumReplicasReady"),
+        "Promoted": ("True", "Promoted"),
+        "VersionsReady": ("True", "AllAvailable"),
+        "Degraded": ("False", "AsExpected"),
+    }
+    assert world.deployment()["status"]["phase"] == "Ready"
+    assert world.deployment()["status"]["stable"]["version"] == version
+    assert "canary" not in world.deployment()["status"]
+
+
+# ---- create, steady state
+
+
+def test_a_new_one_gets_its_children_and_serves() -> None:
+    world = World()
+    world.edit({"replicas": 2})
+    operator = Operator(world)
+    run(operator, 30)
+    assert_healthy(world, 1)
+    revision = stable_of(world)
+    assert world.named("Service") == [NAME]
+    for kind in ("Deployment", "ConfigMap", "ControllerRevision"):
+        assert world.named(kind) == [f"{NAME}-{revision}"]
+    assert world.writes[:4] == [
+        Write("create", "Service", NAME),
+        Write("create", "ControllerRevision", f"{NAME}-{revision}"),
+        Write("create", "ConfigMap", f"{NAME}-{revision}"),
+        Write("create", "Deployment", f"{NAME}-{revision}"),
+    ]
+    assert {write.verb for write in world.writes[4:]} == {"status"}
+    assert_at_rest(operator)
+
+
+def test_children_are_written_once_each_and_before_the_first_status() -> None:
+    world = World()
+    world.edit({})
+    run(Operator(world), 1)
+    assert [write.kind for write in world.writes[:5]] == [
+        "Service",
+        "ControllerRevision",
+        "ConfigMap",
+        "Deployment",
+        "ModelDeployment",
+    ]
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"replicas": 0},
+        {"replicas": 5},
+        {"resources": {"limits": {"cpu": "2000m", "memory": "1Gi"}, "requests": {"cpu": 1}}},
+        {"versionPolicy": {"latest": {"count": 2}}, "model": {"version": 3}},
+        {"versionPolicy": {"specific": {"versions": [1, 3]}}, "model": {"version": 3}},
+        {"versionPolicy": {"all": {}}, "model": {"version": 3}},
+        {"versionPolicy": {"all": {}}, "model": {"uri": "https://h/m", "versions": {"1": "a.onnx", "3": "b.onnx"}}},
+        {"model": {"version": 9}},
+        {"autoscaling": {"maxReplicas": 2}},
+    ],
+)
+def test_at_rest_nothing_is_written(spec: dict[str, Any]) -> None:
+    world = World()
+    world.edit({"replicas": 2, **spec})
+    operator = Operator(world)
+    run(operator, 60)
+    assert_at_rest(operator)
+
+
+def test_a_restarted_operator_writes_nothing() -> None:
+    world, _ = serving({"versionPolicy": {"latest": {"count": 2}}, "model": {"version": 2}})
+    reborn = Operator(world)
+    assert_at_rest(reborn)
+
+
+@pytest.mark.parametrize("replicas", [1, 3, 5])
+def test_scaling_writes_the_deployment_once(replicas: int) -> None:
+    world, operator = serving()
+    world.edit({"replicas": replicas})
+    written = [write for write in writes_of(operator, 30) if write.verb != "status"]
+    assert written == [Write("apply", "Deployment", f"{NAME}-{stable_of(world)}")]
+    assert_healthy(world, 1, replicas)
+    assert world.deployment()["status"]["ready"] == f"{replicas}/{replicas}"
+    assert_at_rest(operator)
+
+
+def test_scaled_to_zero_and_back() -> None:
+    world, operator = serving()
+    world.edit({"replicas": 0})
+    run(operator, 30)
+    assert world.ready_by_version() == {}
+    assert world.conditions()["Ready"] == ("False", "ScaledToZero")
+    assert_at_rest(operator)
+    world.edit({"replicas": 2})
+    run(operator, 30)
+    assert_healthy(world, 1)
+
+
+# ---- a new revision
+
+
+def test_a_new_version_rolls_out_and_no_ready_pod_goes_too_early() -> None:
+    world, operator = serving({"replicas": 4})
+    world.edit({"model": {"version": 2}})
+    run(operator, 60)
+    assert world.least_ready == 4
+    assert_healthy(world, 2, 4)
+    assert len(world.named("Deployment")) == 1
+    assert len(world.named("ConfigMap")) == 1
+    assert len(world.named("ControllerRevision")) == 2  # the history
+    assert_at_rest(operator)
+
+
+def test_old_and_new_pods_serve_side_by_side_on_the_way() -> None:
+    world, operator = serving({"replicas": 3})
+    world.edit({"model": {"version": 2}})
+    seen = []
+    for _ in range(40):
+        run(operator, 1)
+        seen.append(world.ready_by_version())
+    assert {1: 3, 2: 1} in seen
+    assert {1: 1, 2: 2} in seen or {1: 2, 2: 2} in seen
+    assert seen[-1] == {2: 3}
+
+
+def test_the_spec_set_back_in_mid_rollout_is_a_rollback_at_once() -> None:
+    world, operator = serving({"replicas": 3})
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    while world.ready_by_version().get(2, 0) < 2:
+        run(operator, 1)
+    world.edit({"model": {"version": 1}})
+    run(operator, 60)
+    assert world.least_ready >= 3
+    assert stable_of(world) == first
+    assert_healthy(world, 1, 3)
+    assert_at_rest(operator)
+
+
+def test_back_to_an_older_revision_uses_the_one_that_was_kept() -> None:
+    world, operator = serving()
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 60)
+    kept = world.objects["ControllerRevision", f"{NAME}-{first}"]["metadata"]["uid"]
+    world.edit({"model": {"version": 1}})
+    run(operator, 60)
+    assert_healthy(world, 1)
+    assert world.objects["ControllerRevision", f"{NAME}-{first}"]["metadata"]["uid"] == kept
+
+
+def test_a_third_revision_replaces_the_second_in_mid_rollout() -> None:
+    world, operator = serving({"replicas": 3})
+    world.edit({"model": {"version": 2}})
+    while world.ready_by_version().get(2, 0) < 1:
+        run(operator, 1)
+    world.edit({"model": {"version": 3}})
+    run(operator, 90)
+    assert world.least_ready >= 3
+    assert_healthy(world, 3, 3)
+    assert len(world.named("Deployment")) == 1
+    assert_at_rest(operator)
+
+
+def test_the_history_is_cut_to_its_limit() -> None:
+    world, operator = serving({"rollout": {"revisionHistoryLimit": 2}})
+    for args in (["--a"], ["--b"], ["--c"], ["--d"]):
+        world.edit({"runtime": {"args": args}})
+        run(operator, 40)
+    assert_healthy(world, 1)
+    kept = [world.objects["ControllerRevision", name] for name in world.named("ControllerRevision")]
+    assert sorted(revision["revision"] for revision in kept) == [3, 4, 5]
+    assert_at_rest(operator)
+
+
+def test_a_long_fetch_is_no_missed_deadline() -> None:
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
+    world.fetching = {2}
+    world.edit({"model": {"version": 2}})
+    run(operator, 300)
+    assert world.conditions()["Promoted"] == ("False", "InProgress")
+    world.fetching = set()
+    run(operator, 60)
+    assert_healthy(world, 2)
+
+
+# ---- a revision that fails
+
+
+def broken_rollout() -> tuple[World, Operator]:
+    """Version 1 serves; version 2 was tried, failed at its deadline, and was taken back."""
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
+    world.broken = {2: LOAD_FAILED}
+    world.edit({"model": {"version": 2}})
+    run(operator, 90)
+    return world, operator
+
+
+def test_a_broken_revision_is_taken_back_after_its_deadline_and_stays_so() -> None:
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
+    first = stable_of(world)
+    world.broken = {2: LOAD_FAILED}
+    world.edit({"model": {"version": 2}})
+    run(operator, 50)
+    assert world.conditions()["Promoted"] == ("False", "InProgress")
+    assert world.conditions()["Degraded"] == ("True", "LoadFailed")
+    assert world.least_ready == 2
+    run(operator, 40)
+    assert world.least_ready == 2
+    assert world.ready_by_version() == {1: 2}
+    assert stable_of(world) == first
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.conditions()["Degraded"] == ("True", "RolledBack")
+    assert "the server says: version 2 is no ONNX" in world.message("Promoted")
+    assert world.named("Deployment") == [f"{NAME}-{first}"]
+    assert writes_of(operator, HOUR) == []
+
+
+def test_a_rejected_revision_is_not_tried_again_by_scaling_or_restarting() -> None:
+    world, operator = broken_rollout()
+    world.broken = {}
+    world.edit({"replicas": 3})
+    run(operator, 60)
+    run(Operator(world), 60)
+    assert world.ready_by_version() == {1: 3}
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+
+
+def test_another_revision_after_a_rejected_one_recovers() -> None:
+    world, operator = broken_rollout()
+    world.edit({"model": {"version": 3}})
+    run(operator, 60)
+    assert_healthy(world, 3)
+    assert_at_rest(operator)
+
+
+def test_a_corrected_pin_tries_the_rejected_revision_again() -> None:
+    world, operator = broken_rollout()
+    world.broken = {}
+    world.edit({"model": {"sha256": {"2": "a" * 64}}})
+    run(operator, 60)
+    assert_healthy(world, 2)
+
+
+def test_another_revision_in_the_spec_clears_the_rejection() -> None:
+    world, operator = broken_rollout()
+    world.edit({"model": {"version": 1}})
+    run(operator, 60)
+    assert_healthy(world, 1)
+    world.broken = {}
+    world.edit({"model": {"version": 2}})
+    run(operator, 60)
+    assert_healthy(world, 2)
+
+
+def test_a_first_revision_that_fails_says_why_and_recovers() -> None:
+    world = World(broken={1: LOAD_FAILED})
+    world.edit({"rollout": {"progressDeadlineSeconds": 60}})
+    operator = Operator(world)
+    run(operator, 120)
+    assert world.conditions()["Ready"] == ("False", "LoadFailed")
+    assert world.conditions()["Degraded"] == ("True", "LoadFailed")
+    assert_at_rest(operator)
+    world.edit({"model": {"version": 2}})
+    run(operator, 60)
+    assert_healthy(world, 2, 1)
+
+
+def test_pods_that_find_no_node_are_reported_and_taken_back() -> None:
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
+    world.unschedulable = {2}
+    world.edit({"model": {"version": 2}, "resources": {"limits": {"nvidia.com/gpu": 1}}})
+    run(operator, 30)
+    assert world.conditions()["Degraded"] == ("True", "Unschedulable")
+    assert "nvidia.com/gpu is missing on 1 of 1 nodes" in world.message("Degraded")
+    run(operator, 60)
+    assert world.least_ready == 2
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert_at_rest(operator)
+
+
+def test_a_quota_that_is_too_small_is_reported() -> None:
+    world = World(quota=2)
+    world.edit({"replicas": 3})
+    operator = Operator(world)
+    run(operator, 60)
+    assert world.conditions()["Ready"] == ("False", "QuotaExceeded")
+    assert world.conditions()["Degraded"] == ("True", "QuotaExceeded")
+    assert_at_rest(operator)
+    world.quota = None
+    run(operator, 60)
+    assert_healthy(world, 1, 3)
+
+
+def test_when_stable_serves_nothing_the_new_revision_goes_straight() -> None:
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
+    world.at_source = {2, 3}
+    run(operator, 10)
+    assert world.ready_by_version() == {}
+    world.edit({"model": {"version": 2}})
+    run(operator, 30)
+    assert_healthy(world, 2)
+    assert_at_rest(operator)
+
+
+# ---- bad specs
+
+
+def test_an_invalid_spec_keeps_what_serves_and_the_next_edit_is_picked_up() -> None:
+    world, operator = serving()
+    world.edit({"model": {"uri": "ftp://models/digits"}})
+    written = writes_of(operator, 30)
+    assert written == [Write("status", "ModelDeployment", NAME)]
+    assert world.ready_by_version() == {1: 2}
+    conditions = world.conditions()
+    assert conditions["Ready"] == ("True", "MinimumReplicasReady")
+    assert conditions["Promoted"] == ("False", "InvalidSpec")
+    assert conditions["Degraded"] == ("True", "InvalidSpec")
+    assert "ftp://models/digits" in world.message("Degraded")
+    assert_at_rest(operator)
+    world.edit({"model": {"uri": "pvc://models/digits", "version": 2}})
+    run(operator, 60)
+    assert_healthy(world, 2)
+
+
+def test_a_spec_that_was_never_valid_has_no_children_and_recovers() -> None:
+    world = World()
+    world.edit({"model": {"uri": "s3://models/digits"}})
+    operator = Operator(world)
+    run(operator, 10)
+    assert world.writes == [Write("status", "ModelDeployment", NAME)]
+    assert world.conditions()["Ready"] == ("False", "NotYetSupported")
+    assert world.conditions()["Degraded"] == ("True", "NotYetSupported")
+    assert_at_rest(operator)
+    world.edit({"model": {"uri": "pvc://models/digits"}})
+    run(operator, 30)
+    assert_healthy(world, 1, 1)
+
+
+# ---- others' objects, drift, losses
+
+
+def test_a_service_of_that_name_that_is_not_ours_is_left_alone() -> None:
+    world = World()
+    world.put_foreign("Service", NAME, spec={"selector": {"app": "theirs"}})
+    before = dict(world.objects["Service", NAME])
+    world.edit({})
+    operator = Operator(world)
+    run(operator, 30)
+    assert world.objects["Service", NAME] == before
+    assert world.conditions()["Ready"] == ("False", "NameConflict")
+    assert world.conditions()["Degraded"] == ("True", "NameConflict")
+    assert f"Service {NAME}" in world.message("Degraded")
+    assert_at_rest(operator)
+    world.lose("Service", NAME)
+    run(operator, 90)
+    assert_healthy(world, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes"),
+    [
+        ("Service", {"spec": {"selector": {"slipway.dev/model": "another"}}}),
+        ("ConfigMap", {"data": {"agent.json": "{}"}}),
+        ("Deployment", {"spec": {"replicas": 7}}),
+        ("Deployment", {"spec": {"template": {"spec": {"serviceAccountName": "x", "enableServiceLinks": True}}}}),
+        ("Service", {"metadata": {"labels": {"app.kubernetes.io/managed-by": "helm"}}}),
+    ],
+)
+def test_drift_is_repaired(kind: str, changes: dict[str, Any]) -> None:
+    world, operator = serving()
+    name = NAME if kind == "Service" else f"{NAME}-{stable_of(world)}"
+    before = world.state()
+    world.tamper(kind, name, changes)
+    run(operator, 30)
+    after = world.state()
+    if "serviceAccountName" in str(changes):  # what we don't render stays theirs
+        del after[f"Deployment/{name}"]["spec"]["template"]["spec"]["serviceAccountName"]
+    assert after == before
+    assert_at_rest(operator)
+
+
+def test_what_others_add_beside_our_fields_stays() -> None:
+    world, operator = serving()
+    name = f"{NAME}-{stable_of(world)}"
+    world.tamper("Deployment", name, {"metadata": {"annotations": {"theirs": "1"}, "labels": {"team": "b"}}})
+    world.tamper("Service", NAME, {"spec": {"sessionAffinity": "ClientIP"}})
+    assert_at_rest(operator)
+    assert world.objects["Deployment", name]["metadata"]["annotations"] == {"theirs": "1"}
+    assert world.objects["Service", NAME]["spec"]["sessionAffinity"] == "ClientIP"
+
+
+@pytest.mark.parametrize("kind", ["Service", "ConfigMap", "Deployment", "ControllerRevision"])
+def test_a_child_that_was_deleted_comes_back(kind: str) -> None:
+    world, operator = serving()
+    name = NAME if kind == "Service" else f"{NAME}-{stable_of(world)}"
+    before = world.state()
+    world.lose(kind, name)
+    run(operator, 30)
+    assert world.state() == before
+    assert_healthy(world, 1)
+    assert_at_rest(operator)
+
+
+def test_an_object_of_ours_that_nothing_asks_for_is_pruned() -> None:
+    world, operator = serving()
+    uid = world.deployment()["metadata"]["uid"]
+    world.put_foreign("ConfigMap", f"{NAME}-0000000000", data={})
+    world.tamper(
+        "ConfigMap",
+        f"{NAME}-0000000000",
+        {"metadata": {"labels": {"slipway.dev/model": NAME}, "ownerReferences": [{"uid": uid, "controller": True}]}},
+    )
+    run(operator, 10)
+    assert world.named("ConfigMap") == [f"{NAME}-{stable_of(world)}"]
+    assert_at_rest(operator)
+
+
+def test_an_object_under_our_label_with_another_owner_is_not_pruned() -> None:
+    world, operator = serving()
+    world.put_foreign("ConfigMap", "notes", data={})
+    world.tamper("ConfigMap", "notes", {"metadata": {"labels": {"slipway.dev/model": NAME}}})
+    assert_at_rest(operator)
+    assert "notes" in world.named("ConfigMap")
+
+
+def test_stable_loses_its_controller_revision_in_mid_rollout_and_serves_on() -> None:
+    world, operator = serving({"replicas": 3})
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    while world.ready_by_version().get(2, 0) < 1:
+        run(operator, 1)
+    world.lose("ControllerRevision", f"{NAME}-{first}")
+    run(operator, 90)
+    assert world.least_ready >= 3
+    assert_healthy(world, 2, 3)
+    assert len(world.named("Deployment")) == 1
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize("ready_of_new", [0, 1, 3])
+def test_with_status_lost_what_serves_is_found_again(ready_of_new: int) -> None:
+    world, operator = serving({"replicas": 3})
+    if ready_of_new < 3:
+        world.edit({"model": {"version": 2}})
+        while world.ready_by_version().get(2, 0) < ready_of_new:
+            run(operator, 1)
+    world.lose_status()
+    operator = Operator(world)
+    run(operator, 90)
+    assert world.least_ready >= 3
+    assert_healthy(world, 1 if ready_of_new == 3 else 2, 3)
+    assert_at_rest(operator)
+
+
+def test_a_deleted_one_leaves_nothing_and_is_written_no_more() -> None:
+    world, operator = serving()
+    world.lose("ModelDeployment", NAME)
+    assert writes_of(operator, 30) == []
+    assert world.objects == {}
+
+
+# ---- policy, pins: hot, by the agents
+
+
+def test_a_policy_change_reaches_the_agents_with_no_pod_restarted() -> None:
+    world, operator = serving({"model": {"version": 3}})
+    pods = [pod["metadata"]["uid"] for pod in world.pods()]
+    revision = stable_of(world)
+    world.edit({"versionPolicy": {"latest": {"count": 2}}})
+    written = writes_of(operator, 20)
+    assert world.agent_config(revision)["load"] == [2, 3]
+    assert [pod["metadata"]["uid"] for pod in world.pods()] == pods
+    assert {(write.verb, write.kind) for write in written} == {
+        ("apply", "ConfigMap"),
+        ("annotate", "Pod"),
+        ("status", "ModelDeployment"),
+    }
+    assert_healthy(world, 3)
+    assert [entry["version"] for entry in world.deployment()["status"]["versions"]] == [2, 3]
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize(
+    ("policy", "load"),
+    [({"specific": {"versions": [1, 3]}}, [1, 3]), ({"all": {}}, [1, 2, 3]), ({"latest": {"count": 1}}, [3])],
+)
+def test_each_policy_is_applied_hot_and_taken_back(policy: dict[str, Any], load: list[int]) -> None:
+    world, operator = serving({"model": {"version": 3}})
+    world.edit({"versionPolicy": policy})
+    run(operator, 20)
+    assert world.agent_config(stable_of(world))["load"] == load
+    assert_healthy(world, 3)
+    assert_at_rest(operator)
+    world.edit({"versionPolicy": None})
+    run(operator, 20)
+    assert world.agent_config(stable_of(world))["load"] == [3]
+    assert_healthy(world, 3)
+    assert_at_rest(operator)
+
+
+def test_an_extra_version_that_fails_makes_no_pod_unready() -> None:
+    world, operator = serving({"model": {"version": 3}})
+    world.broken = {2: LOAD_FAILED}
+    world.edit({"versionPolicy": {"latest": {"count": 2}}})
+    run(operator, 60)
+    assert world.ready_by_version() == {3: 2}
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert world.conditions()["VersionsReady"] == ("False", "LoadFailed")
+    assert world.conditions()["Degraded"] == ("True", "LoadFailed")
+    assert_at_rest(operator)
+
+
+def test_a_shorter_listing_changes_nothing() -> None:
+    world, operator = serving({"model": {"version": 3}, "versionPolicy": {"all": {}}})
+    world.at_source = {3}
+    world.edit({"replicas": 3})
+    run(operator, 30)
+    assert world.agent_config(stable_of(world))["load"] == [1, 2, 3]
+
+
+def test_a_listing_of_one_place_is_not_used_for_another() -> None:
+    world, operator = serving({"model": {"version": 3}, "versionPolicy": {"latest": {"count": 2}}})
+    world.at_source = {1, 3}
+    world.edit({"model": {"uri": "pvc://models/others"}})
+    run(operator, 60)
+    assert world.agent_config(stable_of(world))["load"] == [1, 3]
+    assert_healthy(world, 3)
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize(("count", "first"), [(100, 1), (300, 45)])
+def test_policy_all_loads_up_to_the_newest_256(count: int, first: int) -> None:
+    world, _ = serving(
+        {"model": {"version": count}, "versionPolicy": {"all": {}}}, at_source=tuple(range(1, count + 1))
+    )
+    assert world.agent_config(stable_of(world))["load"] == list(range(first, count + 1))
+    assert [entry["version"] for entry in world.deployment()["status"]["versions"]] == list(range(first, count + 1))
+
+
+# ---- what the API server refuses
+
+
+def test_a_refused_child_is_reported_and_what_serves_goes_on() -> None:
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
+    first = stable_of(world)
+
+    def refuse(name: str) -> Exception | None:
+        return None if first in name else ClusterError(f"create Deployment {name}", 422, "spec.template: Invalid value")
+
+    world.refuse["create", "Deployment"] = refuse
+    world.edit({"runtime": {"args": ["--bad"]}})
+    run(operator, 30)
+    assert world.ready_by_version() == {1: 2}
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert world.conditions()["Degraded"] == ("True", "Refused")
+    assert "spec.template: Invalid value" in world.message("Degraded")
+    run(operator, 180)
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert "spec.template: Invalid value" in world.message("Promoted")
+    assert_at_rest(operator)
+    world.refuse.clear()
+    world.edit({"runtime": {"args": ["--good"]}})
+    run(operator, 60)
+    assert_healthy(world, 1)
+
+
+def test_a_quota_on_objects_is_reported_by_its_name() -> None:
+    world = World()
+    error = ClusterError("create Deployment", 403, "forbidden: exceeded quota: objects, limited: deployments=0")
+    world.refuse["create", "Deployment"] = lambda _: error
+    world.edit({})
+    operator = Operator(world)
+    run(operator, 30)
+    assert world.conditions()["Ready"] == ("False", "QuotaExceeded")
+    world.refuse.clear()
+    run(operator, 120)
+    assert_healthy(world, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("verb", "kind"),
+    [
+        ("create", "Service"),
+        ("create", "ConfigMap"),
+        ("create", "Deployment"),
+        ("create", "ControllerRevision"),
+        ("status", "ModelDeployment"),
+    ],
+)
+@pytest.mark.parametrize("failures", [1, 4])
+def test_a_transient_failure_is_tried_again(verb: str, kind: str, failures: int) -> None:
+    world = World()
+    left = [TransientError(f"{verb} {kind}", 503, "overloaded") for _ in range(failures)]
+    world.refuse[verb, kind] = lambda _: left.pop() if left else None
+    world.edit({})
+    operator = Operator(world)
+    run(operator, 60)
+    assert left == []
+    assert_healthy(world, 1, 1)
+    assert_at_rest(operator)
+
+
+# ---- upgrades of the operator
+
+
+def test_an_operator_with_other_default_images_restarts_no_pod() -> None:
+    world, _ = serving()
+    newer = Images(agent="slipway.dev/agent:new", servers={"Triton": "slipway.dev/triton:new"}, pull_policy="Always")
+    upgraded = Operator(world, newer)
+    assert_at_rest(upgraded)
+    world.edit({"replicas": 3})
+    run(upgraded, 30)
+    assert {image for pod in world.pods() for image in pod["images"]} == {IMAGES.servers["Triton"]}
+    world.edit({"model": {"version": 2}})
+    run(upgraded, 60)
+    assert_healthy(world, 2, 3)
+    assert {image for pod in world.pods() for image in pod["images"]} == {"slipway.dev/triton:new"}
+
+
+def test_defaults_that_a_newer_crd_fills_in_start_nothing() -> None:
+    world, operator = serving({"batching": {"maxBatchSize": 8}, "rollout": {}})
+    revision = stable_of(world)
+    world.edit(
+        {
+            "batching": {"maxBatchSize": 8, "maxDelayMicroseconds": 0},
+            "rollout": {"progressDeadlineSeconds": 600, "revisionHistoryLimit": 5, "surge": "Pods"},
+        }
+    )
+    assert {write.verb for write in writes_of(operator, 30)} <= {"status"}  # its observedGeneration
+    assert stable_of(world) == revision
+    assert_healthy(world, 1)
+
+
+# ---- events
+
+
+def test_events_tell_changes_once() -> None:
+    world, operator = broken_rollout()
+    reasons = [event["reason"] for event in world.events]
+    assert "MinimumReplicasReady" in reasons
+    assert "RolledBack" in reasons
+    told = len(reasons)
+    run(operator, HOUR // 4)
+    assert len(world.events) == told
+
+
+# ---- an operator that ends at any write
+
+Edit = Callable[[World], None]
+EDITS: dict[str, Edit] = {
+    "create": lambda world: world.edit({"replicas": 2}),
+    "new version": lambda world: world.edit({"model": {"version": 2}}),
+    "broken version": lambda world: world.edit({"model": {"version": 9}}),
+    "scale": lambda world: world.edit({"replicas": 3}),
+    "policy": lambda world: world.edit({"versionPolicy": {"all": {}}}),
+    "several": lambda world: world.edit({"replicas": 1, "model": {"version": 3}, "batching": {"maxBatchSize": 4}}),
+}
+
+
+@pytest.mark.parametrize("name", list(EDITS))
+@pytest.mark.parametrize("after", [True, False])
+def test_ended_at_any_write_the_next_operator_comes_to_the_same_end(name: str, *, after: bool) -> None:
+    expected, writes = _live(EDITS[name], name, None)
+    assert writes > 0
+    for number in range(1, writes + 1):
+        reached, _ = _live(EDITS[name], name, (number, after))
+        assert reached == expected, f"ended at write {number}"
+
+
+def _live(edit: Edit, name: str, end_at: tuple[int, bool] | None) -> tuple[dict[str, Any], int]:
+    world = World()
+    operator = Operator(world)
+    if name != "create":
+        world.edit({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20}})
+        run(operator, 15)
+    before = world.requests
+    world.end_at = (before + end_at[0], end_at[1]) if end_at else None
+    edit(world)
+    operator = _live_on(operator, 60)
+    return world.state(), world.requests - before
+
+
+def _live_on(operator: Operator, seconds: int) -> Operator:
+    for _ in range(seconds):
+        try:
+            run(operator, 1)
+        except OperatorEndedError:
+            operator = Operator(operator.world)
+    return operator
