@@ -131,8 +131,8 @@ def describe_tensors(arguments: Iterable[Any], max_batch_size: int, kind: str) -
         if max_batch_size > 0:
             if not dims:
                 raise ModelRefusedError(
-                    f"{kind} '{argument.name}' is a scalar, so requests can't be joined along a batch dimension; "
-                    f"leave out batching (max_batch_size 0)"
+                    f"{kind} '{argument.name}' is a scalar or of unknown rank, so requests can't be joined along a "
+                    f"batch dimension; leave out batching (max_batch_size 0)"
                 )
             if dims[0] != -1 and not dims[0] == max_batch_size == 1:
                 raise ModelRefusedError(
@@ -269,7 +269,8 @@ def providers_for(instance_kind: str, device_id: str) -> list[Any]:
 
 def to_runtime(array: np.ndarray, name: str, *, is_scalar: bool) -> np.ndarray:
     """Triton's bytes become the text that onnxruntime wants, and [1] a scalar; everything else passes untouched."""
-    if is_scalar:
+    # onnxruntime says the same of a scalar and of an input whose rank the model leaves open.
+    if is_scalar and array.shape == (1,):
         array = array.reshape(())
     if array.dtype != np.object_ and array.dtype.kind != "S":
         return array
