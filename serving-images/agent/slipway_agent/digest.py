@@ -5,6 +5,9 @@ sorted by the path's bytes. For a folder it is what this prints:
 
     cd FOLDER && find -L . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 -r sha256sum | sha256sum
 
+Names that begin with ".." are left out: a kubelet keeps a ConfigMap's generations there, dated anew by every pod. So is
+a lost+found that only root can read.
+
 Two worked examples: the folder {a: "x"} has the one line sha256("x") + "  a\\n"; a folder that holds b/c and a sorts
 a first, since "a" < "b/c" as bytes. Imports nothing of the agent.
 """
@@ -50,10 +53,16 @@ def _list_below(folder: Path, prefix: str, above: frozenset[tuple[int, int]]) ->
         raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(folder))
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
+            if entry.name.startswith("..") or _is_unreadable_lost_and_found(entry):
+                continue
             if entry.is_dir():
                 yield from _list_below(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
             else:
                 yield f"{prefix}{entry.name}"
+
+
+def _is_unreadable_lost_and_found(entry: os.DirEntry[str]) -> bool:
+    return entry.name == "lost+found" and not os.access(entry.path, os.R_OK | os.X_OK)
 
 
 def _line(name: bytes, hexdigest: str) -> bytes:

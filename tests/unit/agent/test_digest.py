@@ -61,3 +61,14 @@ def test_the_command_prints_the_digest_or_says_what_is_wrong(
     shutil.rmtree(tmp_path)
     assert main(["digest", str(tmp_path)]) == 1
     assert "can't be read: No such file" in capsys.readouterr().err
+
+
+def test_a_configmaps_generations_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "plain").mkdir()
+    (tmp_path / "plain" / "model.py").write_text("x")
+    mounted = tmp_path / "mounted"
+    (mounted / "..2026_11_21").mkdir(parents=True)
+    (mounted / "..2026_11_21" / "model.py").write_text("x")
+    (mounted / "..data").symlink_to("..2026_11_21")
+    (mounted / "model.py").symlink_to("..data/model.py")
+    assert digest_path(mounted) == digest_path(tmp_path / "plain")

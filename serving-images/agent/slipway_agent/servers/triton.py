@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from slipway_agent.volume import ModelVolume
 
 HOST = "127.0.0.1"
 ASK_SECONDS = 2.0
+PROMISED_SECONDS = 5.0  # between a load that succeeded and its versions being seen ready
+BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 KEY_HEADER = "slipway-agent"
 WORDS_LIMIT = 2000  # characters of a server's complaint that a status can carry
 _VERSION_WORDS = re.compile(r"version (\d+) is at UNAVAILABLE state: (.*?)(?=;?\s*$|;\s*version \d+ is at)", re.DOTALL)
@@ -32,6 +35,7 @@ class TritonServer:
         self._volume = volume
         self._spec = spec
         self._served = served
+        self._last_view = (ServerView(), 0.0)
         self._headers = {"Connection": "close"} | ({KEY_HEADER: key} if key else {})
 
     def holds_model(self, folder: Path) -> bool:
@@ -55,9 +59,19 @@ class TritonServer:
             listed = frozenset(_ready_in_index(body, self._volume.model)) & versions
             # the index speaks of the load, the version's own endpoint of whether it answers
             ready = frozenset(version for version in listed if self._is_ready(version))
+        except TimeoutError:
+            # busy is not gone: a pod that drops out under load makes the load worse for the others
+            view, at = self._last_view
+            return (
+                ServerView(view.is_alive, view.ready & versions)
+                if time.monotonic() - at < BUSY_SECONDS
+                else ServerView()
+            )
         except (OSError, http.client.HTTPException):
             return ServerView()
-        return ServerView(is_alive=True, ready=ready)
+        view = ServerView(is_alive=True, ready=ready)
+        self._last_view = (view, time.monotonic())
+        return view
 
     def read_boot(self) -> frozenset[int]:
         return read_versions(self._volume.read_in_repository("config.pbtxt") or "")
@@ -91,10 +105,13 @@ class TritonServer:
             return Gone(f"the server ended during the load ({str(cause) or type(cause).__name__})")
         if status != 200:
             return explain_refusal(status, body)
-        view = self.observe(versions)
-        if not view.is_alive:
-            return Gone("the server ended right after the load")
-        missing = versions - view.ready
+        deadline = time.monotonic() + PROMISED_SECONDS
+        while missing := versions - (view := self.observe(versions)).ready:
+            if not view.is_alive:
+                return Gone("the server ended right after the load")
+            if time.monotonic() > deadline:
+                break
+            time.sleep(0.1)
         if missing:
             words = "Triton accepted the load and doesn't have the version ready after it"
             return Refused(words, dict.fromkeys(missing, words))

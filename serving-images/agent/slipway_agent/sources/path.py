@@ -18,7 +18,7 @@ from slipway_agent.sources import Fetched, Progress
 from slipway_agent.volume import ensure_room
 
 _MODEL_SUFFIXES = (".onnx", ".zip", ".tar.gz", ".tgz")
-_NOT_A_MODEL = ("lost+found",)  # what a freshly made file system holds, readable by root alone
+_NOT_A_MODEL = ("lost+found",)  # what a freshly made file system holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,6 @@ class PathSource:
             return
         real_root = Path(os.path.realpath(self._root))
         for relative in list_files(origin):
-            if relative.split("/", 1)[0] in _NOT_A_MODEL:
-                continue
             path = origin / relative
             real = Path(os.path.realpath(path))
             if not real.is_relative_to(real_root):

@@ -1,0 +1,161 @@
+"""The Triton driver: its reading of Triton's answers, and what it does when there is none."""
+
+import json
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slipway_agent.config import TritonSpec
+from slipway_agent.servers import Gone, Loaded, Refused, ServerView, triton
+from slipway_agent.servers.triton import TritonServer, explain_refusal
+from slipway_agent.volume import ModelVolume
+from tests.unit.agent.fake_triton import FakeTriton
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Iterator[FakeTriton]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    made = FakeTriton(tmp_path / "repository", "digits", port)
+    yield made
+    made.kill()
+
+
+def driver_of(fake: FakeTriton, key: str | None = None) -> TritonServer:
+    volume = ModelVolume(fake.folder.parents[1], "digits")
+    return TritonServer(volume, TritonSpec(http_port=fake.port), served=3, key=key)
+
+
+def put(fake: FakeTriton, **versions: str) -> None:
+    for name, content in versions.items():
+        folder = fake.folder / name.removeprefix("v")
+        folder.mkdir(parents=True)
+        (folder / "model.onnx").write_text(content)
+
+
+def some(*versions: int) -> frozenset[int]:
+    return frozenset(versions)
+
+
+def test_what_is_loaded_is_ready_and_what_a_start_would_load(fake: FakeTriton) -> None:
+    put(fake, v2="two", v3="three")
+    driver = driver_of(fake)
+    fake.start()
+    assert driver.load(some(2, 3)) == Loaded()
+    assert driver.observe(some(1, 2, 3)) == ServerView(True, some(2, 3))
+    assert driver.read_boot() == some(2, 3)
+
+
+def test_a_refusal_leaves_the_boot_configuration_as_it_was(fake: FakeTriton) -> None:
+    put(fake, v2="broken", v3="three")
+    driver = driver_of(fake)
+    driver.write_boot(some(3))
+    fake.start()
+    outcome = driver.load(some(2, 3))
+    assert isinstance(outcome, Refused)
+    assert outcome.words == {2: "Internal: not an ONNX model"}
+    assert driver.read_boot() == some(3)
+    assert driver.observe(some(2, 3)) == ServerView(True, some(3))
+
+
+def test_a_server_that_ends_during_a_load_is_gone_and_boots_as_before(fake: FakeTriton) -> None:
+    put(fake, v2="deadly", v3="three")
+    driver = driver_of(fake)
+    driver.write_boot(some(3))
+    fake.start()
+    outcome = driver.load(some(2, 3))
+    assert isinstance(outcome, Gone)
+    assert "ended during the load" in outcome.message
+    assert driver.read_boot() == some(3)
+
+
+def test_a_server_that_isnt_there_is_not_alive(fake: FakeTriton) -> None:
+    put(fake, v3="three")
+    driver = driver_of(fake)
+    assert driver.observe(some(3)) == ServerView()
+    assert driver.load(some(3)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}")
+
+
+def test_a_version_that_triton_skips_in_silence_is_noticed(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "PROMISED_SECONDS", 0.05)
+    put(fake, v3="three")
+    driver = driver_of(fake)
+    fake.start()
+    outcome = driver.load(some(2, 3))
+    assert isinstance(outcome, Refused)
+    assert outcome.words.keys() == {2}
+
+
+def test_a_wrong_key_is_reported_in_tritons_words(fake: FakeTriton) -> None:
+    put(fake, v3="three")
+    fake.key = "right"
+    fake.start()
+    assert driver_of(fake, "right").load(some(3)) == Loaded()
+    outcome = driver_of(fake, "wrong").load(some(3))
+    assert isinstance(outcome, Refused)
+    assert "This API is restricted" in outcome.message
+
+
+def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(fake, v2="two", v3="three")
+    driver = driver_of(fake)
+    fake.start()
+    driver.load(some(2, 3))
+
+    def time_out(*_: object) -> tuple[int, bytes]:
+        raise TimeoutError
+
+    monkeypatch.setattr(driver, "_ask", time_out)
+    assert driver.observe(some(3)) == ServerView(True, some(3))
+    monkeypatch.setattr(triton, "BUSY_SECONDS", 0.0)
+    assert driver.observe(some(3)) == ServerView()
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        (
+            "load failed for model 'm': version 9 is at UNAVAILABLE state: Internal: TritonModelException: damaged"
+            "\n\nAt:\n  /opt/model.py(317): auto_complete_config\n;\n",
+            {9: "Internal: TritonModelException: damaged"},
+        ),
+        (
+            "load failed for model 'm': version 1 is at UNAVAILABLE state: Invalid argument: a; b;\n"
+            "version 12 is at UNAVAILABLE state: Internal: c;\n",
+            {1: "Invalid argument: a; b", 12: "Internal: c"},
+        ),
+        ("failed to load 'm', failed to poll from model repository", {}),
+    ],
+)
+def test_tritons_words_are_told_apart_by_version(said: str, words: dict[int, str]) -> None:
+    assert explain_refusal(400, json.dumps({"error": said}).encode()).words == words
+
+
+@pytest.mark.parametrize("body", [b"", b"plain text", b"[]", b'{"message": 1}', b"\xff"])
+def test_an_answer_of_another_form_still_gives_words(body: bytes) -> None:
+    refusal = explain_refusal(500, body)
+    assert refusal.words == {}
+    assert refusal.message
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.onnx"], {"a.onnx", "model.onnx"}),
+        (["model.onnx"], {"model.onnx"}),
+        (["a.onnx", "b.onnx"], {"a.onnx", "b.onnx"}),
+        (["model.py", "weights.onnx"], {"model.py", "weights.onnx"}),
+    ],
+)
+def test_only_a_lone_onnx_file_gets_a_second_name(
+    fake: FakeTriton, tmp_path: Path, names: list[str], expected: set[str]
+) -> None:
+    folder = tmp_path / "version"
+    folder.mkdir()
+    for name in names:
+        (folder / name).write_text("x")
+    driver_of(fake).name_files(folder)
+    assert {path.name for path in folder.iterdir()} == expected
