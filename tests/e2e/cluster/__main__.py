@@ -30,6 +30,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--audit", action=argparse.BooleanOptionalAction, default=None, help="log every request (native only)"
     )
+    up.add_argument(
+        "--controller-rate", type=int, help="requests a second of each Kubernetes controller (default 20, native only)"
+    )
     verbs.add_parser("down", parents=[named], help="stop it; images and state are kept")
     verbs.add_parser("clean", parents=[named], help="stop it and forget its state")
     verbs.add_parser("status", parents=[named], help="show what runs and how to look around")
@@ -60,7 +63,7 @@ def main() -> int:
             case "build":
                 provider.build()
             case "up":
-                provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit))
+                provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit, chosen.controller_rate))
             case "down":
                 provider.down()
             case "clean":

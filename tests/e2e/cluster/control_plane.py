@@ -26,8 +26,10 @@ def audit_log(folders: ClusterFolders) -> Path:
     return folders.logs / "audit.log"
 
 
-def control_plane(folders: ClusterFolders, binaries: Mapping[str, Path], is_audited: bool) -> tuple[Daemon, ...]:
-    """In the order they need one another."""
+def control_plane(
+    folders: ClusterFolders, binaries: Mapping[str, Path], is_audited: bool, controller_rate: int | None
+) -> tuple[Daemon, ...]:
+    """In the order they need one another. `controller_rate`: None is Kubernetes' own, 20 requests a second."""
     pki = folders.pki
     inside = tuple(in_network(folders))
     kube = str(binaries["kube"])
@@ -85,6 +87,9 @@ def control_plane(folders: ClusterFolders, binaries: Mapping[str, Path], is_audi
         inside,
         files,
     )
+    rate: tuple[str, ...] = ()
+    if controller_rate is not None:
+        rate = (f"--kube-api-qps={controller_rate}", f"--kube-api-burst={2 * controller_rate}")
     controller_manager = Daemon(
         "controller-manager",
         (
@@ -99,6 +104,7 @@ def control_plane(folders: ClusterFolders, binaries: Mapping[str, Path], is_audi
             "--bind-address=127.0.0.1",
             "--use-service-account-credentials",
             "--leader-elect=false",
+            *rate,
         ),
         inside,
     )

@@ -18,6 +18,7 @@ class UpOptions:
     is_control_plane_only: bool = False
     is_fresh: bool = False
     is_audited: bool | None = None
+    controller_rate: int | None = None  # requests a second of each controller; Kubernetes' own limit is 20
 
 
 class ClusterProvider(Protocol):
