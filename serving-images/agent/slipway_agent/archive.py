@@ -17,6 +17,7 @@ from typing import IO
 
 from slipway_agent.digest import CHUNK_BYTES
 from slipway_agent.failures import Reason, SpecError
+from slipway_agent.volume import link_or_copy
 
 ENTRY_LIMIT = 50_000  # a model has thousands of files at most; tarfile keeps about 1 KiB of memory for each
 
@@ -154,7 +155,7 @@ class _Writer:
                     path.parent.mkdir(parents=True, exist_ok=True)
                     if os.path.lexists(path):
                         raise self.unsafe(name, "is there twice")
-                    os.link(origin, path)
+                    link_or_copy(origin, path)
                 else:
                     undone.append((name, relative, inside))
             if len(undone) == len(waiting):

@@ -24,6 +24,14 @@ def parse_version(name: str) -> int | None:
     return int(name) if _CANONICAL_VERSION.fullmatch(name) else None
 
 
+def show_url(url: str) -> str:
+    """A URL for logs and status: without password and query, which may be what opens it (a presigned URL)."""
+    before, question, _ = url.partition("?")
+    scheme, separator, rest = before.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" + ("?…" if question else "")
+
+
 @dataclass(frozen=True, slots=True)
 class Source:
     """Where versions come from. `uri` is what the user wrote and is what messages say; `path` is the mount, if any."""
@@ -109,12 +117,12 @@ def _parse_source(fields: "_Fields") -> Source:
     versions = {mapped.version(key): mapped.text(key) for key in mapped.raw}
     if path is None:
         if not _is_https(uri):
-            raise _invalid(f"source.uri is {uri!r}: without a path only https:// can be fetched")
+            raise _invalid(f"source.uri is {show_url(uri)!r}: without a path only https:// can be fetched")
         source = Source(uri, None, versions, fields.flag("allowRedirects"), fields.text_or_none("caFile"))
         for version in versions:
             where = source.location(version)
             if not _is_https(where):
-                raise _invalid(f"source.versions[{version}] is {where!r}: only https:// URLs are fetched")
+                raise _invalid(f"source.versions[{version}] is {show_url(where)!r}: only https:// URLs are fetched")
         return source
     for version, relative in versions.items():
         parts = relative.split("/")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.archive import archive_kind, unpack, unpacked_bytes
-from slipway_agent.config import Config, Source, parse_version
+from slipway_agent.config import Config, Source, parse_version, show_url
 from slipway_agent.failures import Reason, SpecError, TransientError
 from slipway_agent.servers import Server
 from slipway_agent.sources import Fetched, ModelSource, Progress
@@ -31,6 +31,11 @@ class Job:
     location: str
     pin: str | None
     refused: str | None = None
+
+    @property
+    def place(self) -> str:
+        """The location, for messages."""
+        return show_url(self.location)
 
 
 def open_source(config: Config, server: Server) -> ModelSource:
@@ -71,7 +76,7 @@ def verify(sha256: str, job: Job) -> None:
     if job.pin is not None and sha256 != job.pin:
         raise SpecError(
             Reason.DIGEST_MISMATCH,
-            f"version {job.version} at {job.location} has sha256 {sha256}, and the spec pins {job.pin}. It is not "
+            f"version {job.version} at {job.place} has sha256 {sha256}, and the spec pins {job.pin}. It is not "
             "loaded. Put the right bytes there, or correct the pin in model.sha256",
         )
 
@@ -86,9 +91,9 @@ def _arrange(fetched: Fetched, staging: Path, job: Job, server: Server, check: C
             kind = archive_kind(fetched.name, file.read(4))
         suffix = next((each for each in _SINGLE_FILES if fetched.name.lower().endswith(each)), None)
         if kind is not None:
-            wanted_bytes = unpacked_bytes(kind, fetched.path, job.location)
+            wanted_bytes = unpacked_bytes(kind, fetched.path, job.place)
             ensure_room(staging, wanted_bytes or 0, f"version {job.version}, unpacked,")
-            unpack(kind, fetched.path, folder, job.location, check)
+            unpack(kind, fetched.path, folder, job.place, check)
             fetched.path.unlink()
         elif suffix is not None:
             folder.mkdir()
@@ -96,7 +101,7 @@ def _arrange(fetched: Fetched, staging: Path, job: Job, server: Server, check: C
         else:
             raise SpecError(
                 Reason.UNSUPPORTED_ARCHIVE,
-                f"{job.location} is neither a model file ({', '.join(_SINGLE_FILES)}) nor a .zip or .tar.gz. Pack the "
+                f"{job.place} is neither a model file ({', '.join(_SINGLE_FILES)}) nor a .zip or .tar.gz. Pack the "
                 "version's folder as one of these",
             )
     return _find_model(folder, job, server)
@@ -119,7 +124,7 @@ def _find_model(folder: Path, job: Job, server: Server) -> Path:
             names = ", ".join(entry.name for entry in entries[:8]) or "nothing"
             raise SpecError(
                 Reason.NO_MODEL_FILE,
-                f"version {job.version} at {job.location} holds no model file; it holds {names}. Put one of "
+                f"version {job.version} at {job.place} holds no model file; it holds {names}. Put one of "
                 f"{server.accepted_files()} directly in it",
             )
     return folder
@@ -129,10 +134,10 @@ def _explain(cause: OSError, job: Job) -> SpecError | TransientError:
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpecError(
             Reason.DISK_FULL,
-            f"the pod's model volume filled up while version {job.version} ({job.location}) was unpacked. "
+            f"the pod's model volume filled up while version {job.version} ({job.place}) was unpacked. "
             "Free some on the node, or load fewer versions",
         )
     return TransientError(
-        f"version {job.version} ({job.location}) can't be put into the pod's model volume: "
+        f"version {job.version} ({job.place}) can't be put into the pod's model volume: "
         f"{cause.strerror or cause}; it is tried again"
     )

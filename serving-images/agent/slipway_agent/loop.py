@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from slipway_agent.config import Config, parse_config
+from slipway_agent.config import Config, parse_config, show_url
 from slipway_agent.decide import (
     Action,
     CancelFetch,
@@ -230,7 +230,7 @@ class Agent:
             "configuration in force",
             generation=config.generation,
             model=config.model,
-            source=config.source.uri,
+            source=show_url(config.source.uri),
             served=config.served,
             load=list(config.load),
         )
@@ -304,7 +304,7 @@ class Agent:
         progress = Progress()
         self._fetch = _Fetch(job, progress, time.monotonic())
         if failure is None and refused is None:
-            self._journal.info("fetch begins", version=version, source=job.location)
+            self._journal.info("fetch begins", version=version, source=job.place)
         self._fetcher.submit(
             functools.partial(_fetch_now, job, progress, model.source, model.volume, model.server, self._inbox.put)
         )
@@ -523,7 +523,7 @@ def _fetch_now(
     except Exception as defect:
         where = _locate(defect)
         outcome = TransientError(
-            f"version {job.version} ({job.location}) can't be fetched: {where['error']} at {where['at']}; it is tried "
+            f"version {job.version} ({job.place}) can't be fetched: {where['error']} at {where['at']}; it is tried "
             "again. If it stays, report this line"
         )
     post(FetchEnded(job, progress, time.monotonic() - began, outcome))

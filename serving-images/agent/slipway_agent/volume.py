@@ -200,6 +200,14 @@ def replace_file(place: Path, content: str) -> None:
     os.replace(working, place)
 
 
+def link_or_copy(origin: Path, place: Path) -> None:
+    """A second name for a file; a second file on file systems that have no hard links (SMB, some FUSE)."""
+    try:
+        os.link(origin, place)
+    except OSError:
+        shutil.copyfile(origin, place)
+
+
 def ensure_room(folder: Path, wanted_bytes: int, what: str) -> None:
     """SpecError(DiskFull) when the file system of `folder` can't take that much more."""
     free_bytes = shutil.disk_usage(folder).free

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from slipway_agent.config import Config, TritonSpec, parse_config, parse_version
+from slipway_agent.config import Config, TritonSpec, parse_config, parse_version, show_url
 from slipway_agent.failures import Reason, SpecError
 
 
@@ -105,6 +105,19 @@ def test_a_refusal_names_the_field_and_what_it_holds(changes: dict[str, Any], wo
         parse(**changes)
     assert refusal.value.reason is Reason.CONFIG_INVALID
     assert words in refusal.value.message
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:pass@h.example/a@b?x=1", "https://h.example/a@b?…"),
+        ("https://h.example:8443/a", "https://h.example:8443/a"),
+        ("pvc://models/digits/3", "pvc://models/digits/3"),
+        ("", ""),
+    ],
+)
+def test_a_shown_url_has_no_password_and_no_query(url: str, shown: str) -> None:
+    assert show_url(url) == shown
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{} {}"])

@@ -241,6 +241,15 @@ def test_a_version_without_url_is_refused(server: ObjectServer, tmp_path: Path) 
     assert source_of(server).list_versions() == (3,)
 
 
+def test_what_opens_a_url_is_in_no_message(server: ObjectServer, tmp_path: Path) -> None:
+    server.statuses = [403]
+    with pytest.raises(SpecError) as refusal:
+        source_of(server, "model.onnx?X-Amz-Signature=secret").fetch(3, tmp_path, Progress(), None)
+    assert server.requests[-1]["path"].endswith("?X-Amz-Signature=secret")
+    assert "secret" not in refusal.value.message
+    assert "/model.onnx?… answered 403" in refusal.value.message
+
+
 def test_a_download_can_be_called_off(server: ObjectServer, tmp_path: Path) -> None:
     progress = Progress()
     progress.cancel()

@@ -8,7 +8,6 @@ endpoints answer within milliseconds during a load; kept-alive connections hold 
 
 import http.client
 import json
-import os
 import re
 import time
 from collections.abc import Iterable, Mapping
@@ -17,7 +16,7 @@ from pathlib import Path
 from slipway_agent.config import TritonSpec, parse_version
 from slipway_agent.servers import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.servers.triton_config import BACKEND_BY_FILE, compose_config, detect_backend, read_versions
-from slipway_agent.volume import ModelVolume
+from slipway_agent.volume import ModelVolume, link_or_copy
 
 HOST = "127.0.0.1"
 ASK_SECONDS = 2.0
@@ -49,7 +48,7 @@ class TritonServer:
         names = _names(folder)
         named = [name for name in names if name.endswith(".onnx")]
         if len(named) == 1 and not names & set(BACKEND_BY_FILE):
-            os.link(folder / named[0], folder / "model.onnx")
+            link_or_copy(folder / named[0], folder / "model.onnx")
 
     def observe(self, versions: frozenset[int]) -> ServerView:
         try:

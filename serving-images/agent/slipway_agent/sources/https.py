@@ -18,7 +18,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import requests
 import urllib3
 
-from slipway_agent.config import Source
+from slipway_agent.config import Source, show_url
 from slipway_agent.digest import CHUNK_BYTES
 from slipway_agent.failures import AgentError, Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.sources import Fetched, Progress
@@ -103,7 +103,9 @@ class HttpsSource:
             if response.status_code == 206:
                 if partial is None or not _continues(response, begun_bytes, partial):
                     note.unlink(missing_ok=True)
-                    raise TransientError(f"{url} answered a range that wasn't asked for; it is fetched from the start")
+                    raise TransientError(
+                        f"{show_url(url)} answered a range that wasn't asked for; it is fetched from the start"
+                    )
             else:
                 begun_bytes = 0
             length_bytes = _length(response)
@@ -118,7 +120,7 @@ class HttpsSource:
                 if begun_bytes:
                     file.truncate(begun_bytes)
                 if total_bytes is not None:
-                    ensure_room(part.parent, total_bytes - begun_bytes, f"version {version} ({url})")
+                    ensure_room(part.parent, total_bytes - begun_bytes, f"version {version} ({show_url(url)})")
                 progress.expect(total_bytes, begun_bytes)
 
                 def keep(chunk: bytes) -> None:
@@ -127,7 +129,9 @@ class HttpsSource:
 
                 received_bytes = begun_bytes + _stream(response, url, keep, progress)
             if total_bytes is not None and received_bytes != total_bytes:
-                raise TransientError(f"{url} sent {received_bytes} of {total_bytes} bytes; it goes on from there")
+                raise TransientError(
+                    f"{show_url(url)} sent {received_bytes} of {total_bytes} bytes; it goes on from there"
+                )
             return digest.hexdigest(), response.headers.get("ETag")
 
     def _request(self, session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
@@ -152,18 +156,20 @@ class HttpsSource:
             if not self._source.allow_redirects:
                 raise SpecError(
                     Reason.REDIRECT_REFUSED,
-                    f"{here} redirects to {host}, and redirects are refused. Write that address as the URL, or set "
-                    "storage.allowRedirects: true",
+                    f"{show_url(here)} redirects to {host}, and redirects are refused. Write that address as the "
+                    "URL, or set storage.allowRedirects: true",
                 )
             if urlsplit(target).scheme != "https":
-                raise SpecError(Reason.REDIRECT_REFUSED, f"{here} redirects to {host} without https, which is refused")
+                raise SpecError(
+                    Reason.REDIRECT_REFUSED, f"{show_url(here)} redirects to {host} without https, which is refused"
+                )
             here = target
-        message = f"{url} redirects more than {REDIRECT_LIMIT} times. Write its final address"
+        message = f"{show_url(url)} redirects more than {REDIRECT_LIMIT} times. Write its final address"
         raise SpecError(Reason.REDIRECT_REFUSED, message)
 
     def _refuse_status(self, response: requests.Response, url: str, version: int) -> None:
         status = response.status_code
-        said = f"{url} answered {status} {response.reason or ''}".rstrip()
+        said = f"{show_url(url)} answered {status} {response.reason or ''}".rstrip()
         if status in (200, 206):
             return
         if status in (404, 410):
@@ -265,7 +271,9 @@ def _explain_connection(cause: Exception, url: str, ca_file: str | None) -> Agen
             return SpecError(Reason.CONFIG_INVALID, f"storage.caBundle can't be used for {host}: {cause}. Correct it")
         return TransientError(f"{host} can't be reached: {cause}; it is tried again")
     if isinstance(cause, ValueError):  # requests.exceptions.InvalidURL is one, and urllib3's own are
-        return SpecError(Reason.SOURCE_NOT_FOUND, f"{url} can't be fetched: {cause}. Correct it in model.versions")
+        return SpecError(
+            Reason.SOURCE_NOT_FOUND, f"{show_url(url)} is no URL that can be fetched. Correct it in model.versions"
+        )
     if isinstance(cause, requests.Timeout):
         return TransientError(f"{host} didn't answer in time; it is tried again")
     return TransientError(f"{host} can't be reached: {_innermost(cause)}; it is tried again")
@@ -275,10 +283,11 @@ def _explain_disk(cause: OSError, url: str) -> AgentError:
     if cause.errno in (errno.ENOSPC, errno.EDQUOT):
         return SpecError(
             Reason.DISK_FULL,
-            f"the pod's model volume filled up while {url} was fetched. Free some on the node, or load fewer versions",
+            f"the pod's model volume filled up while {show_url(url)} was fetched. Free some on the node, or load fewer "
+            "versions",
         )
     words = cause.strerror or str(cause)
-    return TransientError(f"{url} can't be stored in the pod's model volume: {words}; it is tried again")
+    return TransientError(f"{show_url(url)} can't be stored in the pod's model volume: {words}; it is tried again")
 
 
 def _innermost(cause: BaseException) -> str:
