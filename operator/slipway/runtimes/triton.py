@@ -6,8 +6,10 @@ the versions. Facts read from Triton 2.51 and checked against it in e2e:
 - `--exit-on-error=false`: the server stays up after a failed load, so that the agent can report its words.
 - The model-control API can run code (CVE-2026-24207), so it answers only to the agent: a restricted API whose key is
   the pod's UID, which both containers get from the downward API.
-- On SIGTERM it refuses new connections and waits `--exit-timeout-secs` for requests in flight. Endpoints must be gone
-  before: that is what the preStop sleep waits for.
+- On SIGTERM it refuses new connections and waits `--exit-timeout-secs` for open ones. Endpoints must be gone before:
+  that is what the preStop sleep waits for. gRPC channels stay on the pod that they know, endpoint or not; the
+  connection age has them move on within the sleep: 0 of 1,053 requests lost with it, 35 of 35 without (measured,
+  serving-images/triton/README.md). Streams in progress are not cut: the age's grace is infinite by default.
 Pure.
 """
 
@@ -27,6 +29,7 @@ METRICS = Port("metrics", 8002, "http")
 ENDPOINT_REMOVAL_SECONDS = 5
 """How long a pod that ends goes on serving while kube-proxies and clients learn that it does."""
 DRAIN_SECONDS = 30
+GRPC_CONNECTION_AGE_MILLISECONDS = 2000
 KEY_HEADER = "slipway-agent"
 RESTRICTED = "model-repository,logging,trace,shared-memory"
 
@@ -43,6 +46,7 @@ def _container(spec: ModelDeploymentSpec, model_name: str) -> Json:
             f"--http-port={HTTP.number}",
             f"--grpc-port={GRPC.number}",
             f"--metrics-port={METRICS.number}",
+            f"--grpc-max-connection-age={GRPC_CONNECTION_AGE_MILLISECONDS}",
             f"--http-restricted-api={RESTRICTED}:{KEY_HEADER}=$(SLIPWAY_SERVER_KEY)",
             f"--grpc-restricted-protocol={RESTRICTED}:{KEY_HEADER}=$(SLIPWAY_SERVER_KEY)",
             *spec.runtime.args,

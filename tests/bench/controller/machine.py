@@ -25,7 +25,7 @@ def read_cpu_seconds(operator_pid: int | None = None) -> dict[str, float]:
             network = os.readlink(folder / "ns/net")
             words = (folder / "cmdline").read_bytes().split(b"\0")
             fields = (folder / "stat").read_text().rpartition(")")[2].split()
-        except (FileNotFoundError, ProcessLookupError):
+        except OSError:  # it has ended meanwhile, or is not ours to look at
             continue
         is_ours = network == our_network  # another cluster on this machine is somebody else
         name = next(
