@@ -172,11 +172,13 @@ def _shift(target: str, replicas: int, pods: Mapping[str, RevisionPods], fallbac
         # Stable serves nothing: no reason to go slowly, and if it holds what the new pods need, it gives way.
         plan = {target: replicas, fallback: 0 if here.is_blocked or here.ready > 0 else replicas}
     else:
-        surge = max(1, math.ceil(replicas * SURGE_SHARE))
-        room = replicas + surge - sum(other.existing for other in others.values())
-        plan = {target: replicas if fallback is None else max(0, min(replicas, max(room, min(here.ready, replicas))))}
+        plan = {target: replicas}
         if fallback is not None:
-            plan[fallback] = max(0, replicas - here.ready)
+            back = max(0, replicas - here.ready)
+            surge = max(1, math.ceil(replicas * SURGE_SHARE))
+            taken = max(back, sum(other.existing for other in others.values()))
+            # Pods that exist stay: one that loses its readiness for a moment must not cost another one its start.
+            plan = {target: min(replicas, max(0, here.existing, replicas + surge - taken)), fallback: back}
     ready = here.ready + (others[fallback].ready if fallback in others else 0)
     for revision, other in others.items():
         if revision == fallback:
@@ -184,4 +186,6 @@ def _shift(target: str, replicas: int, pods: Mapping[str, RevisionPods], fallbac
         kept = min(other.wanted, max(0, replicas - ready))
         if kept or other.existing or other.wanted:
             plan[revision] = kept
+        if kept:
+            plan[target] = max(1, plan[target])  # it can't go before this one serves: waiting would be for ever
     return plan
