@@ -494,8 +494,8 @@ class Agent:
         share = done / total if total else 0.0
         if now - fetch.said_at < PROGRESS_SECONDS and share - fetch.said_share < PROGRESS_SHARE:
             return
-        if share == 0.0 and done == 0:
-            return
+        if done in (0, total):
+            return  # begun and ended have lines of their own
         fetch.said_at, fetch.said_share = now, share
         percent = f"{share:.0%}" if total else "unknown"
         self._journal.info("fetching", version=fetch.job.version, fetched=describe_bytes(done), percent=percent)

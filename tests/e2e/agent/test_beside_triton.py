@@ -102,11 +102,15 @@ class Pair:
 
     def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
         with (self.folder / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+            self._running[name] = subprocess.Popen(
+                command, env=environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
+            )
 
     def kill(self, name: str) -> None:
-        self._running[name].send_signal(signal.SIGKILL)
-        self._running.pop(name).wait()
+        """As a container ends: with everything that it started."""
+        running = self._running.pop(name)
+        os.killpg(running.pid, signal.SIGKILL)
+        running.wait()
 
     def stop(self) -> None:
         for name in list(self._running):
