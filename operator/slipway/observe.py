@@ -16,6 +16,8 @@ from slipway.manifests import AGENT_CONFIG_KEY, CONFIG_ANNOTATION, REVISION_LABE
 from slipway.revisions import Json, Revision, read_revision
 from slipway.rollout import RevisionPods
 
+MANY_RESTARTS = 3
+
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
@@ -189,24 +191,26 @@ def _pod_trouble(
             return Trouble(
                 "ImagePullFailed",
                 f"pod {name}: image {container.get('image')!r} of container {container['name']} can't be pulled: "
-                f"{_first_line(waiting.get('message', waiting['reason']))}. Check its name, and "
+                f"{_first_line(waiting.get('message') or waiting['reason'])}. Check its name, and "
                 "spec.podTemplate.spec.imagePullSecrets",
             )
         if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
             return Trouble(
                 "ContainerFailed",
-                f"pod {name}: container {container['name']} can't start: {_first_line(waiting.get('message', ''))}",
+                f"pod {name}: container {container['name']} can't start: {_first_line(waiting.get('message') or '')}",
             )
     if report is not None and report.trouble is not None:
         return report.trouble
     for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") == "CrashLoopBackOff":
-            last = (container.get("lastState") or {}).get("terminated") or {}
+        state, count = container.get("state") or {}, container.get("restartCount") or 0
+        is_waiting = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+        # Between two ends the container runs for a moment: what is said of it must not come and go.
+        if is_waiting or count >= MANY_RESTARTS:
+            last = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
             why = last.get("message") or last.get("reason") or "no message"
             return Trouble(
                 "CrashLoop",
-                f"pod {name}: container {container['name']} ended {container.get('restartCount', 0)} times, last with "
+                f"pod {name}: container {container['name']} ended {count} times, last with "
                 f"exit code {last.get('exitCode')} ({_first_line(why)}). Read it with: kubectl logs {name} -c "
                 f"{container['name']} --previous",
             )
@@ -215,20 +219,21 @@ def _pod_trouble(
 
 def _unschedulable(name: str, scheduled: Json) -> Trouble:
     """PodScheduled=False in words. Kubernetes' own: `0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient …`."""
-    message = str(scheduled.get("message", "")).partition(" preemption:")[0].strip()
+    message = re.split(
+        r"[.,]? (?:no new claims to deallocate, |still not schedulable, )?preemption:",
+        str(scheduled.get("message") or ""),
+    )[0].strip()
     if claim := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
         return Trouble(
             "ClaimNotFound",
             f"pod {name} waits for PersistentVolumeClaim {claim[1]}, which does not exist in this namespace. Create "
             "it, or correct spec.model.uri or the volumes of spec.podTemplate",
         )
-    lacking = []
     total = message.partition("/")[2].partition(" ")[0]
-    for part in message.partition(":")[2].replace(".", " ").replace(",", " , ").split(" , "):
-        count, _, what = part.strip().partition(" Insufficient ")
-        if what and count.isdigit():
-            resource = message.partition(f"{count} Insufficient ")[2].partition(",")[0].partition(" ")[0].rstrip(".")
-            lacking.append(f"{resource} is missing on {count} of {total} nodes")
+    lacking = [
+        f"{resource.rstrip('.')} is missing on {count} of {total} nodes"
+        for count, resource in re.findall(r"\b(\d+) Insufficient ([^\s,]+)", message)
+    ]
     if lacking:
         what = "; ".join(lacking)
         return Trouble(
@@ -263,7 +268,7 @@ def read_report(answer: Any) -> AgentReport | None:
         error = answer.get("error")
         trouble = None
         if error:
-            trouble = Trouble(str(error["reason"]), str(error["message"]), bool(error.get("permanent")))
+            trouble = Trouble(str(error["reason"])[:64], str(error["message"])[:2000], bool(error.get("permanent")))
         return AgentReport(
             generation=str(answer["generation"]),
             listed=tuple(int(version) for version in answer.get("listed") or ()),
@@ -271,13 +276,13 @@ def read_report(answer: Any) -> AgentReport | None:
                 VersionReport(
                     version=int(version["version"]),
                     state=str(version["state"]),
-                    reason=str(version.get("reason") or ""),
-                    message=str(version.get("message") or ""),
-                    sha256=version.get("sha256"),
+                    reason=str(version.get("reason") or "")[:64],
+                    message=str(version.get("message") or "")[:2000],
+                    sha256=str(version["sha256"])[:64] if version.get("sha256") else None,
                 )
                 for version in answer.get("versions") or ()
             ),
             trouble=trouble,
         )
-    except (AttributeError, KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
