@@ -48,9 +48,29 @@ class Agents:
         async with self._slots:
             try:
                 async with self._session.get(f"http://{host}:{AGENT_PORT}/status") as response:
-                    report = read_report(json.loads(await response.content.read(MAX_REPORT_BYTES)))
+                    report = read_report(json.loads(await _read_all(response.content)))
             except (aiohttp.ClientError, OSError, TimeoutError, ValueError):
                 metrics.AGENT_READS.labels("unreachable").inc()
                 return None
         metrics.AGENT_READS.labels("ok").inc()
         return report
+
+
+async def _read_all(stream: aiohttp.StreamReader) -> bytes:
+    """A whole answer. Raises ValueError for one that no agent would give."""
+    answer = bytearray()
+    async for chunk in stream.iter_any():
+        answer += chunk
+        if len(answer) > MAX_REPORT_BYTES:
+            raise ValueError(f"a report of more than {MAX_REPORT_BYTES} bytes")
+    return bytes(answer)
+
+
+async def _read_all(content: aiohttp.StreamReader) -> bytes:
+    """The whole answer, which may come in several pieces. Raises ValueError when it is longer than a report can be."""
+    pieces = bytearray()
+    async for piece in content.iter_any():
+        pieces += piece
+        if len(pieces) > MAX_REPORT_BYTES:
+            raise ValueError("longer than a report")
+    return bytes(pieces)

@@ -4,6 +4,7 @@ Models are loaded explicitly: `--load-model` names the one model at boot, its co
 the versions. Facts read from Triton 2.51 and checked against it in e2e:
 - `/v2/health/ready` answers 400 during every load and for good after one failed version, so it is no probe here.
 - `--exit-on-error=false`: the server stays up after a failed load, so that the agent can report its words.
+- `default-max-batch-size=0`: without spec.batching there is none; Triton's own default for ONNX models would be 4.
 - The model-control API can run code (CVE-2026-24207), so it answers only to the agent: a restricted API whose key is
   the pod's UID, which both containers get from the downward API.
 - On SIGTERM it refuses new connections and waits `--exit-timeout-secs` for open ones. Endpoints must be gone before:
@@ -42,6 +43,7 @@ def _container(spec: ModelDeploymentSpec, model_name: str) -> Json:
             "--model-control-mode=explicit",
             f"--load-model={model_name}",
             "--exit-on-error=false",
+            "--backend-config=default-max-batch-size=0",
             f"--exit-timeout-secs={DRAIN_SECONDS}",
             f"--http-port={HTTP.number}",
             f"--grpc-port={GRPC.number}",
