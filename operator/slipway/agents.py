@@ -64,13 +64,3 @@ async def _read_all(stream: aiohttp.StreamReader) -> bytes:
         if len(answer) > MAX_REPORT_BYTES:
             raise ValueError(f"a report of more than {MAX_REPORT_BYTES} bytes")
     return bytes(answer)
-
-
-async def _read_all(content: aiohttp.StreamReader) -> bytes:
-    """The whole answer, which may come in several pieces. Raises ValueError when it is longer than a report can be."""
-    pieces = bytearray()
-    async for piece in content.iter_any():
-        pieces += piece
-        if len(pieces) > MAX_REPORT_BYTES:
-            raise ValueError("longer than a report")
-    return bytes(pieces)

@@ -2,7 +2,8 @@
 
 It is filled by watch events and by the answers to our own writes, so a pass never works on something older than what
 it wrote itself. Objects are kept as compact JSON text: a thousand deployments with their children take about ten MiB.
-Invariant: an older resourceVersion never replaces a newer one. Nothing here is needed to go on after a restart.
+Invariant: an older resourceVersion never replaces a newer one, nor brings back what was deleted after it. Nothing here
+is needed to go on after a restart.
 """
 
 from __future__ import annotations
@@ -18,12 +19,16 @@ Json = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a ModelDeployment."""
 
+REMEMBERED_DELETIONS = 4096
+"""The answer to a write of ours may come after the event of a deletion; seconds later none does any more."""
+
 
 class Cache:
     """Objects by the ModelDeployment that they belong to."""
 
     def __init__(self) -> None:
         self._objects: dict[Key, dict[tuple[str, str], tuple[int, bytes]]] = {}
+        self._deleted: dict[tuple[Key, tuple[str, str]], int] = {}
 
     def put(self, kind: str, body: Mapping[str, Any]) -> Key | None:
         """Remember an object. Returns whose it is when that is news, else None."""
@@ -35,6 +40,8 @@ class Cache:
         known = objects.get(slot)
         if known is not None and known[0] >= version:
             return None
+        if known is None and self._deleted.get((key, slot), -1) >= version:
+            return None
         text = json.dumps(trim(kind, body), separators=(",", ":")).encode()
         objects[slot] = (version, text)
         return key if known is None or known[1] != text else None
@@ -45,9 +52,13 @@ class Cache:
         if key is None:
             return None
         objects = self._objects.get(key, {})
-        known = objects.get((kind, body["metadata"]["name"]))
-        if known is not None and known[0] <= int(body["metadata"].get("resourceVersion", 0)):
-            del objects[kind, body["metadata"]["name"]]
+        slot, version = (kind, body["metadata"]["name"]), int(body["metadata"].get("resourceVersion", 0))
+        known = objects.get(slot)
+        if known is not None and known[0] <= version:
+            del objects[slot]
+        self._deleted[key, slot] = version
+        if len(self._deleted) > REMEMBERED_DELETIONS:
+            del self._deleted[next(iter(self._deleted))]
         if not objects:
             self._objects.pop(key, None)
         return key

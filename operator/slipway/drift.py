@@ -11,6 +11,10 @@ from __future__ import annotations
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from slipway.manifests import MERGE_KEYS
+
+LIST_MAPS = {*MERGE_KEYS, "ownerReferences"}
+"""Lists whose items have keys: others may add items. Any other list is one value, and ours as a whole."""
 QUANTITY_FIELDS = {"limits", "requests", "overhead"}
 QUANTITY_LEAVES = {"sizeLimit", "divisor"}
 SUFFIXES = {
@@ -32,24 +36,29 @@ SUFFIXES = {
 }
 
 
-def differs(rendered: Any, live: Any, *, amounts: bool = False) -> bool:
+def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False) -> bool:
     """Whether anything rendered is missing from, or other than, what is live.
 
-    An empty map or list rendered is met by an absent one: the API server drops them. `amounts` says that the leaves
-    below are quantities.
+    An empty map or list rendered is met by an absent one: the API server drops them. `field` is the name under which
+    both stand. `amounts` says that the leaves below are quantities.
     """
     match rendered:
         case dict():
             live = live if isinstance(live, dict) else {}
             return any(
-                differs(value, live.get(key), amounts=amounts or key in QUANTITY_FIELDS or key in QUANTITY_LEAVES)
+                differs(
+                    value,
+                    live.get(key),
+                    field=key,
+                    amounts=amounts or key in QUANTITY_FIELDS or key in QUANTITY_LEAVES,
+                )
                 for key, value in rendered.items()
             )
         case list():
             live = live if isinstance(live, list) else []
-            if rendered and isinstance(rendered[0], dict):
+            if field in LIST_MAPS:
                 return not all(any(not differs(item, other) for other in live) for item in rendered)
-            return bool(rendered != live)
+            return len(rendered) != len(live) or any(map(differs, rendered, live))
         case None:
             return live is not None
         case _ if amounts:

@@ -41,6 +41,10 @@ MERGE_KEYS: dict[str, tuple[str, ...]] = {
 """The list-map keys of PodSpec, as the API server's own schema has them (tested against it); other lists replace."""
 
 
+CHOICES = {"volumes", "resourceClaims", "env"}
+"""List-maps whose items hold one of several fields."""
+
+
 @dataclass(frozen=True, slots=True)
 class Images:
     """What the operator runs pods with, unless the spec names another."""
@@ -214,7 +218,11 @@ def merge(base: Json, extra: Mapping[str, Any]) -> Json:
 
 
 def merge_list(field: str, base: list[Json], extra: list[Json]) -> list[Json]:
-    """A list-map merged: items with the same keys merged in place, new ones appended."""
+    """A list-map merged: items with the same keys merged in place, new ones appended.
+
+    Where an item is a choice (one kind of volume, a value or where it comes from), another choice takes the first's
+    place: the API server refuses both.
+    """
     keys = MERGE_KEYS[field]
 
     def identity(item: Json) -> tuple[Any, ...]:
@@ -222,7 +230,10 @@ def merge_list(field: str, base: list[Json], extra: list[Json]) -> list[Json]:
 
     merged = {identity(item): item for item in base}
     for item in extra:
-        merged[identity(item)] = merge(merged.get(identity(item), {}), item)
+        ours = merged.get(identity(item), {})
+        if field in CHOICES:
+            ours = {key: value for key, value in ours.items() if key in item}
+        merged[identity(item)] = merge(ours, item)
     return list(merged.values())
 
 
@@ -243,8 +254,12 @@ def render_agent_config(deployment: ModelDeployment, revision: Revision, load: I
     runtime = RUNTIMES[own.runtime.name]
     scheme, _, rest = own.model.uri.partition("://")
     path = rest.partition("/")[2].strip("/")
-    is_same_place = own.model.uri == deployment.spec.model.uri
-    fetching = ways_of_fetching(deployment.spec) if is_same_place else revision.fetching
+    fetching = revision.fetching
+    if own.model.uri == deployment.spec.model.uri:
+        fetching = ways_of_fetching(deployment.spec)
+        if own is not deployment.spec:
+            # The spec need not name the versions of revisions before it: those still have to be found.
+            fetching["versions"] = revision.fetching["versions"] | fetching["versions"]
     key, settings = runtime.agent_settings(own)
     config: Json = {
         "schema": 1,

@@ -37,7 +37,7 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         return value
 
     port = read("SLIPWAY_METRICS_PORT", "8080")
-    if not port.isdigit() or not 0 < int(port) < 65_536:
+    if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
         raise SettingsError(f"SLIPWAY_METRICS_PORT is {port!r}; write a port number")
     return Settings(
         namespaces=tuple(part.strip() for part in read("SLIPWAY_NAMESPACES", "").split(",") if part.strip()),
