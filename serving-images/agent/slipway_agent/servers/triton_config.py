@@ -93,9 +93,10 @@ def _with_instances(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
     if spec.instance_count is not None:
         group = pbtxt.message(("count", pbtxt.number(spec.instance_count)), ("kind", kind))
         return config.replacing("instance_group", (group,))
-    if spec.gpu and not config.has("instance_group"):
-        return config.replacing("instance_group", (pbtxt.message(("kind", kind)),))
-    return config
+    if config.has("instance_group") or config.has("ensemble_scheduling"):
+        return config
+    # Left to itself Triton makes two instances of an ONNX model on a CPU: twice the memory, and no faster.
+    return config.replacing("instance_group", (pbtxt.message(("count", pbtxt.number(1)), ("kind", kind)),))
 
 
 def _invalid(what: str) -> SpecError:
