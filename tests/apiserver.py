@@ -170,6 +170,7 @@ class ApiServer:
     ) -> None:
         await self._session.close()
         await self._watching.close()
+        await asyncio.sleep(0.1)  # TLS connections say goodbye after close() has returned
 
     async def request(
         self,

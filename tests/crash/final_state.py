@@ -74,7 +74,10 @@ def _scrub(value: Any, namespace: str) -> Any:
         case dict():
             return {key: _scrub(part, namespace) for key, part in value.items()}
         case list():
-            return [_scrub(part, namespace) for part in value]
+            # Conditions are a map by type: their order tells only in which order they came.
+            parts = [_scrub(part, namespace) for part in value]
+            is_conditions = bool(parts) and all(isinstance(p, dict) and {"type", "status"} <= p.keys() for p in parts)
+            return sorted(parts, key=lambda part: str(part["type"])) if is_conditions else parts
         case str() if TIME.match(value):
             return "TIME"
         case str():

@@ -7,6 +7,7 @@ Invariant: what a life did is told by its journal and its exit code alone.
 """
 
 import asyncio
+import faulthandler
 import importlib
 import json
 import multiprocessing
@@ -97,6 +98,7 @@ def live(life: Life) -> None:
         "SLIPWAY_TRITON_IMAGE": "slipway.dev/triton:crash",
         "SLIPWAY_AGENT_IMAGE": "slipway.dev/agent:crash",
     }
+    faulthandler.register(signal.SIGUSR1, file=out)
     install_hook(life)
     importlib.import_module(f"{life.module}.__main__").main()
 
@@ -168,6 +170,9 @@ class OperatorLife:
             self._process.terminate()
             await asyncio.to_thread(self._process.join, 15)
         if self._process.exitcode is None:
+            assert self._process.pid is not None
+            os.kill(self._process.pid, signal.SIGUSR1)  # its stack, for the message below
+            await asyncio.sleep(0.2)
             self._process.kill()
             self._process.join()
             raise AssertionError(f"the operator did not end within 15 s of SIGTERM; {self.life.log}:\n{self.tail()}")

@@ -75,6 +75,7 @@ class PodPlayer:
             if self._playing.done():
                 self._playing.result()
             self._playing.cancel()
+            await asyncio.gather(self._playing, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
 
@@ -94,8 +95,9 @@ class PodPlayer:
     async def _play_one(self, pod: Manifest) -> None:
         metadata, status = pod["metadata"], pod.get("status", {})
         address = status.get("podIP") or next(a for a in map(address_of, range(32_000)) if a not in self._pods)
-        mounted = [v["configMap"]["name"] for v in pod["spec"].get("volumes", []) if v["name"] == "config"]
-        self._pods[address] = (metadata["namespace"], mounted[0] if mounted else "")
+        labels = metadata.get("labels", {})
+        config_map = f"{labels.get('slipway.dev/model')}-{labels.get('slipway.dev/revision')}"
+        self._pods[address] = (metadata["namespace"], config_map)
         conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
         is_played = conditions.get("Ready") == "True" and conditions.get("PodScheduled") == "True"
         if metadata.get("deletionTimestamp") or is_played:

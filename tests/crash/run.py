@@ -1,0 +1,164 @@
+"""One crash test's hands: starts lives of the operator, watches namespaces come to rest, reads their states.
+
+Namespaces are read all at once (one list a kind), however many there are: dozens of polls a second of each would be
+the load that the test then waits for.
+"""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+
+from tests.apiserver import ApiServer, Manifest
+
+from .conftest import ControlPlane
+from .final_state import STATE_KINDS, State, normalise
+from .launcher import JournalEntry, Life, Moment, OperatorLife
+from .scenarios import NAME
+
+REST_SECONDS = 1.5
+PATIENCE_SECONDS = 60.0
+
+_ports = itertools.count(21_000)
+
+
+async def wait_for(condition: Callable[[], Awaitable[bool]], pause_seconds: float = 0.25) -> bool:
+    """Asks until the answer is yes, or patience ends; returns whether it was yes."""
+    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
+    while True:
+        if await condition():
+            return True
+        if asyncio.get_running_loop().time() > deadline:
+            return False
+        await asyncio.sleep(pause_seconds)
+
+
+def is_converged(model_deployment: Manifest | None) -> bool:
+    """Whether the ModelDeployment says, of the spec as it is now, that it is ready and promoted."""
+    if model_deployment is None:
+        return False
+    true = {
+        condition["type"]
+        for condition in model_deployment.get("status", {}).get("conditions", [])
+        if condition["status"] == "True"
+        and condition.get("observedGeneration") == model_deployment["metadata"]["generation"]
+    }
+    return {"Ready", "Promoted"} <= true
+
+
+class CrashRun:
+    """One test's API session, folder and lives."""
+
+    def __init__(self, control_plane: ControlPlane, api: ApiServer, folder: Path) -> None:
+        self.api = api
+        self._control_plane = control_plane
+        self._folder = folder
+        self._lives = itertools.count(1)
+
+    @asynccontextmanager
+    async def life(
+        self, namespace: str, death: int | None = None, moment: Moment = Moment.AFTER_ANSWER
+    ) -> AsyncIterator[OperatorLife]:
+        """An operator that is up, for one namespace or ("") for all; ended with the block if it still lives."""
+        stem = f"{next(self._lives):03}-{namespace or 'all'}"
+        life = OperatorLife(
+            self._control_plane.context,
+            Life(
+                kubeconfig=str(self._control_plane.kubeconfig),
+                namespaces=namespace,
+                metrics_port=next(_ports),
+                journal=str(self._folder / f"{stem}.journal"),
+                log=str(self._folder / f"{stem}.log"),
+                module=self._control_plane.module,
+                death=death,
+                moment=moment,
+            ),
+        )
+        try:
+            await life.wait_until_up()
+            yield life
+        finally:
+            await life.end()
+
+    async def states(self, namespaces: Sequence[str]) -> dict[str, State]:
+        """Each namespace's state, normalised."""
+        listed = await asyncio.gather(*(self.api.list_all(kind) for kind in STATE_KINDS))
+        objects: dict[str, dict[str, list[Manifest]]] = {
+            namespace: {kind: [] for kind in STATE_KINDS} for namespace in namespaces
+        }
+        for kind, (items, _) in zip(STATE_KINDS, listed, strict=True):
+            for item in items:
+                if (namespace := item["metadata"]["namespace"]) in objects:
+                    objects[namespace][kind].append(item)
+        return {namespace: normalise(found, namespace) for namespace, found in objects.items()}
+
+    async def model_deployments(self) -> dict[str, Manifest]:
+        """Namespace → its ModelDeployment, where it has one."""
+        items, _ = await self.api.list_all("ModelDeployment")
+        return {item["metadata"]["namespace"]: item for item in items if item["metadata"]["name"] == NAME}
+
+    async def wait_until_converged(self, namespaces: Sequence[str], life: OperatorLife) -> None:
+        late: list[str] = []
+        found: dict[str, Manifest] = {}
+
+        async def are_converged() -> bool:
+            nonlocal late, found
+            found = await self.model_deployments()
+            late = [namespace for namespace in namespaces if not is_converged(found.get(namespace))]
+            return not late
+
+        if not await wait_for(are_converged):
+            status = found.get(late[0], {}).get("status")
+            raise AssertionError(f"{late} are not ready and promoted; the first's status: {status}\n{life.tail()}")
+
+    async def wait_until_gone(self, namespace: str) -> None:
+        left: State = {}
+
+        async def is_gone() -> bool:
+            nonlocal left
+            left = (await self.states([namespace]))[namespace]
+            return not left
+
+        if not await wait_for(is_gone):
+            raise AssertionError(f"left behind in {namespace}: {sorted(left)}")
+
+    async def make_namespace(self, name: str) -> None:
+        await self.api.make_namespace(name)
+
+        async def has_account() -> bool:  # pods need it, and the controller-manager makes it
+            return await self.api.read("ServiceAccount", name, "default") is not None
+
+        assert await wait_for(has_account), f"namespace {name} has no service account: does controller-manager run?"
+
+    async def rest(self, life: OperatorLife, namespaces: Sequence[str]) -> None:
+        """Waits until the operator has written nothing in these namespaces for a while."""
+        loop = asyncio.get_running_loop()
+        count, since, deadline = -1, loop.time(), loop.time() + PATIENCE_SECONDS
+        while loop.time() - since < REST_SECONDS:
+            if (now := len(writes_in(life, namespaces))) != count:
+                count, since = now, loop.time()
+            assert loop.time() < deadline, f"it never stops writing: {writes_in(life, namespaces)[-5:]}"
+            await asyncio.sleep(0.1)
+
+    async def wait_until_passed_once(self, life: OperatorLife) -> None:
+        """Waits until the operator has passed over what it found at its start: its queue is empty, by its metrics."""
+        url = f"http://127.0.0.1:{life.life.metrics_port}/metrics"
+        async with aiohttp.ClientSession() as session:
+
+            async def is_idle() -> bool:
+                async with session.get(url) as response:
+                    lines = (await response.text()).splitlines()
+                depths = [float(line.split()[-1]) for line in lines if line.startswith("slipway_queue_depth")]
+                passes = [float(line.split()[-1]) for line in lines if line.startswith("slipway_pass_seconds_count")]
+                return sum(depths) == 0 and (not passes or sum(passes) > 0)
+
+            assert await wait_for(is_idle), f"its queue never empties\n{life.tail()}"
+        await asyncio.sleep(REST_SECONDS)
+
+
+def writes_in(life: OperatorLife, namespaces: Sequence[str]) -> list[JournalEntry]:
+    """The life's answered writes in any of these namespaces."""
+    return [entry for entry in life.journal() if any(f"/namespaces/{name}/" in entry.path for name in namespaces)]
