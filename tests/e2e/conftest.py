@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.e2e import store
-from tests.e2e.install import Operator, image_references, install_operator, load_images
+from tests.e2e.install import InstallError, Operator, image_references, install_operator, load_images
 from tests.e2e.kube import Kube
 from tests.e2e.models import Digits, OnnxCase, onnx_cases, train_digits
 from tests.e2e.stage import Served, Stage, describe, digits_volume
@@ -42,8 +42,11 @@ def kube() -> Kube:
 @pytest.fixture(scope="session")
 def operator(kube: Kube) -> Operator:
     """The operator of the working tree, installed by its chart, watching all namespaces."""
-    load_images(("operator", "agent", "triton", "test-web"))
-    install_operator()
+    try:
+        load_images(("operator", "agent", "triton", "test-web"))
+        install_operator()
+    except InstallError as error:
+        pytest.exit(f"the product could not be installed: {error}", returncode=3)
     return Operator(kube)
 
 

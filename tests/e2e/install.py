@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.e2e.kube import Kube, Manifest, RefusedError, kubectl
+from tests.e2e.reach import native_cluster
 from tests.e2e.stage import is_ready
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,8 +59,9 @@ def load_images(names: Sequence[str]) -> None:
     missing = [name for name in names if not archives[name].exists()]
     if missing:
         raise InstallError(f"the images {', '.join(missing)} are not built; what to do: make images")
+    named = ["--name", cluster] if (cluster := native_cluster()) else []
     done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.cluster", "load", *(str(archives[name]) for name in names)],
+        [sys.executable, "-m", "tests.e2e.cluster", "load", *named, *(str(archives[name]) for name in names)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -71,7 +73,11 @@ def load_images(names: Sequence[str]) -> None:
 
 def install_operator(namespaces: Sequence[str] = ()) -> None:
     """`helm upgrade --install` of the chart, and wait until the operator is ready. Raises InstallError."""
-    values: Manifest = {"watchNamespaces": list(namespaces)}
+    images: Manifest = {"pullPolicy": "IfNotPresent"}
+    for name in ("operator", "agent", "triton"):
+        repository, _, tag = image_references()[name].rpartition(":")
+        images[name] = {"repository": repository, "tag": tag}
+    values: Manifest = {"watchNamespaces": list(namespaces), "images": images}
     done = subprocess.run(
         [
             "helm", "upgrade", "--install", RELEASE, str(ROOT / "charts" / "slipway"), "--namespace", NAMESPACE,

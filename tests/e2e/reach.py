@@ -8,15 +8,22 @@ Must not import: anything of Slipway.
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.e2e.cluster.layout import DEFAULT_NAME, ClusterFolders
 from tests.e2e.kube import Kube
+
+NETWORK = ClusterFolders(DEFAULT_NAME).network_namespace
+NETWORKS = ClusterFolders(DEFAULT_NAME).network_namespace_file.parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,12 +34,18 @@ class Address:
     grpc: str
 
 
+def native_cluster() -> str | None:
+    """Name of the native cluster in whose network this process stands; None elsewhere."""
+    here = Path("/proc/self/ns/net").stat()
+    for place in NETWORKS.glob(f"{NETWORK}*"):
+        if os.path.samestat(place.stat(), here):
+            return place.name.removeprefix(f"{NETWORK}-") if place.name != NETWORK else DEFAULT_NAME
+    return None
+
+
 def is_inside() -> bool:
-    """Whether this process stands in the native cluster's own network."""
-    try:
-        return ClusterFolders(DEFAULT_NAME).network_namespace_file.samefile("/proc/self/ns/net")
-    except OSError:
-        return False
+    """Whether Service addresses work here as they do for a pod."""
+    return native_cluster() is not None
 
 
 @contextmanager
@@ -42,10 +55,25 @@ def service(kube: Kube, name: str, namespace: str) -> Iterator[Address]:
         found = kube.get("Service", name, namespace)
         assert found is not None, f"there is no Service {namespace}/{name}"
         address = found["spec"]["clusterIP"]
+        _wait_for_listener(address, 8000)
         yield Address(f"http://{address}:8000", f"{address}:8001")
         return
     with _forwarded(name, namespace) as (http_port, grpc_port):
         yield Address(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
+
+
+def _wait_for_listener(address: str, port: int, seconds: float = 15) -> None:
+    """A pod is Ready a moment before the nodes have learned that the Service leads to it."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection((address, port), timeout=1).close()
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise AssertionError(f"nothing answers at {address}:{port} after {seconds} s: {error}") from error
+            time.sleep(0.05)
+        else:
+            return
 
 
 @contextmanager

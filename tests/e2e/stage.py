@@ -13,17 +13,21 @@ Must not import: anything of Slipway; the tests see the product from outside onl
 from __future__ import annotations
 
 import base64
+import os
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from tests.e2e import reach
 from tests.e2e.ask import Grpc, Rest, grpc_client, rest
 from tests.e2e.kube import CHILDREN, Kube, Manifest, Ran, kubectl, outline
 from tests.e2e.models import Digits
 
-READY_SECONDS = 120
+READY_SECONDS = float(os.environ.get("E2E_READY_SECONDS", "120"))
 """From applied to Ready, on two busy cores."""
 
 SMALL: Manifest = {"requests": {"cpu": "20m", "memory": "128Mi"}, "limits": {"memory": "2Gi"}}
@@ -156,6 +160,19 @@ class Served:
 
         return self.kube.wait_list("Pod", self.namespace, what, settled, labels=self.labels, seconds=seconds)
 
+    def then_answers(self, digits: Digits, version: int, seconds: float = 15) -> None:
+        """Waits until a new connection is answered as the trained version does.
+
+        A promotion is known before every node has learned where the Service leads; a draining pod still answers.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            with self.asked() as ask:
+                answer = ask.rest.infer_json({"image": digits.images})["probabilities"]
+            if np.allclose(answer, digits.probabilities(version), atol=1e-4):
+                return
+            assert time.monotonic() < deadline, f"{self.name} does not answer as version {version} after {seconds} s"
+
     @contextmanager
     def asked(self, model: str | None = None) -> Iterator[Asked]:
         """REST and gRPC through the Service, as clients do."""
@@ -253,5 +270,6 @@ def describe(kube: Kube, namespace: str) -> str:
         name = pod["metadata"]["name"]
         for container, lines in (("agent", 30), ("server", 15)):
             said = kubectl("-n", namespace, "logs", name, "-c", container, f"--tail={lines}", seconds=20)
-            parts.append(f"log of {name}/{container}:\n{(said.out or said.err)[-6000:]}")
+            kept = [line for line in (said.out or said.err).splitlines() if not line.startswith(("|", "+"))]
+            parts += [f"log of {name}/{container}:", *kept]
     return "\n".join(parts)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from tests.e2e.kube import Kube, Manifest, kubectl
 
-UNPACK = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/models', filter='data')"
+UNPACK = "import sys, tarfile; tarfile.open(fileobj=sys.stdin.buffer, mode='r|').extractall('/models')"
 
 
 class StoreError(Exception):

@@ -21,7 +21,7 @@ PLAIN: Manifest = {
     "apiVersion": "slipway.dev/v1alpha1",
     "kind": "ModelDeployment",
     "metadata": {"name": "digits"},
-    "spec": {"runtime": {"name": "Triton"}, "model": {"uri": "volume://models/digits", "version": 1}, "replicas": 0},
+    "spec": {"runtime": {"name": "Triton"}, "model": {"uri": "pvc://models/digits", "version": 1}, "replicas": 0},
 }
 
 
@@ -67,7 +67,7 @@ PLAIN: Manifest = {
 )
 def test_the_api_server_refuses(quiet_stage: Stage, change: Manifest, words: list[str]) -> None:
     with pytest.raises(RefusedError) as refused:
-        quiet_stage.given_object(merged(PLAIN, change))
+        quiet_stage.kube.create(merged(merged(PLAIN, {"metadata": {"namespace": quiet_stage.namespace}}), change))
     assert 400 <= refused.value.status < 500
     for word in words:
         assert word in refused.value.message
@@ -115,11 +115,18 @@ def test_what_is_not_there_yet_is_said(quiet_stage: Stage, change: Manifest, wor
 
 @dataclass(frozen=True, slots=True)
 class Victim:
-    """A Ready deployment that is edited badly again and again: version 1 serves."""
+    """A Ready deployment that is edited badly again and again: version 1 serves. `good` is its correct YAML."""
 
     served: Served
     asked: Asked
     digits: Digits
+    good: Manifest
+
+    def corrected(self) -> None:
+        """The user applies the correct YAML, and it serves."""
+        self.served.kube.apply(self.good)
+        self.served.manifest = self.good
+        self.served.then_ready()
 
     def serves_version_1(self) -> None:
         answer = self.asked.rest.infer_json({"image": self.digits.images})
@@ -134,7 +141,7 @@ def victim(module_stage: Stage, digits: Digits, operator: Operator) -> Iterator[
     volume["configMap"]["items"].append({"key": "digits-3", "path": "digits/3/model.onnx"})
     served = module_stage.given("digits", "volume://models/digits", 1, [volume]).then_ready()
     with served.asked() as asked:
-        yield Victim(served, asked, digits)
+        yield Victim(served, asked, digits, served.manifest)
 
 
 ROWS: list[Any] = [
@@ -148,11 +155,11 @@ ROWS: list[Any] = [
     pytest.param(
         {"model": {"version": 2, "sha256": {"2": "0" * 64}}}, "DigestMismatch", ["version 2", "0" * 64], id="sha256"
     ),
-    pytest.param({"model": {"version": 3}}, "LoadFailed", ["version 3"], id="corrupt model"),
+    pytest.param({"model": {"version": 3}}, "LoadFailed", ["3/model.onnx", "not an ONNX model"], id="corrupt model"),
     pytest.param(
-        {"runtime": {"image": "registry.invalid/no/such:1"}},
+        {"runtime": {"image": "127.0.0.1:1/no/such:1"}},
         "ImagePullFailed",
-        ["registry.invalid/no/such:1", "imagePullSecrets"],
+        ["127.0.0.1:1/no/such:1", "imagePullSecrets"],
         id="image that can't be pulled",
     ),
     pytest.param(
@@ -166,7 +173,8 @@ ROWS: list[Any] = [
 def test_a_ready_deployment_keeps_serving_and_recovers(
     victim: Victim, operator: Operator, change: Manifest, reason: str, words: list[str]
 ) -> None:
-    served, good = victim.served, victim.served.manifest
+    victim.corrected()
+    served = victim.served
     pods = {pod["metadata"]["uid"] for pod in served.pods()}
     began = operator.identity()
 
@@ -177,9 +185,7 @@ def test_a_ready_deployment_keeps_serving_and_recovers(
     victim.serves_version_1()
     assert pods <= {pod["metadata"]["uid"] for pod in served.pods()}
 
-    served.kube.apply(good)
-    served.manifest = good
-    served.then_ready()
+    victim.corrected()
     served.then("Degraded", "False")
     victim.serves_version_1()
     served.then_pods("the old pod alone is left", 1)
@@ -188,7 +194,8 @@ def test_a_ready_deployment_keeps_serving_and_recovers(
 
 
 def test_a_quota_that_is_too_small_is_named(victim: Victim) -> None:
-    served, good = victim.served, victim.served.manifest
+    victim.corrected()
+    served = victim.served
     quota: Manifest = {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -204,11 +211,7 @@ def test_a_quota_that_is_too_small_is_named(victim: Victim) -> None:
     # the user raises the quota: nothing else has to be touched
     served.kube.delete("ResourceQuota", "small", served.namespace)
     served.then_ready()
-    answer = victim.asked.rest.infer_json({"image": victim.digits.images})
-    np.testing.assert_allclose(answer["probabilities"], victim.digits.probabilities(2), atol=1e-4)
-    served.kube.apply(good)
-    served.manifest = good
-    served.then_ready()
+    served.then_answers(victim.digits, 2)
 
 
 def test_a_first_revision_that_is_wrong_recovers_when_corrected(
