@@ -63,7 +63,7 @@ class OperatorProcess:
             "SLIPWAY_LOG_FORMAT": "json",
             "SLIPWAY_TRITON_IMAGE": "slipway.dev/triton:bench",
             "SLIPWAY_AGENT_IMAGE": "slipway.dev/agent:bench",
-            "PYTHONPATH": os.pathsep.join(filter(None, ["operator", ".", os.environ.get("PYTHONPATH", "")])),
+            "PYTHONPATH": os.pathsep.join(filter(None, [os.environ.get("PYTHONPATH", ""), "operator", "."])),
         }
         with log.open("ab") as out:
             started = time.monotonic()
