@@ -153,6 +153,8 @@ def _progress(new: str, here: RevisionPods, memory: Memory, now: datetime) -> tu
     """Since when there was no progress, and the most ready pods so far."""
     if memory.canary != new or memory.progress_since is None or here.ready > memory.canary_ready:
         return now, here.ready
+    if memory.progress_since > now:  # another node's clock: no deadline may lie as far ahead as that one was
+        return now, memory.canary_ready
     return memory.progress_since, memory.canary_ready
 
 

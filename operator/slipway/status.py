@@ -72,9 +72,10 @@ def read_memory(stored: ModelDeploymentStatus, kept: Iterable[str]) -> Memory:
 def read_time(text: str | None) -> datetime | None:
     """A time as `write_time` writes it; None when there is none to read."""
     try:
-        return datetime.fromisoformat(text) if text else None
+        moment = datetime.fromisoformat(text) if text else None
     except ValueError:
         return None
+    return moment if moment is not None and moment.tzinfo is not None else None
 
 
 def write_time(moment: datetime) -> str:

@@ -159,6 +159,11 @@ def test_more_ready_pods_than_ever_is_progress() -> None:
     assert (plan.progress_since, plan.canary_ready) == (NOW, 2)
 
 
+def test_a_time_from_a_clock_ahead_gives_no_longer_deadline() -> None:
+    plan = step(wanted(), since(-86_400), {"old": pods(2), "new": pods(1, ready=0)}, NOW)
+    assert plan.progress_since == NOW
+
+
 def test_losing_and_regaining_a_pod_is_no_progress() -> None:
     plan = step(wanted(replicas=3), since(500, ready=2), {"old": pods(1), "new": pods(3, ready=2)}, NOW)
     assert (plan.progress_since, plan.canary_ready) == (NOW - timedelta(seconds=500), 2)

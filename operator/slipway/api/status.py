@@ -102,8 +102,11 @@ def read_status(stored: dict[str, Any] | None) -> ModelDeploymentStatus:
         try:
             return ModelDeploymentStatus.model_validate(stored)
         except ValidationError as error:
-            for problem in error.errors():
-                stored.pop(str(problem["loc"][0]), None)
+            unreadable = {str(problem["loc"][0]) for problem in error.errors()} & stored.keys()
+            if not unreadable:
+                return ModelDeploymentStatus()
+            for field in unreadable:
+                del stored[field]
 
 
 def write_status(status: ModelDeploymentStatus) -> dict[str, Any]:

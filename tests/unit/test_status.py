@@ -1,0 +1,479 @@
+"""What a person and a script read: each condition, each reason; and a stored status that may hold anything."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway.api.status import Condition, ModelDeploymentStatus, read_status, write_status
+from slipway.observe import AgentReport, Observed, Pod, Trouble, VersionReport
+from slipway.revisions import Revision
+from slipway.rollout import Plan, Promotion, Rejection, RevisionPods
+from slipway.status import Judged, assess, notices, read_memory, read_time, write_time
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+LATER = NOW + timedelta(hours=1)
+EMPTY = ModelDeploymentStatus()
+GPU = Trouble("Unschedulable", "pod p finds no node: nvidia.com/gpu is missing on 1 of 1 nodes")
+PASSING = Trouble("SourceUnavailable", "the store does not answer; it is tried again", needs_person=False)
+BROKEN = Trouble("LoadFailed", "version 2: the server says: no ONNX")
+REFUSED = Trouble("Refused", "the API server refuses Deployment digits-new: spec.template: Invalid value")
+
+
+def revision(name: str, version: int) -> Revision:
+    return Revision(name, version, version, {}, {}, {})
+
+
+def report(*versions: tuple[int, str], reason: str = "", message: str = "") -> AgentReport:
+    found = tuple(
+        VersionReport(
+            number, state, reason if state == "Failed" else "", message if state == "Failed" else "", "d" * 64
+        )
+        for number, state in versions
+    )
+    return AgentReport("g", (1, 2, 3), found, None)
+
+
+def pod(name: str, of: str, *, ready: bool = True, ending: bool = False, says: AgentReport | None = None) -> Pod:
+    return Pod(name, f"uid-{name}", of, ready, ending, "198.18.0.1", None, None, says)
+
+
+def observed(*pods: Pod, troubles: dict[str, Trouble] | None = None) -> Observed:
+    revisions = {"old": revision("old", 1), "new": revision("new", 2)}
+    here = {
+        name: RevisionPods(
+            0, sum(p.revision == name for p in pods), sum(p.revision == name and p.is_ready for p in pods)
+        )
+        for name in {p.revision for p in pods}
+    }
+    return Observed({}, frozenset(), revisions, here, troubles or {}, pods, {}, {})
+
+
+STABLE = Plan("new", None, {"new": 2}, Promotion.PROMOTED, None)
+FIRST = Plan(None, "new", {"new": 2}, Promotion.IN_PROGRESS, NOW)
+ROLLING = Plan("old", "new", {"old": 2, "new": 1}, Promotion.IN_PROGRESS, NOW)
+TAKEN_BACK = Plan("old", None, {"old": 2}, Promotion.ROLLED_BACK, None)
+JUDGED = Judged(
+    name="digits",
+    generation=4,
+    replicas=2,
+    revision="new",
+    version=2,
+    problem=None,
+    plan=STABLE,
+    load=(2,),
+    listed=(),
+    are_settled=False,
+    settled=None,
+)
+SERVING = observed(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available"))))
+OLD_SERVES = (pod("a", "old", says=report((1, "Available"))), pod("b", "old", says=report((1, "Available"))))
+
+
+def conditions(status: ModelDeploymentStatus) -> dict[str, str]:
+    """Condition type → "Status Reason"."""
+    return {condition.type: f"{condition.status} {condition.reason}" for condition in status.conditions}
+
+
+ROWS = [
+    pytest.param(
+        JUDGED,
+        SERVING,
+        "Ready",
+        ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
+        id="serving",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=FIRST),
+        observed(),
+        "Deploying",
+        ("False Deploying", "False InProgress", "Unknown NotReported", "False AsExpected"),
+        id="first, no pods yet",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=FIRST),
+        observed(pod("a", "new", ready=False, says=report((2, "Fetching")))),
+        "Deploying",
+        ("False Deploying", "False InProgress", "False Loading", "False AsExpected"),
+        id="first, fetching",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=FIRST),
+        observed(pod("a", "new", ready=False), troubles={"new": GPU}),
+        "Unschedulable",
+        ("False Unschedulable", "False InProgress", "Unknown NotReported", "True Unschedulable"),
+        id="first, no node",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=FIRST),
+        observed(pod("a", "new", ready=False), troubles={"new": PASSING}),
+        "SourceUnavailable",
+        ("False SourceUnavailable", "False InProgress", "Unknown NotReported", "False AsExpected"),
+        id="first, a trouble that passes",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=FIRST, problem=REFUSED),
+        observed(),
+        "Refused",
+        ("False Refused", "False Refused", "Unknown NotReported", "True Refused"),
+        id="first, refused by the API server",
+    ),
+    pytest.param(
+        replace(JUDGED, replicas=4),
+        observed(*(pod(name, "new", says=report((2, "Available"))) for name in "abc")),
+        "Ready",
+        ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
+        id="three of four are enough",
+    ),
+    pytest.param(
+        replace(JUDGED, replicas=4),
+        observed(*(pod(name, "new", says=report((2, "Available"))) for name in "ab")),
+        "Deploying",
+        ("False Deploying", "True Promoted", "True AllAvailable", "False AsExpected"),
+        id="two of four are not",
+    ),
+    pytest.param(
+        replace(JUDGED, replicas=0),
+        observed(),
+        "ScaledToZero",
+        ("False ScaledToZero", "True Promoted", "Unknown NotReported", "False AsExpected"),
+        id="scaled to zero",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=ROLLING, load=(1,)),
+        observed(*OLD_SERVES, pod("c", "new", ready=False)),
+        "RollingOut",
+        ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "False AsExpected"),
+        id="rolling out",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=ROLLING, load=(1,)),
+        observed(*OLD_SERVES, pod("c", "new", ready=False), troubles={"new": BROKEN}),
+        "RollingOut",
+        ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "True LoadFailed"),
+        id="rolling out what is broken",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=TAKEN_BACK, load=(1,)),
+        observed(*OLD_SERVES),
+        "RolledBack",
+        ("True MinimumReplicasReady", "False RolledBack", "True AllAvailable", "True RolledBack"),
+        id="taken back",
+    ),
+    pytest.param(
+        replace(JUDGED, plan=None, problem=Trouble("InvalidSpec", "spec.model.uri …"), revision=None),
+        observed(*OLD_SERVES),
+        "InvalidSpec",
+        ("False InvalidSpec", "False InvalidSpec", "Unknown NotReported", "True InvalidSpec"),
+        id="a spec that never was valid",
+    ),
+    pytest.param(
+        replace(JUDGED, load=(1, 2)),
+        observed(
+            pod("a", "new", says=report((1, "Failed"), (2, "Available"), reason="DigestMismatch", message="m")),
+            pod("b", "new", says=report((1, "Available"), (2, "Available"))),
+        ),
+        "Ready",
+        ("True MinimumReplicasReady", "True Promoted", "False DigestMismatch", "True DigestMismatch"),
+        id="an extra version fails in one pod",
+    ),
+    pytest.param(
+        replace(JUDGED, load=(1, 2)),
+        observed(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available")))),
+        "Ready",
+        ("True MinimumReplicasReady", "True Promoted", "False Loading", "False AsExpected"),
+        id="an extra version is not reported yet",
+    ),
+    pytest.param(
+        replace(JUDGED, load=(2,)),
+        observed(pod("a", "new", says=report((2, "Levitating"))), pod("b", "new")),
+        "Ready",
+        ("True MinimumReplicasReady", "True Promoted", "Unknown NotReported", "False AsExpected"),
+        id="a state that a newer agent reports",
+    ),
+]
+
+
+@pytest.mark.parametrize(("judged", "world", "phase", "expected"), ROWS)
+def test_conditions(judged: Judged, world: Observed, phase: str, expected: tuple[str, ...]) -> None:
+    status = assess(judged, world, EMPTY, NOW)
+    assert tuple(conditions(status).values()) == expected
+    assert list(conditions(status)) == ["Ready", "Promoted", "VersionsReady", "Degraded"]
+    assert status.phase == phase
+
+
+@pytest.mark.parametrize(("judged", "world", "phase", "expected"), ROWS)
+def test_assessed_again_it_is_the_same(judged: Judged, world: Observed, phase: str, expected: tuple[str, ...]) -> None:
+    once = assess(judged, world, EMPTY, NOW)
+    again = assess(judged, world, read_status(write_status(once)), LATER)
+    assert write_status(again) == write_status(once)
+    assert notices(once, again) == []
+
+
+@pytest.mark.parametrize(("judged", "world", "phase", "expected"), ROWS)
+def test_every_condition_can_be_waited_for(
+    judged: Judged, world: Observed, phase: str, expected: tuple[str, ...]
+) -> None:
+    for condition in assess(judged, world, EMPTY, NOW).conditions:
+        assert re.fullmatch(r"[A-Z][A-Za-z]+", condition.reason)
+        assert condition.message
+        assert condition.observed_generation == 4
+        assert condition.last_transition_time == "2026-03-01T12:00:00Z"
+
+
+def test_numbers_for_people_and_autoscalers() -> None:
+    world = observed(pod("a", "old"), pod("b", "new"), pod("c", "new", ready=False), pod("d", "old", ending=True))
+    status = assess(replace(JUDGED, plan=ROLLING, replicas=3), world, EMPTY, NOW)
+    assert (status.replicas, status.ready_replicas, status.ready) == (3, 2, "2/3")
+    assert status.selector == "slipway.dev/model=digits"
+    assert status.observed_generation == 4
+    assert status.stable is not None
+    assert (status.stable.revision, status.stable.version) == ("old", 1)
+    assert status.canary is not None
+    assert (status.canary.revision, status.canary.version, status.canary.ready_replicas) == ("new", 2, 1)
+
+
+def test_a_version_shows_its_least_advanced_state_among_the_pods() -> None:
+    world = observed(
+        pod("a", "new", says=report((1, "Available"), (2, "Available"))),
+        pod("b", "new", says=report((1, "Loading"), (2, "Available"))),
+    )
+    versions = assess(replace(JUDGED, load=(1, 2)), world, EMPTY, NOW).versions
+    assert [(v.version, v.state, v.served) for v in versions] == [(1, "Loading", False), (2, "Available", True)]
+    assert [v.sha256 for v in versions] == ["d" * 64] * 2
+
+
+def test_while_settled_the_versions_stay_as_they_were() -> None:
+    once = assess(JUDGED, SERVING, EMPTY, NOW)
+    quiet = observed(pod("a", "new"), pod("b", "new"))
+    assert assess(replace(JUDGED, are_settled=True), quiet, once, LATER).versions == once.versions
+
+
+def test_a_digest_once_seen_is_kept_while_agents_are_silent() -> None:
+    once = assess(JUDGED, SERVING, EMPTY, NOW)
+    assert assess(JUDGED, observed(pod("a", "new")), once, LATER).versions[0].sha256 == "d" * 64
+
+
+def test_a_time_changes_only_with_its_condition() -> None:
+    once = assess(JUDGED, SERVING, EMPTY, NOW)
+    less = assess(replace(JUDGED, generation=5), observed(pod("a", "new", says=report((2, "Available")))), once, LATER)
+    times = {condition.type: condition.last_transition_time for condition in less.conditions}
+    assert times == {
+        "Ready": "2026-03-01T13:00:00Z",
+        "Promoted": "2026-03-01T12:00:00Z",
+        "VersionsReady": "2026-03-01T12:00:00Z",
+        "Degraded": "2026-03-01T12:00:00Z",
+    }
+    assert {condition.observed_generation for condition in less.conditions} == {5}
+
+
+def test_with_a_spec_that_cannot_be_read_all_that_serves_is_still_told() -> None:
+    once = assess(replace(JUDGED, plan=ROLLING, load=(1,)), observed(*OLD_SERVES, pod("c", "new")), EMPTY, NOW)
+    judged = replace(JUDGED, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None, are_settled=True, load=())
+    status = assess(judged, observed(*OLD_SERVES, pod("c", "new")), once, LATER)
+    assert conditions(status)["Ready"] == "True MinimumReplicasReady"
+    assert conditions(status)["VersionsReady"] == "True AllAvailable"
+    assert (status.stable, status.canary, status.progress_since) == (once.stable, once.canary, once.progress_since)
+
+
+# ---- rejections
+
+
+def rejecting(world: Observed, stored: ModelDeploymentStatus = EMPTY) -> ModelDeploymentStatus:
+    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    return assess(replace(JUDGED, plan=plan), world, stored, NOW)
+
+
+def test_a_rejection_is_remembered_with_its_cause() -> None:
+    (entry,) = rejecting(observed(*OLD_SERVES, troubles={"new": BROKEN})).rejected
+    assert (entry.revision, entry.content, entry.reason, entry.at) == ("new", "c", "LoadFailed", "2026-03-01T12:00:00Z")
+    assert BROKEN.message in entry.message
+
+
+def test_a_rejection_without_a_cause_names_the_deadline() -> None:
+    (entry,) = rejecting(observed(*OLD_SERVES)).rejected
+    assert entry.reason == "ProgressDeadlineExceeded"
+    assert "progressDeadlineSeconds" in entry.message
+
+
+def test_a_rejection_after_a_refusal_names_the_refusal() -> None:
+    before = assess(replace(JUDGED, plan=ROLLING, problem=REFUSED), observed(*OLD_SERVES), EMPTY, NOW)
+    (entry,) = rejecting(observed(*OLD_SERVES), before).rejected
+    assert entry.reason == "Refused"
+    assert "spec.template: Invalid value" in entry.message
+
+
+def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
+    once = rejecting(observed(*OLD_SERVES, troubles={"new": BROKEN}))
+    later = assess(replace(JUDGED, plan=TAKEN_BACK), observed(*OLD_SERVES), once, LATER)
+    condition = later.condition("Promoted")
+    assert condition is not None
+    assert BROKEN.message in condition.message
+    assert "until the spec changes" in condition.message
+    assert later.rejected == once.rejected
+
+
+def test_another_revision_in_the_spec_clears_it() -> None:
+    once = rejecting(observed(*OLD_SERVES))
+    later = assess(
+        replace(JUDGED, plan=replace(STABLE, stable="old"), revision="old"), observed(*OLD_SERVES), once, NOW
+    )
+    assert later.rejected == []
+
+
+def test_the_longest_words_fit() -> None:
+    endless = Trouble("R", "m" * 100_000)
+    status = rejecting(observed(*OLD_SERVES, troubles={"new": endless, "old": endless}))
+    assert write_status(status)
+
+
+def test_memory_is_what_was_written() -> None:
+    status = rejecting(observed(*OLD_SERVES))
+    memory = read_memory(read_status(write_status(status)), {"old"})
+    assert (memory.stable, memory.canary, memory.rejected) == ("old", None, (Rejection("new", "c"),))
+    rolling = assess(replace(JUDGED, plan=replace(ROLLING, canary_ready=1)), observed(*OLD_SERVES), EMPTY, NOW)
+    memory = read_memory(read_status(write_status(rolling)), {"old", "new"})
+    assert (memory.stable, memory.canary, memory.canary_ready, memory.progress_since) == ("old", "new", 1, NOW)
+
+
+def test_a_stable_revision_that_is_kept_nowhere_is_forgotten() -> None:
+    status = rejecting(observed(*OLD_SERVES))
+    assert read_memory(status, {"new"}).stable is None
+
+
+# ---- events
+
+
+def status_with(**reasons: tuple[str, str]) -> ModelDeploymentStatus:
+    """Condition type → (status, reason)."""
+    stable = {"revision": "a", "version": 1} if reasons.pop("stable", None) else None
+    found = [{"type": kind, "status": value, "reason": why, "message": "m"} for kind, (value, why) in reasons.items()]
+    return ModelDeploymentStatus.model_validate({"conditions": found, "stable": stable})
+
+
+SERVES = {
+    "Ready": ("True", "MinimumReplicasReady"),
+    "Promoted": ("True", "Promoted"),
+    "Degraded": ("False", "AsExpected"),
+}
+STABLE_BEFORE: dict[str, Any] = {"stable": ("", "")}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        pytest.param({}, {}, [], id="nothing"),
+        pytest.param(SERVES, SERVES, [], id="no change"),
+        pytest.param(
+            {},
+            {"Ready": ("False", "Deploying"), "Promoted": ("False", "InProgress"), "Degraded": ("False", "AsExpected")},
+            [],
+            id="created",
+        ),
+        pytest.param(
+            {"Ready": ("False", "Deploying"), "Promoted": ("False", "InProgress"), "Degraded": ("False", "AsExpected")},
+            SERVES,
+            ["Normal MinimumReplicasReady"],
+            id="first ready",
+        ),
+        pytest.param(
+            {}, {"Ready": ("False", "InvalidSpec"), "Degraded": ("True", "InvalidSpec")}, ["Warning InvalidSpec"],
+            id="invalid from the start, told once",
+        ),
+        pytest.param(
+            SERVES | STABLE_BEFORE,
+            SERVES | {"Promoted": ("False", "InProgress")},
+            ["Normal InProgress"],
+            id="a rollout starts",
+        ),
+        pytest.param(
+            SERVES | {"Promoted": ("False", "InProgress")} | STABLE_BEFORE,
+            SERVES,
+            ["Normal Promoted"],
+            id="and ends",
+        ),
+        pytest.param(
+            SERVES | {"Promoted": ("False", "InProgress")} | STABLE_BEFORE,
+            SERVES | {"Promoted": ("False", "RolledBack"), "Degraded": ("True", "RolledBack")},
+            ["Warning RolledBack"],
+            id="or is taken back",
+        ),
+        pytest.param(
+            SERVES,
+            SERVES | {"Ready": ("False", "CrashLoop"), "Degraded": ("True", "CrashLoop")},
+            ["Warning CrashLoop"],
+            id="stops serving",
+        ),
+        pytest.param(
+            SERVES | {"Degraded": ("True", "Unschedulable")}, SERVES, [], id="a trouble that is over is no event"
+        ),
+    ],
+)  # fmt: skip
+def test_notices(before: dict[str, Any], after: dict[str, Any], told: list[str]) -> None:
+    found = notices(status_with(**before), status_with(**after))
+    assert [f"{'Warning' if notice.is_warning else 'Normal'} {notice.reason}" for notice in found] == told
+
+
+# ---- a stored status may hold anything
+
+
+def test_an_absent_status_is_an_empty_one() -> None:
+    assert read_status(None) == read_status({}) == EMPTY
+
+
+def test_what_can_be_read_is_kept() -> None:
+    stored = {
+        "stable": {"revision": "a", "version": 1},
+        "canary": "nonsense",
+        "rejected": [{"revision": 3}],
+        "conditions": [{"type": "Ready", "status": "Perhaps", "reason": "R", "message": "m"}],
+        "progressReady": "many",
+        "fromTheFuture": {"x": 1},
+    }
+    status = read_status(stored)
+    assert status.stable is not None
+    assert status.stable.revision == "a"
+    assert (status.canary, status.rejected, status.conditions, status.progress_ready) == (None, [], [], 0)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+NAMES = sorted(
+    set(ModelDeploymentStatus.model_fields)
+    | {str(field.alias) for field in ModelDeploymentStatus.model_fields.values()}
+)
+STORED = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max_size=6)
+
+
+@given(STORED)
+def test_garbage_never_raises(stored: dict[str, Any]) -> None:
+    status = read_status(stored)
+    assert read_status(write_status(status)) == status
+    read_memory(status, {"old"})
+    assess(JUDGED, SERVING, status, NOW)
+
+
+@pytest.mark.parametrize("text", ["", None, "yesterday", "2026-03-01", "2026-03-01T12:00:00", "12"])
+def test_a_time_that_cannot_be_read_is_none(text: str | None) -> None:
+    assert read_time(text) is None
+
+
+@given(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1)))
+def test_times_are_read_as_they_are_written(moment: datetime) -> None:
+    moment = moment.replace(microsecond=0, tzinfo=UTC)
+    assert read_time(write_time(moment)) == moment
+
+
+def test_absent_values_are_not_written() -> None:
+    assert "canary" not in write_status(assess(JUDGED, SERVING, EMPTY, NOW))
+    condition = Condition(type="Ready", status="True", reason="R", message="m", observed_generation=1)
+    assert write_status(ModelDeploymentStatus(conditions=[condition]))["conditions"][0]["observedGeneration"] == 1
