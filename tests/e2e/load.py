@@ -5,7 +5,9 @@
     load.nothing_was_lost()
 
 Three clients run side by side, as people have them: REST that keeps its connection, REST that opens one for each
-request, and gRPC on one channel. None retries. Each is bounded in rate and ends with the block.
+request, and gRPC on one channel. Each is bounded in rate and ends with the block. None retries, but for one case that
+is counted apart: a server that ends closes a kept connection even when it is in use all the time, and Triton can't tell
+such a client beforehand; an HTTP client sends the request again on a new connection.
 Must not import: anything of Kubernetes or Slipway.
 """
 
@@ -28,14 +30,20 @@ PAUSE_SECONDS = 0.02
 LIMIT_SECONDS = 300
 """A load that nobody ends, ends."""
 
+KEPT, NEW, GRPC = "REST, kept alive", "REST, new connections", "gRPC"
+
 Array = np.ndarray[Any, Any]
 
 
 @dataclass(slots=True)
 class Tally:
-    """One client's count. `labels` holds the answers seen, with how many times."""
+    """One client's count. `labels` holds the answers seen, with how many times.
+
+    reconnected: kept connections that the server closed between two answers.
+    """
 
     answered: int = 0
+    reconnected: int = 0
     failures: list[str] = field(default_factory=list)
     labels: dict[int, int] = field(default_factory=dict)
     slowest_seconds: float = 0.0
@@ -49,7 +57,7 @@ class Load:
     """Asks for the same image all the time."""
 
     def __init__(self, http_url: str, grpc_address: str, model: str, image: Array) -> None:
-        self.tallies = {name: Tally() for name in ("REST, kept alive", "REST, new connections", "gRPC")}
+        self.tallies = {name: Tally() for name in (KEPT, NEW, GRPC)}
         self._http_url, self._grpc_address, self._model = http_url, grpc_address, model
         self._inputs = {"image": image.reshape(1, 64)}
         self._ended = threading.Event()
@@ -79,23 +87,38 @@ class Load:
             if self._ended.wait(PAUSE_SECONDS):
                 return
 
-    def nothing_was_lost(self) -> None:
-        """Asserts that every client was answered, and every request."""
+    def nothing_was_lost(self, ended_pods: int) -> None:
+        """Asserts that every client was answered, and every request; `ended_pods` may each close a kept connection."""
         for name, tally in self.tallies.items():
             assert tally.answered > 20, f"{name}: only {tally.answered} requests were answered. {self.report()}"
-        assert not any(tally.failures for tally in self.tallies.values()), self.report()
+            assert not tally.failures, self.report()
+            allowed = ended_pods if name == KEPT else 0
+            assert tally.reconnected <= allowed, self.report()
 
     def report(self) -> str:
         """Counts, and the first failures of each client."""
-        return "\n".join(
-            f"{name}: {tally.answered} answered {tally.labels}, slowest {tally.slowest_seconds:.2f} s, "
-            f"{len(tally.failures)} lost{''.join(chr(10) + '    ' + failure for failure in tally.failures[:5])}"
-            for name, tally in self.tallies.items()
-        )
+        lines = []
+        for name, tally in self.tallies.items():
+            lines.append(
+                f"{name}: {tally.answered} answered {tally.labels}, slowest {tally.slowest_seconds:.2f} s, "
+                f"{tally.reconnected} times reconnected, {len(tally.failures)} lost"
+            )
+            lines += [f"    {failure}" for failure in tally.failures[:5]]
+        return "\n".join(lines)
 
     def _rest_kept(self) -> None:
         with rest(self._http_url, self._model) as client:
-            self._go_on("REST, kept alive", lambda: int(client.infer_json(self._inputs)["label"][0]))
+
+            def ask() -> int:
+                try:
+                    return int(client.infer_json(self._inputs)["label"][0])
+                except requests.ConnectionError as error:
+                    if "Connection aborted" not in str(error):
+                        raise
+                    self.tallies[KEPT].reconnected += 1
+                    return int(client.infer_json(self._inputs)["label"][0])
+
+            self._go_on(KEPT, ask)
 
     def _rest_new(self) -> None:
         def ask() -> int:
@@ -103,11 +126,11 @@ class Load:
                 client.session.headers["connection"] = "close"
                 return int(client.infer_json(self._inputs)["label"][0])
 
-        self._go_on("REST, new connections", ask)
+        self._go_on(NEW, ask)
 
     def _grpc(self) -> None:
         with grpc_client(self._grpc_address, self._model) as client:
-            self._go_on("gRPC", lambda: int(client.infer(self._inputs)["label"][0]))
+            self._go_on(GRPC, lambda: int(client.infer(self._inputs)["label"][0]))
 
     def _go_on(self, name: str, ask: _Ask) -> None:
         tally, start = self.tallies[name], time.monotonic()

@@ -15,7 +15,7 @@ from __future__ import annotations
 import base64
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -165,13 +165,13 @@ class Served:
 
         A promotion is known before every node has learned where the Service leads; a draining pod still answers.
         """
-        deadline = time.monotonic() + seconds
-        while True:
+
+        def is_so() -> bool:
             with self.asked() as ask:
                 answer = ask.rest.infer_json({"image": digits.images})["probabilities"]
-            if np.allclose(answer, digits.probabilities(version), atol=1e-4):
-                return
-            assert time.monotonic() < deadline, f"{self.name} does not answer as version {version} after {seconds} s"
+            return np.allclose(answer, digits.probabilities(version), atol=1e-4)
+
+        eventually(f"{self.name} answers as version {version}", is_so, seconds)
 
     @contextmanager
     def asked(self, model: str | None = None) -> Iterator[Asked]:
@@ -242,6 +242,14 @@ class Stage:
     def kubectl(self, *arguments: str, stdin: str | None = None, seconds: float = 60) -> Ran:
         """kubectl in this namespace."""
         return kubectl("--namespace", self.namespace, *arguments, stdin=stdin, seconds=seconds)
+
+
+def eventually(what: str, is_so: Callable[[], bool], seconds: float = 15) -> None:
+    """For what has no object to watch, such as a server's own answer: asks until it is so."""
+    deadline = time.monotonic() + seconds
+    while not is_so():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:.0f} s"
+        time.sleep(0.1)
 
 
 def conditions(found: Manifest | None) -> list[Manifest]:
