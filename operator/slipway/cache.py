@@ -56,7 +56,7 @@ class Cache:
         known = objects.get(slot)
         if known is not None and known[0] <= version:
             del objects[slot]
-        self._deleted[key, slot] = version
+        self._deleted[key, slot] = max(version, self._deleted.get((key, slot), 0))
         if len(self._deleted) > REMEMBERED_DELETIONS:
             del self._deleted[next(iter(self._deleted))]
         if not objects:
