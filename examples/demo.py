@@ -116,10 +116,9 @@ def inside() -> None:
         wait_ready(kube, progress)
     samples = json.loads((folder / "digits.json").read_text())["samples"]
     images = [sample["image"] for sample in samples]
-    with reach.service(kube, "digits", NAMESPACE) as address:
-        with step("the model answers over HTTP"):
-            labels, sure = predict_patiently(address.http_url, images)
-            older, _ = predict(address.http_url, images, version=1)
+    with reach.service(kube, "digits", NAMESPACE) as address, step("the model answers over HTTP"):
+        labels, sure = predict_patiently(address.http_url, images)
+        older, _ = predict(address.http_url, images, version=1)
     print(f"\nPOST {address.http_url}/v2/models/digits/infer\n")
     print(table(samples, labels, sure))
     right = sum(label == sample["digit"] for label, sample in zip(older, samples, strict=True))
@@ -200,17 +199,19 @@ def predict_patiently(url: str, images: list[list[float]]) -> tuple[list[int], l
 
 def closing(seconds: float) -> str:
     """What to try next."""
-    return f"""From nothing to predictions in {seconds:.0f} s. Look around:
-
-  eval "$({Path(sys.executable).name} -m tests.e2e.cluster env)"      kubectl and helm for this cluster
-  kubectl -n {NAMESPACE} describe mdep digits        conditions and events
-  kubectl -n {NAMESPACE} get deploy,svc,cm,pods      what the operator made of it
-  kubectl -n {NAMESPACE} edit mdep digits            serve version 1, scale it, break it
-  kubectl -n {NAMESPACE} logs -l slipway.dev/model=digits -c agent
-  kubectl explain mdep.spec
-
-Stop: make cluster-down (a later `make demo` is quick); make clean forgets everything.
-Test: make test"""
+    lines = [
+        ('eval "$(python3 -m tests.e2e.cluster env)"', "kubectl and helm of this cluster, in this shell"),
+        (f"kubectl -n {NAMESPACE} describe mdep digits", "conditions and events"),
+        (f"kubectl -n {NAMESPACE} get deploy,svc,cm,pods", "what the operator made of it"),
+        (f"kubectl -n {NAMESPACE} edit mdep digits", "serve version 1, scale it, break it"),
+        (f"kubectl -n {NAMESPACE} logs -l slipway.dev/model=digits -c agent", "what the agent did"),
+        ("kubectl explain mdep.spec", "every field"),
+    ]
+    around = "\n".join(f"  {command:<68}{what}" for command, what in lines)
+    return (
+        f"Predictions after {seconds:.0f} s. Look around:\n\n{around}\n\n"
+        "Stop: make cluster-down, and a later `make demo` is quick; make clean forgets everything. Test: make test"
+    )
 
 
 def main() -> int:

@@ -50,7 +50,8 @@ def table(samples: list[dict[str, Any]], labels: list[int], sure: list[float]) -
         lines.append("written " + " ".join(f"{samples[i]['digit']:^8}" for i in row))
         lines.append("answer  " + " ".join(f"{_answer(samples[i]['digit'], labels[i], sure[i]):^8}" for i in row))
     right = sum(label == sample["digit"] for sample, label in zip(samples, labels, strict=True))
-    return "\n".join([*lines, f"{right} of {len(samples)} right"])
+    note = "" if right == len(samples) else " (! is a wrong one)"
+    return "\n".join([*lines, f"{right} of {len(samples)} right{note}"])
 
 
 def _answer(digit: int, label: int, probability: float) -> str:
