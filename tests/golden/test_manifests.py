@@ -1,0 +1,84 @@
+"""What users write, and every object that comes of it, as files to read side by side.
+
+`<case>.yaml` is the ModelDeployment; with `---` between them, the specs that it had one after the other, each of which
+served before the next one came. `<case>.rendered.yaml` holds all children, as a cluster keeps them in the middle of the
+last rollout. Written anew by: pytest tests/golden --update-golden
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slipway.api import parse
+from slipway.manifests import Images, new_revision
+from slipway.observe import Observed
+from slipway.reconcile import desired_revision, render
+from slipway.revisions import Revision
+from slipway.rollout import Plan, Promotion
+
+Json = dict[str, Any]
+
+CASES = Path(__file__).parent / "cases"
+IMAGES = Images(
+    agent="slipway.dev/agent:golden", servers={"Triton": "slipway.dev/triton:golden"}, pull_policy="IfNotPresent"
+)
+LISTED = (1, 2, 3, 4)
+
+
+class _Readable(yaml.SafeDumper):
+    """Text of several lines as a block, no anchors: for eyes and diffs."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
+
+
+_Readable.add_representer(str, _text)
+
+
+def rendered(bodies: list[Json]) -> list[Json]:
+    """All children in the middle of the rollout from the spec before to the last one."""
+    kept: dict[str, Revision] = {}
+    for body in bodies[:-1]:
+        earlier = new_revision(parse(body), IMAGES, len(kept) + 1)
+        kept[earlier.hash] = earlier
+    deployment = parse(bodies[-1])
+    replicas = deployment.spec.replicas
+    observed = Observed({}, frozenset(), kept, {}, {}, (), {}, {})
+    desired = desired_revision(deployment, observed, IMAGES)
+    if kept:
+        stable = max(kept.values(), key=lambda revision: revision.number)
+        plan = Plan(stable.hash, desired.hash, {stable.hash: replicas, desired.hash: 1}, Promotion.IN_PROGRESS, None)
+    else:
+        plan = Plan(None, desired.hash, {desired.hash: replicas}, Promotion.IN_PROGRESS, None)
+    children = [child.manifest for child in render(deployment, desired, plan, observed, LISTED).children]
+    templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
+    for child in children:
+        if child["kind"] == "Deployment":  # written once, for those who read
+            assert child["spec"]["template"] == templates[child["metadata"]["name"]]
+            child["spec"]["template"] = "as in its ControllerRevision"
+    return children
+
+
+@pytest.mark.parametrize("case", sorted(path.name for path in CASES.glob("*.yaml") if ".rendered" not in path.name))
+def test_rendered_as_committed(case: str, request: pytest.FixtureRequest) -> None:
+    bodies = list(yaml.safe_load_all((CASES / case).read_text()))
+    for body in bodies:
+        body["metadata"] |= {"namespace": "models", "uid": "00000000-0000-4000-8000-000000000001"}
+    text = yaml.dump_all(rendered(bodies), Dumper=_Readable, sort_keys=False, width=120)
+    golden = CASES / case.replace(".yaml", ".rendered.yaml")
+    if request.config.getoption("--update-golden", default=False):
+        golden.write_text(text)
+    assert golden.read_text() == text, "if that is meant: pytest tests/golden --update-golden, and read the difference"
+
+
+def test_every_golden_file_has_its_case() -> None:
+    for golden in CASES.glob("*.rendered.yaml"):
+        assert (CASES / golden.name.replace(".rendered", "")).exists(), golden.name
