@@ -159,14 +159,15 @@ class World(Cluster):
 
     def _store(self, body: Json) -> Json:
         """Write an object whole. Nothing happens when it stands so already."""
-        slot, made = _slot(body), copy.deepcopy(body)
+        slot = _slot(body)
         known = self.objects.get(slot)
+        if known is not None and _plain(known) == _plain(body):
+            return known
+        made = copy.deepcopy(body)
         meta = made["metadata"]
         if known is None:
             meta.setdefault("uid", f"uid-{self._next_number()}")
             meta["generation"] = 1
-        elif _plain(known) == _plain(made):
-            return known
         elif known.get("spec") != made.get("spec"):
             meta["generation"] = known["metadata"]["generation"] + 1
         if slot[0] == "Deployment":
