@@ -10,6 +10,8 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from slipway.cluster import ClusterError, TransientError
 from slipway.manifests import Images
@@ -644,6 +646,82 @@ def test_a_transient_failure_is_tried_again(verb: str, kind: str, failures: int)
     run(operator, 60)
     assert left == []
     assert_healthy(world, 1, 1)
+    assert_at_rest(operator)
+
+
+# ---- watches that are late, and worlds in which anything happens
+
+
+@pytest.mark.parametrize("lag_seconds", [1, 4, 15])
+def test_late_watches_cost_time_and_no_capacity(lag_seconds: int) -> None:
+    world, _ = serving({"replicas": 3})
+    operator = Operator(world, lag_seconds=lag_seconds)
+    world.edit({"model": {"version": 2}})
+    run(operator, 60 + 20 * lag_seconds)
+    assert world.least_ready == 3
+    assert_healthy(world, 2, 3)
+    assert_at_rest(operator)
+
+
+HAPPENINGS = st.one_of(
+    st.tuples(st.just("version"), st.integers(1, 3)),
+    st.tuples(st.just("replicas"), st.integers(1, 4)),
+    st.tuples(st.just("policy"), st.sampled_from([None, {"all": {}}, {"latest": {"count": 2}}])),
+    st.tuples(st.just("place"), st.sampled_from(["digits", "others"])),
+    st.tuples(st.just("invalid"), st.none()),
+    st.tuples(st.just("lose"), st.integers(0, 9)),
+    st.tuples(st.just("restart"), st.sampled_from([0, 3])),
+    st.tuples(st.just("end at"), st.integers(1, 3)),
+    st.tuples(st.just("lose status"), st.none()),
+)
+
+
+def happen(operator: Operator, what: str, argument: Any) -> Operator:
+    """One thing that people, the cluster or fate do."""
+    world = operator.world
+    match what:
+        case "version":
+            world.edit({"model": {"version": argument}})
+        case "replicas":
+            world.edit({"replicas": argument})
+        case "policy":
+            world.edit({"versionPolicy": None})
+            world.edit({"versionPolicy": argument})
+        case "place":
+            world.edit({"model": {"uri": f"pvc://models/{argument}"}})
+        case "invalid":
+            world.edit({"model": {"uri": "ftp://models"}})
+        case "lose":
+            ours = [(kind, name) for kind, name in sorted(world.objects) if kind != "ModelDeployment"]
+            if ours:
+                world.lose(*ours[argument % len(ours)])
+        case "restart":
+            return Operator(world, lag_seconds=argument)
+        case "end at":
+            world.end_at = (world.requests + argument, True)
+        case "lose status":
+            world.lose_status()
+    return operator
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(HAPPENINGS, st.integers(0, 8)), max_size=12))
+def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
+    happenings: list[tuple[tuple[str, Any], int]],
+) -> None:
+    world = World()
+    world.edit({"replicas": 2})
+    operator = Operator(world)
+    for (what, argument), seconds in happenings:
+        operator = happen(operator, what, argument)
+        operator = _live_on(operator, seconds)
+    world.end_at = None
+    world.edit({"model": {"uri": "pvc://models/digits"}})
+    run(operator, 300)
+    spec = world.deployment()["spec"]
+    assert_healthy(world, spec["model"]["version"], spec["replicas"])
+    assert len(world.named("Deployment")) == len(world.named("ConfigMap")) == len(world.named("Service")) == 1
+    assert world.conditions()["VersionsReady"] == ("True", "AllAvailable")
     assert_at_rest(operator)
 
 

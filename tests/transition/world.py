@@ -471,10 +471,15 @@ class PlayedQueue(Queue[Key]):
 
 
 class Operator:
-    """One life of the operator in a world: cache, queue and reconciler, filled as at a start."""
+    """One life of the operator in a world: cache, queue and reconciler, filled as at a start.
 
-    def __init__(self, world: World, images: Images = IMAGES) -> None:
+    lag_seconds: how late watches deliver.
+    """
+
+    def __init__(self, world: World, images: Images = IMAGES, *, lag_seconds: int = 0) -> None:
         self.world = world
+        self._lag_seconds = lag_seconds
+        self._late: list[tuple[int, str, Json]] = []
         self.cache = Cache()
         self.queue = PlayedQueue(world)
         clock = Clock(world.now, lambda: float(world.seconds))
@@ -484,10 +489,18 @@ class Operator:
             if (key := self.cache.put(kind, live)) and kind == KIND:
                 self.queue.due[key] = world.seconds
 
+    def _delivered(self) -> list[tuple[str, Json]]:
+        """What the watches deliver now."""
+        now = self.world.seconds
+        self._late += [(now + self._lag_seconds, event, live) for event, live in self.world.news()]
+        due = [(event, live) for at, event, live in self._late if at <= now]
+        self._late = [news for news in self._late if news[0] > now]
+        return due
+
     async def pass_all(self) -> None:
         """Deliver the news and pass all keys that are due, until nothing is. Raises OperatorEndedError."""
         for _ in range(50):
-            for event, live in self.world.news():
+            for event, live in self._delivered():
                 key = (self.cache.drop if event == "DELETED" else self.cache.put)(live["kind"], live)
                 if key is not None:
                     await self.queue.wake(key)
