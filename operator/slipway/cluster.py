@@ -27,7 +27,7 @@ Json = dict[str, Any]
 FIELD_MANAGER = "slipway"
 TIMEOUT_SECONDS = 30
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
-LIST_CHUNK = 250
+LIST_CHUNK = 50
 PATHS: Mapping[str, tuple[str, str]] = {
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
     "Deployment": ("/apis/apps/v1", "deployments"),

@@ -29,7 +29,7 @@ from slipway.settings import Settings
 log = logging.getLogger("slipway")
 
 WORKERS = 32
-CHILD_DELAY_SECONDS = 0.1
+CHILD_DELAY_SECONDS = 0.2
 """Events of children come in bursts (a Deployment, its pods, their conditions); one pass serves them all."""
 CHILDREN = (
     ("apps", "v1", "deployments", "Deployment"),
@@ -129,7 +129,7 @@ def _kopf_settings() -> kopf.OperatorSettings:
     settings.posting.enabled = False  # our events are our own: on change only
     settings.scanning.disabled = True  # the CRD is installed before us; no rights on CRDs and namespaces are needed
     settings.watching.server_timeout = 300
-    settings.watching.chunk_size = 250
+    settings.watching.chunk_size = 50
     settings.queueing.idle_timeout = 0.1  # a task per object would stay 5 s: memory, at thousands of objects
     settings.queueing.exit_timeout = 1
     settings.persistence.finalizer = f"{GROUP}/none"
