@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slipway.api.v1alpha1 import KIND
 from slipway.manifests import AGENT_CONFIG_KEY, CONFIG_ANNOTATION, REVISION_LABEL
 from slipway.revisions import Json, Revision, read_revision
 from slipway.rollout import RevisionPods
@@ -135,6 +136,12 @@ def is_owned(child: Json, uid: str) -> bool:
     """Whether the ModelDeployment with that uid is the object's controller."""
     owners = child["metadata"].get("ownerReferences") or []
     return any(owner.get("uid") == uid and owner.get("controller") for owner in owners)
+
+
+def was_owned(child: Json, name: str) -> bool:
+    """Whether a ModelDeployment of that name is or was the object's controller: made anew, it has another uid."""
+    owners = child["metadata"].get("ownerReferences") or []
+    return any(owner.get("kind") == KIND and owner.get("name") == name and owner.get("controller") for owner in owners)
 
 
 def revision_of(child: Json) -> str:

@@ -37,7 +37,7 @@ from slipway.manifests import (
     render_deployment,
     render_service,
 )
-from slipway.observe import Observed, Trouble, is_owned, observe, revision_of
+from slipway.observe import Observed, Trouble, is_owned, observe, revision_of, was_owned
 from slipway.queue import Queue
 from slipway.revisions import Revision, content_hash, hash_of, place_of, user_choice
 from slipway.rollout import ABSENT, Plan, Wanted, step
@@ -260,6 +260,9 @@ class Reconciler:
                 if live is None:
                     raise TransientError(f"create {child.kind} {child.name}", 409, "it has just been deleted")
                 if not is_owned(live, uid):
+                    if was_owned(live, key[1]):
+                        what = f"create {child.kind} {child.name}"
+                        raise TransientError(what, 409, "that of a deleted ModelDeployment of this name is still there")
                     raise _name_conflict(child, key)
                 self._cache.put(child.kind, live)  # ours: the watch is late with it
             if differs(manifest, {**live, "apiVersion": manifest["apiVersion"]}):
@@ -323,6 +326,10 @@ class Reconciler:
         if wire != body.get("status"):
             answer = await self._cluster.apply_status(*key, body["metadata"]["uid"], wire)
             self._cache.put(KIND, answer)
+            fresh = self._cache.deployment(key)
+            if fresh is not None and fresh | {"status": None} != body | {"status": None}:
+                # The answer brought an edit along; its event is older than the answer, and will be no news.
+                await self._queue.wake(key)
             writes += 1
             for notice in notices(stored, status):
                 await self._cluster.post_event(key[0], _event(key, body, notice, now))

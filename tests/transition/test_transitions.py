@@ -508,6 +508,23 @@ def test_a_deleted_one_leaves_nothing_and_is_written_no_more() -> None:
     assert world.objects == {}
 
 
+def test_made_anew_under_its_name_it_waits_for_what_is_left_of_the_one_before() -> None:
+    world, operator = serving()
+    before = world.deployment()["metadata"]["uid"]
+    world.delete_slowly(NAME)
+    run(operator, 3)
+    told = len(world.events)
+    world.edit({"replicas": 2})
+    assert world.deployment()["metadata"]["uid"] != before
+    run(operator, 1)
+    assert "NameConflict" not in str(world.deployment().get("status"))
+    world.holds_garbage = False
+    run(operator, 60)
+    assert_healthy(world, 1)
+    assert "NameConflict" not in [event["reason"] for event in world.events[told:]]
+    assert_at_rest(operator)
+
+
 # ---- policy, pins: hot, by the agents
 
 
@@ -661,6 +678,16 @@ def test_late_watches_cost_time_and_no_capacity(lag_seconds: int) -> None:
     assert world.least_ready == 3
     assert_healthy(world, 2, 3)
     assert_at_rest(operator)
+
+
+def test_an_edit_that_comes_with_the_answer_to_a_status_is_acted_on() -> None:
+    world, _ = serving()
+    operator = Operator(world, lag_seconds=5)
+    world.edit({"replicas": 3})
+    run(operator, 4)
+    world.edit({"replicas": 4})  # not seen yet when the status of the edit before is written
+    run(operator, 40)
+    assert_healthy(world, 1, 4)
 
 
 HAPPENINGS = st.one_of(

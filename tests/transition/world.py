@@ -76,6 +76,7 @@ class World(Cluster):
     objects: dict[Slot, Json] = field(default_factory=dict)
     writes: list[Write] = field(default_factory=list)
     events: list[Json] = field(default_factory=list)
+    holds_garbage: bool = False
     seconds: int = 0
     least_ready: int = 0
     reads: int = 0
@@ -190,6 +191,8 @@ class World(Cluster):
 
     def _collect_garbage(self) -> None:
         """Remove what an owner left behind; pods end slowly."""
+        if self.holds_garbage:
+            return
         alive = {live["metadata"]["uid"] for live in self.objects.values()}
         for slot, live in list(self.objects.items()):
             owners = live["metadata"].get("ownerReferences") or []
@@ -205,6 +208,8 @@ class World(Cluster):
         """A person applies a ModelDeployment; the first edit creates it."""
         known = self.objects.get((KIND, name))
         made = body({}, name=name) if known is None else known
+        if known is None:
+            del made["metadata"]["uid"]
         self._store({**made, "spec": merged(made["spec"], changes)})
 
     def tamper(self, kind: str, name: str, changes: Mapping[str, Any]) -> None:
@@ -220,6 +225,11 @@ class World(Cluster):
         self._remove((kind, name))
         self._collect_garbage()
         self._collect_garbage()
+
+    def delete_slowly(self, name: str) -> None:
+        """Someone deletes a ModelDeployment, and the garbage collector is not there."""
+        self.holds_garbage = True
+        self._remove((KIND, name))
 
     def lose_status(self) -> None:
         """The object comes back from a backup, without its status."""
