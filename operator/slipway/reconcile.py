@@ -104,6 +104,7 @@ class Reconciler:
         self._failures: dict[Key, int] = {}
         self._unsettled_since: dict[Key, float] = {}
         self._nudged_at: dict[str, float] = {}
+        self._unready: set[Key] = set()
 
     async def work(self) -> None:
         """One worker."""
@@ -145,6 +146,7 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._unsettled_since.pop(key, None)
             self._failures.pop(key, None)
+            self._note_readiness(key, is_ready=True)
             return None
         now = self._clock.now()
         stored = read_status(body.get("status"))
@@ -322,6 +324,8 @@ class Reconciler:
     ) -> None:
         """Write the status if it differs from the stored one, and post events for what changed."""
         status = assess(judged, observed, stored, now)
+        ready = status.condition("Ready")
+        self._note_readiness(key, is_ready=ready is not None and ready.status == "True")
         wire = write_status(status)
         if wire != body.get("status"):
             answer = await self._cluster.apply_status(*key, body["metadata"]["uid"], wire)
@@ -339,6 +343,10 @@ class Reconciler:
             "passed" if writes else "unchanged",
             extra={"key": "/".join(key), "phase": status.phase, "ready": status.ready, "writes": writes},
         )
+
+    def _note_readiness(self, key: Key, *, is_ready: bool) -> None:
+        (self._unready.discard if is_ready else self._unready.add)(key)
+        metrics.UNREADY.set(len(self._unready))
 
 
 def desired_revision(deployment: ModelDeployment, observed: Observed, images: Images) -> Revision:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import REGISTRY
 
 from slipway.cluster import ClusterError, TransientError
 from slipway.manifests import Images
@@ -783,7 +784,26 @@ def test_defaults_that_a_newer_crd_fills_in_start_nothing() -> None:
     assert_healthy(world, 1)
 
 
-# ---- events
+# ---- events and metrics
+
+
+def test_the_metric_counts_those_that_are_not_ready() -> None:
+    def not_ready() -> float | None:
+        return REGISTRY.get_sample_value("slipway_modeldeployments_not_ready")
+
+    world = World()
+    world.edit({})
+    operator = Operator(world)
+    run(operator, 1)
+    assert not_ready() == 1
+    run(operator, 10)
+    assert not_ready() == 0
+    world.edit({"replicas": 0})
+    run(operator, 10)
+    assert not_ready() == 1
+    world.lose("ModelDeployment", NAME)
+    run(operator, 1)
+    assert not_ready() == 0
 
 
 def test_events_tell_changes_once() -> None:
