@@ -52,8 +52,9 @@ class Queue(Generic[K]):
                     self._running.add(key)
                     return key
                 try:
-                    timeout = None if wait is None else wait - loop.time()
-                    await asyncio.wait_for(self._changed.wait(), timeout)
+                    # Not wait_for: up to Python 3.11 it may swallow a cancellation that meets a notification.
+                    async with asyncio.timeout_at(wait):
+                        await self._changed.wait()
                 except TimeoutError:
                     continue
 

@@ -37,6 +37,6 @@ def control_plane() -> ControlPlane:
     kubeconfig = Path(os.environ["KUBECONFIG"])
     asyncio.run(_prepare(kubeconfig, read_crds(REPOSITORY / "crds")))
     # The fork server takes its import path from here.
-    path = [str(REPOSITORY / "operator"), str(REPOSITORY), os.environ.get("PYTHONPATH", "")]
+    path = [os.environ.get("PYTHONPATH", ""), str(REPOSITORY / "operator"), str(REPOSITORY)]
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, path))
     return ControlPlane(kubeconfig, fork_server(MODULE), MODULE)

@@ -122,7 +122,7 @@ def run_inside(phase: str, options: Options) -> None:
     print()
     print("\n".join(describe(measured, options.count)))
     if options.profile:
-        for name in ("profile", "profile-restart"):
+        for name in ("profile", "profile-restart") if options.restart else ("profile",):
             if (tables := Path(options.out, f"{name}.txt")).exists():
                 print(f"\n{name} ({tables}):\n{tables.read_text()}")
     print()
