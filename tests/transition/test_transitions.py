@@ -701,6 +701,9 @@ HAPPENINGS = st.one_of(
     st.tuples(st.just("restart"), st.sampled_from([0, 3])),
     st.tuples(st.just("end at"), st.integers(1, 3)),
     st.tuples(st.just("lose status"), st.none()),
+    st.tuples(st.just("broken"), st.sets(st.integers(1, 3))),
+    st.tuples(st.just("no node"), st.sets(st.integers(1, 3))),
+    st.tuples(st.just("quota"), st.sampled_from([None, 2, 3])),
 )
 
 
@@ -729,23 +732,34 @@ def happen(operator: Operator, what: str, argument: Any) -> Operator:
             world.end_at = (world.requests + argument, True)
         case "lose status":
             world.lose_status()
+        case "broken":
+            world.broken = dict.fromkeys(argument, LOAD_FAILED)
+        case "no node":
+            world.unschedulable = argument
+        case "quota":
+            world.quota = argument
     return operator
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(HAPPENINGS, st.integers(0, 8)), max_size=12))
+@given(st.lists(st.tuples(HAPPENINGS, st.sampled_from([0, 1, 2, 5, 8, 30])), max_size=12))
 def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
     happenings: list[tuple[tuple[str, Any], int]],
 ) -> None:
     world = World()
-    world.edit({"replicas": 2})
+    world.edit({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20}})
     operator = Operator(world)
     for (what, argument), seconds in happenings:
         operator = happen(operator, what, argument)
         operator = _live_on(operator, seconds)
-    world.end_at = None
+    world.end_at, world.broken, world.unschedulable, world.quota = None, {}, set(), None
     world.edit({"model": {"uri": "pvc://models/digits"}})
-    run(operator, 300)
+    run(operator, 200)
+    if world.conditions()["Promoted"] == ("False", "RolledBack"):
+        assert sum(world.ready_by_version().values()) >= world.deployment()["spec"]["replicas"]
+        assert_at_rest(operator)
+        world.edit({"runtime": {"args": ["--another-revision"]}})
+        run(operator, 200)
     spec = world.deployment()["spec"]
     assert_healthy(world, spec["model"]["version"], spec["replicas"])
     assert len(world.named("Deployment")) == len(world.named("ConfigMap")) == len(world.named("Service")) == 1
