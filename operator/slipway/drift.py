@@ -42,6 +42,8 @@ def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False)
     An empty map or list rendered is met by an absent one: the API server drops them. `field` is the name under which
     both stand. `amounts` says that the leaves below are quantities.
     """
+    if rendered == live:
+        return False
     match rendered:
         case dict():
             live = live if isinstance(live, dict) else {}
