@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from tests.e2e.install import ROOT
 from tests.e2e.kube import kubectl
 from tests.e2e.stage import Served, Stage, digits_volume
+
+EXAMPLES = ROOT / "examples"
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -71,3 +76,10 @@ def test_events_come_on_change_only(quiet_stage: Stage) -> None:
     assert len(events) == 1
     assert events[0]["type"] == "Warning"
     quiet_stage.kube.delete("ModelDeployment", served.name, served.namespace)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.yaml")), ids=lambda path: path.name)
+def test_every_example_is_accepted(quiet_stage: Stage, path: Path) -> None:
+    done = quiet_stage.kubectl("apply", "--dry-run=server", "-f", str(path))
+    assert done.status == 0, done.err
+    assert "modeldeployment.slipway.dev/" in done.out
