@@ -63,6 +63,10 @@ class Cache:
             self._objects.pop(key, None)
         return key
 
+    def forget(self, key: Key) -> None:
+        """Forget a ModelDeployment that the API server does not know any more."""
+        self._objects.get(key, {}).pop((KIND, key[1]), None)
+
     def deployment(self, key: Key) -> Json | None:
         """The ModelDeployment itself."""
         known = self._objects.get(key, {}).get((KIND, key[1]))

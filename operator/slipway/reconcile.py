@@ -328,7 +328,12 @@ class Reconciler:
         self._note_readiness(key, is_ready=ready is not None and ready.status == "True")
         wire = write_status(status)
         if wire != body.get("status"):
-            answer = await self._cluster.apply_status(*key, body["metadata"]["uid"], wire)
+            try:
+                answer = await self._cluster.apply_status(*key, body["metadata"]["uid"], wire)
+            except ClusterError as error:
+                if error.status == 404:  # deleted while no watch looked: nothing must be made for it any more
+                    self._cache.forget(key)
+                raise
             self._cache.put(KIND, answer)
             fresh = self._cache.deployment(key)
             if fresh is not None and fresh | {"status": None} != body | {"status": None}:

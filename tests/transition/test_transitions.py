@@ -526,6 +526,16 @@ def test_made_anew_under_its_name_it_waits_for_what_is_left_of_the_one_before() 
     assert_at_rest(operator)
 
 
+def test_deleted_while_no_watch_looked_it_is_made_no_more() -> None:
+    """kopf lists anew after a gap, and tells of no deletion that was in it."""
+    world, operator = serving()
+    operator.misses = {"ModelDeployment"}
+    world.lose("ModelDeployment", NAME)
+    run(operator, 60)
+    assert world.objects == {}
+    assert_at_rest(operator)
+
+
 # ---- policy, pins: hot, by the agents
 
 

@@ -483,12 +483,13 @@ class PlayedQueue(Queue[Key]):
 class Operator:
     """One life of the operator in a world: cache, queue and reconciler, filled as at a start.
 
-    lag_seconds: how late watches deliver.
+    lag_seconds: how late watches deliver. misses: kinds whose events never come.
     """
 
     def __init__(self, world: World, images: Images = IMAGES, *, lag_seconds: int = 0) -> None:
         self.world = world
         self._lag_seconds = lag_seconds
+        self.misses: set[str] = set()
         self._late: list[tuple[int, str, Json]] = []
         self.cache = Cache()
         self.queue = PlayedQueue(world)
@@ -502,7 +503,8 @@ class Operator:
     def _delivered(self) -> list[tuple[str, Json]]:
         """What the watches deliver now."""
         now = self.world.seconds
-        self._late += [(now + self._lag_seconds, event, live) for event, live in self.world.news()]
+        news = [(event, live) for event, live in self.world.news() if live["kind"] not in self.misses]
+        self._late += [(now + self._lag_seconds, event, live) for event, live in news]
         due = [(event, live) for at, event, live in self._late if at <= now]
         self._late = [news for news in self._late if news[0] > now]
         return due
