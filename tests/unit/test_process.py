@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import time
@@ -13,9 +15,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.cache import Cache
+from slipway.cluster import Cluster, TransientError
 from slipway.health import MAX_SILENCE_SECONDS, Health, note_missing
 from slipway.logs import _Lines, configure_logs
 from slipway.settings import SettingsError, read_settings
+from tests.unit.specs import NAME, NAMESPACE, body
 
 # ---- settings
 
@@ -158,6 +163,40 @@ def test_since_when_a_generation_is_missing(
     missing: dict[tuple[str, str], float],
 ) -> None:
     assert note_missing(held, seen, before, 100.0) == missing
+
+
+class OneChange(Cluster):
+    """An API server that holds generation 2 of one ModelDeployment, and is out of reach the first time."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    async def list_generations(self, namespace: str | None) -> dict[tuple[str, str], int]:
+        self.asked += 1
+        if self.asked == 1:
+            raise TransientError("read", 0, "the API server does not answer")
+        return {(NAMESPACE, NAME): 2}
+
+
+@pytest.mark.parametrize(("seen", "is_stalled"), [(2, False), (1, True), (None, True)])
+def test_a_watch_that_delivers_nothing_is_noticed(
+    seen: int | None, *, is_stalled: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("slipway.health.AUDIT_SECONDS", 0.005)
+    monkeypatch.setattr("slipway.health.MAX_LATENESS_SECONDS", 0.02)
+    cache, health = Cache(), Health()
+    if seen is not None:
+        cache.put("ModelDeployment", body(generation=seen))
+
+    async def scenario() -> str | None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(health.audit(OneChange(), cache, (NAMESPACE,)), 0.2)
+        return health.problem()
+
+    problem = asyncio.run(scenario())
+    assert (problem is not None) is is_stalled
+    if problem is not None:
+        assert f"no watch has delivered {NAMESPACE}/{NAME}" in problem
 
 
 def test_liveness_and_metrics_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
