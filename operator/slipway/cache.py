@@ -63,6 +63,25 @@ class Cache:
             self._objects.pop(key, None)
         return key
 
+    def versions(self, kind: str) -> dict[tuple[str, str], tuple[Key, int]]:
+        """Namespace and name of every cached object of a kind → whose it is, and its resourceVersion."""
+        return {
+            (key[0], slot[1]): (key, version)
+            for key, objects in self._objects.items()
+            for slot, (version, _) in objects.items()
+            if slot[0] == kind
+        }
+
+    def lose(self, kind: str, key: Key, name: str, version: int) -> bool:
+        """Forget an object that is gone, unless it has become another since that version. Returns whether it was."""
+        known = self._objects.get(key, {}).get((kind, name))
+        if known is None or known[0] != version:
+            return False
+        del self._objects[key][kind, name]
+        if not self._objects[key]:
+            del self._objects[key]
+        return True
+
     def forget(self, key: Key) -> None:
         """Forget a ModelDeployment that the API server does not know any more."""
         self._objects.get(key, {}).pop((KIND, key[1]), None)

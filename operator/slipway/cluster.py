@@ -80,7 +80,7 @@ class Cluster:
         await self._session.close()
 
     async def list_all(self, kind: str, namespace: str | None, selector: str) -> AsyncIterator[Json]:
-        """All objects of a kind with that label selector, in chunks so that memory stays flat."""
+        """All objects of a kind with that label selector (empty: all), in chunks so that memory stays flat."""
         query = {"limit": str(LIST_CHUNK), "labelSelector": selector}
         while True:
             page = await self._read(kind, f"{_path(kind, namespace)}?{urlencode(query)}")

@@ -23,7 +23,8 @@ from slipway.cluster import Cluster
 from slipway.health import Health
 from slipway.manifests import MODEL_LABEL
 from slipway.queue import Queue
-from slipway.reconcile import Reconciler, fill
+from slipway.reconcile import Reconciler
+from slipway.relist import list_children, relist
 from slipway.settings import Settings
 
 log = logging.getLogger("slipway")
@@ -69,7 +70,7 @@ async def run(settings: Settings) -> None:
     reconciler = Reconciler(cluster, agents, cache, queue, settings.images)
     server = health.serve(settings.metrics_port)
     try:
-        await fill(cache, cluster, settings.namespaces, MODEL_LABEL)
+        await list_children(cluster, cache, settings.namespaces)
         watching = kopf.operator(
             registry=_registry(cache, queue),
             settings=_kopf_settings(),
@@ -79,6 +80,7 @@ async def run(settings: Settings) -> None:
         )
         work: list[Coroutine[Any, Any, None]] = [reconciler.work() for _ in range(WORKERS)]
         work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
+        work += [relist(cluster, cache, queue, settings.namespaces)]
         await _until_one_ends([watching, *work])
     finally:
         server.shutdown()

@@ -9,7 +9,6 @@ pruned unless everything was applied.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
@@ -508,12 +507,3 @@ def _event(key: Key, body: Json, notice: Notice, now: datetime) -> Json:
         "lastTimestamp": stamp,
         "count": 1,
     }
-
-
-async def fill(cache: Cache, cluster: Cluster, namespaces: tuple[str, ...], selector: str) -> None:
-    """Fill the cache with all children before the first pass: a pass that misses one would write it again."""
-    for kind in ("ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod"):
-        for namespace in namespaces or (None,):
-            async for item in cluster.list_all(kind, namespace, selector):
-                cache.put(kind, item)
-                await asyncio.sleep(0)
