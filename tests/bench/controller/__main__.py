@@ -73,17 +73,21 @@ def options_of(arguments: argparse.Namespace) -> Options:
 
 def figures_of(captured: Captured, measured: Measured, count: int) -> list[Figure]:
     """The table's rows; goals and the others' figures are issue 3's."""
-    ratio = None
-    if captured.bare_writes_per_second and measured.writes_per_second:
-        ratio = measured.writes_per_second / captured.bare_writes_per_second
+    bare, rate = captured.bare, measured.writes_per_second
+    ratio = rate / bare.writes_per_second if bare and rate else None
+    ratio_with_creation = rate / bare.writes_per_second_with_creation if bare and rate else None
+    cpu = measured.cpu_seconds_a_write
     latencies = measured.latencies
     return [
         Figure(
             "all children written, s", measured.all_children_seconds, 1, Goal("at most", 25), "37.9", "13.9", "12.3"
         ),
-        Figure("bare loop, writes/s", captured.bare_writes_per_second, 0),
+        Figure("bare loop, writes/s", bare.writes_per_second if bare else None, 0),
         Figure("operator, writes/s", measured.writes_per_second, 0, bare_kopf="406"),
         Figure("operator / bare loop", ratio, 2, Goal("at least", 0.8)),
+        Figure("  if the loop creates them, too", ratio_with_creation, 2),
+        Figure("bare loop, CPU ms a write", bare.cpu_seconds / bare.writes * 1000 if bare else None, 2),
+        Figure("operator, CPU ms a write", cpu * 1000 if cpu else None, 2),
         Figure("writes an object", measured.writes / count, 2, Goal("at most", 7)),
         Figure("change → child, p50, s", percentile(latencies, 50) if latencies else None, 3),
         Figure("change → child, p99, s", percentile(latencies, 99) if latencies else None, 3, Goal("at most", 0.3)),

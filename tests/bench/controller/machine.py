@@ -43,6 +43,11 @@ def read_cpu_seconds(operator_pid: int | None = None) -> dict[str, float]:
     return seconds
 
 
+def busy_seconds(before: CpuSeconds, after: CpuSeconds) -> float:
+    """What control plane, operator and harness used together; nobody else on the machine can make it more."""
+    return sum(seconds - before.get(name, 0.0) for name, seconds in after.items() if name != "all")
+
+
 def describe_cpu(before: CpuSeconds, after: CpuSeconds, wall_seconds: float) -> str:
     """One line: who used how much of the CPU in between."""
     used = {name: seconds - before.get(name, 0.0) for name, seconds in after.items()}

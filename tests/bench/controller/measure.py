@@ -15,12 +15,22 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.apiserver import ApiServer, Manifest, read_access, read_crds, write_kubeconfig
+from tests.apiserver import (
+    CHILD_KINDS,
+    KINDS,
+    METADATA_ONLY,
+    ApiServer,
+    Manifest,
+    path_of,
+    read_access,
+    read_crds,
+    write_kubeconfig,
+)
 
 from .audit import AuditLog, Write, count_by_kind
-from .bare_loop import CONNECTIONS, create_model_deployments, run_bare_loop
+from .bare_loop import CONNECTIONS, BareLoop, create_model_deployments, run_bare_loop
 from .figures import percentile
-from .machine import describe_cpu, read_cpu_seconds
+from .machine import busy_seconds, describe_cpu, read_cpu_seconds
 from .operator_process import Memory, OperatorError, OperatorProcess
 from .workload import (
     NAMESPACE,
@@ -36,6 +46,7 @@ from .workload import (
 
 ACCOUNT_NAMESPACE = "bench-accounts"
 QUIET_SECONDS = 5.0
+CHILD_RESOURCES = frozenset(KINDS[kind][1] for kind in CHILD_KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class Captured:
     """The operator's writes for one ModelDeployment, and what the bare loop made of them."""
 
     writes: list[RecordedWrite]
-    bare_writes_per_second: float | None = None
+    bare: BareLoop | None = None
 
     def save(self, file: Path) -> None:
         file.write_text(json.dumps(asdict(self)))
@@ -68,7 +79,8 @@ class Captured:
     @classmethod
     def load(cls, file: Path) -> "Captured":
         data = json.loads(file.read_text())
-        return cls([RecordedWrite(**write) for write in data["writes"]], data["bare_writes_per_second"])
+        bare = BareLoop(**data["bare"]) if data["bare"] else None
+        return cls([RecordedWrite(**write) for write in data["writes"]], bare)
 
 
 @dataclass(slots=True)
@@ -80,6 +92,7 @@ class Measured:
     writes_by_kind: Counter[str] = field(default_factory=Counter)
     writes_by_own_metric: float | None = None
     writes_per_second: float | None = None
+    cpu_seconds_a_write: float | None = None
     settled: bool = True
     latencies: list[float] = field(default_factory=list)
     create_cpu_seconds: float = 0.0
@@ -135,13 +148,10 @@ async def capture_and_run_bare_loop(options: Options) -> Captured:
         kinds = ", ".join(kind for kind, _ in children_of(captured.writes))
         say(f"one ModelDeployment is {len(writes)} writes; settled, {len(captured.writes)}: status and {kinds}")
         if options.bare:
-            uids = await create_model_deployments(api, range(1, options.count + 1))
             say(f"bare loop: {len(captured.writes)} writes for each of {options.count:,}, {CONNECTIONS} connections")
-            cpu = read_cpu_seconds()
-            bare = await run_bare_loop(api, captured.writes, uid, uids)
-            say(f"bare loop: {describe_cpu(cpu, read_cpu_seconds(), bare.seconds)}")
-            captured.bare_writes_per_second = bare.writes_per_second
+            bare = captured.bare = await run_bare_loop(api, captured.writes, uid, range(1, options.count + 1))
             say(f"bare loop: {bare.writes:,} writes in {bare.seconds:.1f} s, {bare.writes_per_second:.0f} writes/s")
+            say(f"bare loop: {bare.cpu}")
     return captured
 
 
@@ -160,33 +170,19 @@ async def _recorded_until_quiet(operator: OperatorProcess, recording: Path) -> l
     raise OperatorError(f"the operator wrote {seen} times for one ModelDeployment and did not come to rest in 60 s")
 
 
-class Children:
-    """When each child first existed, seen by watches on metadata alone (they cost the API server least)."""
+async def count_objects(api: ApiServer, kind: str) -> int:
+    """How many there are, by a list of one: it says how many remain, and costs the API server next to nothing."""
+    page = await api.request("GET", path_of(kind, NAMESPACE), params={"limit": "1"}, accept=METADATA_ONLY)
+    return len(page["items"] or []) + int(page["metadata"].get("remainingItemCount", 0))
 
-    def __init__(self, api: ApiServer, kinds: set[str]) -> None:
-        self._api = api
-        self._kinds = kinds
-        self._tasks: list[asyncio.Task[None]] = []
-        self.seen: dict[Child, float] = {}
-        self.last = 0.0
 
-    async def start(self) -> None:
-        for kind in self._kinds:
-            items, version = await self._api.list_all(kind, NAMESPACE, metadata_only=True)
-            self.seen |= {(kind, item["metadata"]["name"]): 0.0 for item in items}
-            self._tasks.append(asyncio.create_task(self._watch(kind, version)))
-
-    async def _watch(self, kind: str, version: str) -> None:
-        async for event, item in self._api.watch(kind, NAMESPACE, version, metadata_only=True):
-            child = (kind, item["metadata"]["name"])
-            if event == "ADDED" and child not in self.seen:
-                self.seen[child] = self.last = time.monotonic()
-
-    async def stop(self) -> None:
-        for task in self._tasks:
-            if task.done():
-                task.result()
-            task.cancel()
+async def missing_children(api: ApiServer, wanted: set[Child]) -> set[Child]:
+    """Those of the wanted children that do not exist."""
+    found = set()
+    for kind in {kind for kind, _ in wanted}:
+        items, _ = await api.list_all(kind, NAMESPACE, metadata_only=True)
+        found |= {(kind, item["metadata"]["name"]) for item in items}
+    return wanted - found
 
 
 class Sampler:
@@ -248,26 +244,34 @@ async def _measure_creation(
         for kind, name in templates
         for number in range(1, options.count + 1)
     }
-    children = Children(api, {kind for kind, _ in templates})
-    await children.start()
+    waiting = Counter(kind for kind, _ in wanted)
+    before = {kind: await count_objects(api, kind) for kind in waiting}
     cpu, machine = operator.cpu_seconds(), read_cpu_seconds(operator.pid)
     say(f"operator: creating {options.count:,} ModelDeployments at once, {len(wanted):,} children wanted")
     began, began_epoch = time.monotonic(), time.time()
     await create_model_deployments(api, range(1, options.count + 1))
     say(f"operator: all ModelDeployments are created after {time.monotonic() - began:.1f} s")
     limit = 60 + options.count / 5
-    while missing := wanted - children.seen.keys():
+    while waiting:
         operator.assert_is_alive()
         if time.monotonic() - began > limit:
+            missing = sorted(await missing_children(api, wanted))
             raise OperatorError(
-                f"{len(missing)} of {len(wanted)} children are missing after {limit:.0f} s, {sorted(missing)[0]} first"
+                f"{len(missing)} of {len(wanted)} children are missing after {limit:.0f} s, {missing[:1]} first"
             )
-        await asyncio.sleep(0.1)
-    measured.all_children_seconds = max(children.seen[child] for child in wanted) - began
-    say(f"operator: {describe_cpu(machine, read_cpu_seconds(operator.pid), time.monotonic() - began)}")
-    measured.create_cpu_seconds = operator.cpu_seconds() - cpu
-    await children.stop()
+        await asyncio.sleep(0.25)
+        kind = next(iter(waiting))
+        if await count_objects(api, kind) - before[kind] >= waiting[kind]:
+            del waiting[kind]
+    wall, used = time.monotonic() - began, read_cpu_seconds(operator.pid)
+    if missing := sorted(await missing_children(api, wanted)):
+        raise OperatorError(f"other children than expected were written; {missing[0]} is missing")
     writes = audit.read_new()
+    # By the audit log's own clock: the answer to the last write of a child.
+    measured.all_children_seconds = max(w.at_seconds for w in writes if w.resource in CHILD_RESOURCES) - began_epoch
+    measured.cpu_seconds_a_write = busy_seconds(machine, used) / len(writes)
+    say(f"operator: {describe_cpu(machine, used, wall)}")
+    measured.create_cpu_seconds = operator.cpu_seconds() - cpu
     span = measured.all_children_seconds
     during = [w for w in writes if w.at_seconds <= began_epoch + span and w.status < 400]
     measured.writes_per_second = len(during) / span
