@@ -50,7 +50,7 @@ unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluste
 
 .PHONY: e2e
 e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/e2e --ignore tests/e2e/cluster --ignore tests/e2e/cluster_lifecycle
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/golden/chart tests/e2e --ignore tests/e2e/cluster --ignore tests/e2e/cluster_lifecycle
 
 .PHONY: crash
 crash: deps venv ## The operator ended after every single write, against a real API server and etcd

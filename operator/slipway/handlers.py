@@ -70,7 +70,6 @@ async def run(settings: Settings) -> None:
     reconciler = Reconciler(cluster, agents, cache, queue, settings.images)
     server = health.serve(settings.metrics_port)
     try:
-        await list_children(cluster, cache, settings.namespaces)
         watching = kopf.operator(
             registry=_registry(cache, queue),
             settings=_kopf_settings(),
@@ -78,7 +77,9 @@ async def run(settings: Settings) -> None:
             namespaces=settings.namespaces,
             standalone=True,
         )
-        work: list[Coroutine[Any, Any, None]] = [reconciler.work() for _ in range(WORKERS)]
+        # kopf starts meanwhile; passes only begin when all children are listed.
+        listing = asyncio.create_task(list_children(cluster, cache, settings.namespaces))
+        work: list[Coroutine[Any, Any, None]] = [_work_after(listing, reconciler) for _ in range(WORKERS)]
         work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
         work += [relist(cluster, cache, queue, settings.namespaces)]
         await _until_one_ends([watching, *work])
@@ -88,6 +89,12 @@ async def run(settings: Settings) -> None:
         await cluster.close()
 
 
+async def _work_after(listing: asyncio.Task[None], reconciler: Reconciler) -> None:
+    """One worker, once the children are listed. A listing that failed ends the operator, with its reason."""
+    await asyncio.shield(listing)
+    await reconciler.work()
+
+
 async def _until_one_ends(coroutines: list[Coroutine[Any, Any, None]]) -> None:
     """Run all until one ends: kopf when it is told to stop, any other only by a defect, whose error is raised."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
@@ -95,8 +102,10 @@ async def _until_one_ends(coroutines: list[Coroutine[Any, Any, None]]) -> None:
     for task in running:
         task.cancel()
     await asyncio.gather(*running, return_exceptions=True)
-    for task in ended:
-        task.result()
+    errors = [task.exception() for task in ended if not task.cancelled()]
+    for error in errors:
+        if error is not None:
+            raise error
 
 
 async def _measure(cache: Cache, queue: Queue[Key]) -> None:

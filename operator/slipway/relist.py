@@ -24,11 +24,12 @@ RELIST_SECONDS = 600.0
 
 async def list_children(cluster: Cluster, cache: Cache, namespaces: tuple[str, ...]) -> None:
     """Fill the cache with everything under our label. Raises ClusterError."""
-    for kind in CHILD_KINDS:
-        for namespace in namespaces or (None,):
-            async for item in cluster.list_all(kind, namespace, MODEL_LABEL):
-                cache.put(kind, item)
-                await asyncio.sleep(0)
+
+    async def list_one(kind: str, namespace: str | None) -> None:
+        async for item in cluster.list_all(kind, namespace, MODEL_LABEL):
+            cache.put(kind, item)
+
+    await asyncio.gather(*(list_one(kind, namespace) for kind in CHILD_KINDS for namespace in namespaces or (None,)))
 
 
 async def relist(cluster: Cluster, cache: Cache, queue: Queue[Key], namespaces: tuple[str, ...]) -> None:
@@ -59,5 +60,4 @@ async def compare(cluster: Cluster, cache: Cache, kind: str, namespaces: tuple[s
                 changed.add(owner)
             if slot in missing and missing[slot][0] == owner_key(kind, item):
                 del missing[slot]
-            await asyncio.sleep(0)
     return changed | {key for slot, (key, version) in missing.items() if cache.lose(kind, key, slot[1], version)}
