@@ -81,6 +81,10 @@ class Clock:
     monotonic: Callable[[], float] = time.monotonic
 
 
+class NamespaceGoesError(ClusterError):
+    """The namespace is being deleted, and the ModelDeployment with it: nothing is left to do."""
+
+
 class Reconciler:
     """Passes keys from the queue until it is cancelled."""
 
@@ -120,6 +124,8 @@ class Reconciler:
         """A pass whose failure is tried again with backoff. What was applied stays; what failed is written again."""
         try:
             wake_after = await self._pass(key)
+        except NamespaceGoesError:
+            log.debug("its namespace is being deleted", extra={"key": "/".join(key)})
         except TransientError as error:
             await self._retry(key, "will try again", str(error))
         except ClusterError as error:
@@ -272,7 +278,7 @@ class Reconciler:
             raise
         except ClusterError as error:
             if error.status == 403 and "being terminated" in error.message:
-                raise  # the namespace goes, and this ModelDeployment with it
+                raise NamespaceGoesError(str(error), error.status, error.message) from error
             raise _refused(child, error) from error
         return None
 

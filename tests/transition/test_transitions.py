@@ -654,6 +654,22 @@ def test_a_quota_on_objects_is_reported_by_its_name() -> None:
     assert_healthy(world, 1, 1)
 
 
+def test_a_namespace_that_goes_is_left_alone() -> None:
+    world = World()
+    tried: list[str] = []
+
+    def refuse(name: str) -> Exception | None:
+        tried.append(name)
+        return ClusterError(f"create Service {name}", 403, "unable to create: namespace team is being terminated")
+
+    world.refuse["create", "Service"] = refuse
+    world.edit({})
+    operator = Operator(world)
+    run(operator, 600)
+    assert len(tried) == 1
+    assert world.writes == []
+
+
 @pytest.mark.parametrize(
     ("verb", "kind"),
     [
