@@ -205,7 +205,14 @@ class Cluster:
         url = URL(self._settings.host + path, encoded=True)
         content = None if body is None else json.dumps(body).encode()
         try:
-            async with self._session.request(method, url, headers=headers, data=content) as response:
+            async with self._session.request(
+                method,
+                url,
+                headers=headers,
+                data=content,
+                proxy=self._settings.proxy,
+                server_hostname=self._settings.tls_server_name,
+            ) as response:
                 data = await response.read()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             metrics.FAILED_REQUESTS.labels("none").inc()
