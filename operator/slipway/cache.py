@@ -133,8 +133,9 @@ def trim(kind: str, body: Mapping[str, Any]) -> Json:
                 "podIP": status.get("podIP"),
                 "conditions": [
                     {part: condition.get(part) for part in ("type", "status", "reason", "message")}
+                    | ({"lastTransitionTime": condition.get("lastTransitionTime")} if is_scheduling else {})
                     for condition in status.get("conditions") or []
-                    if condition["type"] in ("Ready", "PodScheduled")
+                    if (is_scheduling := condition["type"] == "PodScheduled") or condition["type"] == "Ready"
                 ],
                 "initContainerStatuses": _containers(status.get("initContainerStatuses")),
                 "containerStatuses": _containers(status.get("containerStatuses")),

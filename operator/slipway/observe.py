@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from slipway.api.v1alpha1 import KIND
@@ -18,6 +19,9 @@ from slipway.revisions import Json, Revision, read_revision
 from slipway.rollout import RevisionPods
 
 MANY_RESTARTS = 3
+
+PREPARING_SECONDS = 30
+"""A pod with a node has its volumes and its network sooner; images are pulled after that and don't count here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +62,7 @@ class Pod:
     """A pod of a model.
 
     ip: set once its agent can be asked. told: the agent configuration that was last pushed to it, if any.
+    preparing_since: it has a node since then, and no address yet: its volumes and network are being prepared.
     """
 
     name: str
@@ -69,6 +74,7 @@ class Pod:
     told: str | None
     trouble: Trouble | None
     report: AgentReport | None = None
+    preparing_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +95,13 @@ class Observed:
     ordered: Mapping[str, tuple[int, ...]]
 
 
-def observe(uid: str, children: Iterable[Json], reports: Mapping[str, AgentReport]) -> Observed:
+def observe(
+    uid: str, children: Iterable[Json], reports: Mapping[str, AgentReport], now: datetime | None = None
+) -> Observed:
     """Read a ModelDeployment's children.
 
     uid: the ModelDeployment's own. children: all objects under its label. reports: pod uid → its agent's report.
+    now: without it, nothing is said of pods that take long to start.
     """
     live: dict[tuple[str, str], Json] = {}
     foreign: set[tuple[str, str]] = set()
@@ -103,7 +112,7 @@ def observe(uid: str, children: Iterable[Json], reports: Mapping[str, AgentRepor
     for child in children:
         kind, name = child["kind"], child["metadata"]["name"]
         if kind == "Pod":
-            pods.append(read_pod(child, reports))
+            pods.append(read_pod(child, reports, now))
             continue
         if not is_owned(child, uid):
             foreign.add((kind, name))
@@ -166,13 +175,22 @@ def _is_fetching(pod: Pod) -> bool:
     )
 
 
-def read_pod(body: Json, reports: Mapping[str, AgentReport]) -> Pod:
-    """A pod, from its object and its agent's report."""
+def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | None = None) -> Pod:
+    """A pod, from its object and its agent's report; `now` as in `observe`."""
     meta, status = body["metadata"], body.get("status") or {}
     report = reports.get(meta["uid"])
     conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
     containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
     agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in containers)
+    preparing_since = None if status.get("podIP") else _scheduled_at(conditions)
+    trouble = _pod_trouble(meta["name"], conditions, containers, report)
+    if trouble is None and preparing_since and now and now - preparing_since >= timedelta(seconds=PREPARING_SECONDS):
+        trouble = Trouble(
+            "VolumesNotReady",
+            f"pod {meta['name']} has a node and can't start there for {PREPARING_SECONDS} s: most often a volume that "
+            "can't be mounted, or a ConfigMap or Secret that does not exist (spec.storage.caBundle, the volumes of "
+            f"spec.podTemplate). The node says which: kubectl describe pod {meta['name']}",
+        )
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
@@ -181,9 +199,20 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport]) -> Pod:
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         ip=status.get("podIP") if agent_runs else None,
         told=(meta.get("annotations") or {}).get(CONFIG_ANNOTATION),
-        trouble=_pod_trouble(meta["name"], conditions, containers, report),
+        trouble=trouble,
         report=report,
+        preparing_since=preparing_since,
     )
+
+
+def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") != "True":
+        return None
+    try:
+        return datetime.fromisoformat(str(scheduled.get("lastTransitionTime")))
+    except ValueError:
+        return None
 
 
 def _pod_trouble(

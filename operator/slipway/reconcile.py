@@ -36,7 +36,7 @@ from slipway.manifests import (
     render_deployment,
     render_service,
 )
-from slipway.observe import Observed, Trouble, is_owned, observe, revision_of, was_owned
+from slipway.observe import PREPARING_SECONDS, Observed, Trouble, is_owned, observe, revision_of, was_owned
 from slipway.queue import Queue
 from slipway.revisions import Revision, content_hash, hash_of, place_of, user_choice
 from slipway.rollout import ABSENT, Plan, Wanted, step
@@ -157,7 +157,7 @@ class Reconciler:
         stored = read_status(body.get("status"))
         uid = body["metadata"]["uid"]
         children = self._cache.children(key)
-        observed = observe(uid, children, {})
+        observed = observe(uid, children, {}, now)
         try:
             deployment = parse(body)
         except SpecError as error:
@@ -171,7 +171,7 @@ class Reconciler:
             and not (_needs_listing(deployment) and not _listed(deployment, observed, stored))
         )
         if not are_settled:
-            observed = observe(uid, children, await self._agents.read_reports(observed.pods))
+            observed = observe(uid, children, await self._agents.read_reports(observed.pods), now)
         desired = desired_revision(deployment, observed, self._images)
         memory = read_memory(stored, {*observed.revisions, *observed.deployments})
         plan = step(
@@ -225,6 +225,9 @@ class Reconciler:
         waits = []
         if plan.wake_at is not None:
             waits.append(max(0.1, (plan.wake_at - now).total_seconds()))
+        for pod in observed.pods:
+            if pod.preparing_since and pod.trouble is None and not pod.is_ready and not pod.is_ending:
+                waits.append(max(1.0, PREPARING_SECONDS - (now - pod.preparing_since).total_seconds()))
         if is_settled or not any(pod.ip and not pod.is_ending for pod in observed.pods):
             self._unsettled_since.pop(key, None)
             for pod in observed.pods:

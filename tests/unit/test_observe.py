@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -13,6 +14,9 @@ from slipway.observe import AgentReport, Trouble, observe, read_pod, read_report
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
 
 OWNER = [{"uid": UID, "controller": True, "kind": "ModelDeployment"}]
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-03-01T12:00:00Z"}
 
 
 def pod(status: Json, *, name: str = "p", **meta: Any) -> Json:
@@ -356,3 +360,21 @@ PARTS = st.fixed_dictionaries(
 @given(JSON | PARTS)
 def test_an_answer_that_is_no_report_is_none_and_never_an_error(garbage: Any) -> None:
     assert isinstance(read_report(garbage), AgentReport | None)
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "reason"),
+    [
+        pytest.param({"conditions": [SCHEDULED]}, 29, None, id="volumes and network take their time"),
+        pytest.param({"conditions": [SCHEDULED]}, 30, "VolumesNotReady", id="a ConfigMap that is missing"),
+        pytest.param({"conditions": [SCHEDULED], "podIP": "198.18.64.2"}, 900, None, id="images are being pulled"),
+        pytest.param({"conditions": []}, 900, None, id="not looked at by the scheduler yet"),
+        pytest.param({"conditions": [{**SCHEDULED, "lastTransitionTime": "?"}]}, 900, None, id="no time to count from"),
+    ],
+)
+def test_a_pod_that_cannot_start_on_its_node_is_told(status: Json, seconds: int, reason: str | None) -> None:
+    now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC) + timedelta(seconds=seconds)
+    read = read_pod(pod(status), {}, now)
+    assert (read.trouble.reason if read.trouble else None) == reason
+    if read.trouble:
+        assert "kubectl describe pod" in read.trouble.message
