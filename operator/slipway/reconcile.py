@@ -11,37 +11,35 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
 from slipway import metrics
 from slipway.agents import Agents
-from slipway.api import KIND, ModelDeployment, SpecError, parse
+from slipway.api import KIND, SpecError, parse
 from slipway.api.status import ModelDeploymentStatus, read_status, write_status
 from slipway.api.v1alpha1 import GROUP, VERSION
 from slipway.cache import Cache, Key
+from slipway.children import (
+    Rendered,
+    agreed_hash,
+    desired_revision,
+    known_versions,
+    needs_agents_listing,
+    of_same_place,
+    render,
+    settled_hash,
+)
 from slipway.cluster import Cluster, ClusterError, TransientError
 from slipway.drift import differs
-from slipway.manifests import (
-    CONFIG_ANNOTATION,
-    Child,
-    Images,
-    child_name,
-    new_revision,
-    render_agent_config,
-    render_config_map,
-    render_controller_revision,
-    render_deployment,
-    render_service,
-)
+from slipway.manifests import CONFIG_ANNOTATION, Child, Images
 from slipway.observe import PREPARING_SECONDS, Observed, Trouble, is_owned, observe, revision_of, was_owned
 from slipway.queue import Queue
-from slipway.revisions import Revision, content_hash, hash_of, place_of, user_choice
-from slipway.rollout import ABSENT, Plan, Wanted, step
-from slipway.status import MAX_LISTED, Judged, Notice, assess, notices, read_memory
-from slipway.versions import choose_versions, needs_listing
+from slipway.revisions import content_hash
+from slipway.rollout import Plan, Wanted, step
+from slipway.status import Judged, Notice, assess, judge_unreadable, notices, read_memory, write_time
 
 log = logging.getLogger("slipway")
 
@@ -57,20 +55,6 @@ MAX_BACKOFF_SECONDS = 60.0
 PROBLEM_SECONDS = 15.0
 """What stands in the way (another's object, a quota) may go without any event that reaches us."""
 PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision")
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """All children that should exist, and what the agents are told.
-
-    load: revision → versions. configured: revision → generation of its agents' configuration. unreadable: revisions
-    that get pods and whose ControllerRevision is gone: their objects stay as they are, but for the number of pods.
-    """
-
-    children: tuple[Child, ...]
-    load: Mapping[str, tuple[int, ...]]
-    configured: Mapping[str, str]
-    unreadable: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,14 +145,14 @@ class Reconciler:
         try:
             deployment = parse(body)
         except SpecError as error:
-            judged = _judge_unreadable(body, observed, stored, error)
+            judged = judge_unreadable(body, observed, stored, error)
             await self._report(key, body, judged, observed, stored, now, writes=0)
             return None
-        settled = _settled_hash(observed)
+        settled = settled_hash(observed)
         are_settled = (
             settled is not None
             and settled == stored.settled
-            and not (_needs_listing(deployment) and not _listed(deployment, observed, stored))
+            and not (needs_agents_listing(deployment) and not known_versions(deployment, observed, stored))
         )
         if not are_settled:
             observed = observe(uid, children, await self._agents.read_reports(observed.pods), now)
@@ -185,7 +169,7 @@ class Reconciler:
             observed.deployments,
             now,
         )
-        listed = _listed(deployment, observed, stored)
+        listed = known_versions(deployment, observed, stored)
         rendered = render(deployment, desired, plan, observed, listed)
         problem, writes = await self._apply_all(key, uid, rendered, observed)
         if problem is None:
@@ -194,7 +178,7 @@ class Reconciler:
         is_told_anew = any(
             observed.configured.get(revision) != generation for revision, generation in rendered.configured.items()
         )
-        agreed = settled if are_settled else _agreed_hash(rendered, observed)
+        agreed = settled if are_settled else agreed_hash(rendered, observed)
         if is_told_anew:
             agreed = None
         shown = plan.stable or plan.canary or ""
@@ -207,7 +191,7 @@ class Reconciler:
             problem=problem,
             plan=plan,
             load=rendered.load.get(shown, ()),
-            listed=listed if _needs_listing(deployment) and shown in _of_same_place(deployment, observed) else (),
+            listed=listed if needs_agents_listing(deployment) and shown in of_same_place(deployment, observed) else (),
             are_settled=are_settled,
             settled=agreed,
         )
@@ -362,121 +346,6 @@ class Reconciler:
         metrics.UNREADY.set(len(self._unready))
 
 
-def desired_revision(deployment: ModelDeployment, observed: Observed, images: Images) -> Revision:
-    """The revision that the spec asks for: the one that is kept, or a new one at the end of the history."""
-    kept = observed.revisions.get(hash_of(user_choice(deployment.spec)))
-    if kept is not None:
-        return kept
-    number = 1 + max((revision.number for revision in observed.revisions.values()), default=0)
-    return new_revision(deployment, images, number)
-
-
-def render(
-    deployment: ModelDeployment, desired: Revision, plan: Plan, observed: Observed, listed: tuple[int, ...]
-) -> Rendered:
-    """All children. The Service and what serves come first, so that trouble with a new revision leaves them applied."""
-    revisions = {**observed.revisions, desired.hash: desired}
-    order = sorted(
-        (name for name in {*plan.replicas, desired.hash} if name in revisions), key=lambda name: name != plan.stable
-    )
-    children = [render_service(deployment)]
-    load, configured = {}, {}
-    for name in order:
-        revision = revisions[name]
-        children.append(render_controller_revision(deployment, revision))
-        if name not in plan.replicas:
-            continue
-        # What is listed at the spec's place says nothing of another place: there the orders stay what they are.
-        is_same_place = place_of(revision) == deployment.spec.model.uri
-        orders = observed.ordered.get(name) or (revision.version,)
-        chosen = choose_versions(deployment.spec.version_policy, revision.version, listed)
-        load[name] = chosen if is_same_place else orders
-        agent_config = render_agent_config(deployment, revision, load[name])
-        configured[name] = agent_config["generation"]
-        children.append(render_config_map(deployment, revision, agent_config))
-        children.append(render_deployment(deployment, revision, plan.replicas[name]))
-    history = sorted(
-        (revision for revision in revisions.values() if revision.hash not in order), key=lambda r: -r.number
-    )
-    limit = deployment.spec.rollout.revision_history_limit
-    children += [render_controller_revision(deployment, revision) for revision in history[:limit]]
-    unreadable = frozenset(name for name, count in plan.replicas.items() if count and name not in revisions)
-    for name in unreadable:
-        live = observed.live.get(("Deployment", child_name(deployment.name, name)))
-        if live is not None:
-            as_it_stands = Revision(name, 0, 0, {}, {}, live["spec"]["template"])
-            children.append(render_deployment(deployment, as_it_stands, plan.replicas[name]))
-    return Rendered(tuple(children), load, configured, unreadable)
-
-
-def _listed(deployment: ModelDeployment, observed: Observed, stored: ModelDeploymentStatus) -> tuple[int, ...]:
-    """The versions known to exist at the spec's place. A shorter listing changes nothing: what was seen once stays."""
-    mapped = {int(version) for version in deployment.spec.model.versions}
-    if mapped:
-        return tuple(sorted(mapped))
-    if not needs_listing(deployment.spec.version_policy):
-        return ()
-    served = deployment.spec.model.version or 0
-    here = _of_same_place(deployment, observed)
-    seen = {version for pod in observed.pods if pod.report and pod.revision in here for version in pod.report.listed}
-    shown = stored.stable or stored.canary
-    if shown is not None and shown.revision in here:
-        seen |= set(stored.listed)
-    return tuple(sorted(version for version in seen if version <= served)[-MAX_LISTED:])
-
-
-def _needs_listing(deployment: ModelDeployment) -> bool:
-    """Whether agents have to say which versions there are."""
-    return needs_listing(deployment.spec.version_policy) and not deployment.spec.model.versions
-
-
-def _of_same_place(deployment: ModelDeployment, observed: Observed) -> set[str]:
-    """The kept revisions whose model is where the spec says."""
-    return {name for name, kept in observed.revisions.items() if place_of(kept) == deployment.spec.model.uri}
-
-
-def _settled_hash(observed: Observed) -> str | None:
-    """Names the pods and what their agents were configured with; None while a pod is not ready."""
-    pods = [pod for pod in observed.pods if not pod.is_ending]
-    if not pods or not all(pod.is_ready for pod in pods):
-        return None
-    return hash_of(sorted([pod.uid, observed.configured.get(pod.revision, "")] for pod in pods))
-
-
-def _agreed_hash(rendered: Rendered, observed: Observed) -> str | None:
-    """The settled hash if every agent has its configuration and all its versions are available, else None."""
-    for pod in observed.pods:
-        if pod.is_ending:
-            continue
-        wanted = rendered.configured.get(pod.revision)
-        report = pod.report
-        if report is None or report.generation != wanted or report.trouble is not None:
-            return None
-        available = {version.version for version in report.versions if version.state == "Available"}
-        if not available.issuperset(rendered.load[pod.revision]):
-            return None
-    return _settled_hash(replace(observed, configured={**observed.configured, **rendered.configured}))
-
-
-def _judge_unreadable(body: Json, observed: Observed, stored: ModelDeploymentStatus, error: SpecError) -> Judged:
-    """With a spec that can't be carried out, what serves goes on as it is."""
-    stable = observed.deployments.get(stored.stable.revision, ABSENT) if stored.stable else ABSENT
-    replicas = (body.get("spec") or {}).get("replicas")
-    return Judged(
-        name=body["metadata"]["name"],
-        generation=int(body["metadata"].get("generation", 0)),
-        replicas=stable.wanted if stored.stable else replicas if isinstance(replicas, int) else 1,
-        revision=None,
-        version=0,
-        problem=Trouble(error.reason, error.message),
-        plan=None,
-        load=(),
-        listed=tuple(stored.listed),
-        are_settled=True,
-        settled=stored.settled,
-    )
-
-
 def _name_conflict(child: Child, key: Key) -> SpecError:
     return SpecError(
         "NameConflict",
@@ -496,7 +365,7 @@ def _refused(child: Child, error: ClusterError) -> SpecError:
 
 
 def _event(key: Key, body: Json, notice: Notice, now: datetime) -> Json:
-    stamp = now.strftime("%Y-%m-%dT%H:%M:%SZ")
+    stamp = write_time(now)
     return {
         "apiVersion": "v1",
         "kind": "Event",

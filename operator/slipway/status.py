@@ -14,14 +14,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from slipway.api import SpecError
 from slipway.api.status import Condition, ModelDeploymentStatus, Rejected, RevisionStatus, VersionStatus
+from slipway.children import MAX_LISTED
 from slipway.manifests import selector_of
 from slipway.observe import Observed, Pod, Trouble
-from slipway.rollout import NO_PROGRESS, Memory, Plan, Promotion, Rejection, enough
+from slipway.revisions import Json
+from slipway.rollout import ABSENT, NO_PROGRESS, Memory, Plan, Promotion, Rejection, enough
 
 STATE_ORDER = ("Failed", "Unknown", "Pending", "Fetching", "Verified", "Loading", "Unloading", "Available")
 MAX_REJECTED = 10
-MAX_LISTED = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,25 @@ class Judged:
     listed: tuple[int, ...]
     are_settled: bool
     settled: str | None
+
+
+def judge_unreadable(body: Json, observed: Observed, stored: ModelDeploymentStatus, error: SpecError) -> Judged:
+    """With a spec that can't be carried out, what serves goes on as it is."""
+    stable = observed.deployments.get(stored.stable.revision, ABSENT) if stored.stable else ABSENT
+    replicas = (body.get("spec") or {}).get("replicas")
+    return Judged(
+        name=body["metadata"]["name"],
+        generation=int(body["metadata"].get("generation", 0)),
+        replicas=stable.wanted if stored.stable else replicas if isinstance(replicas, int) else 1,
+        revision=None,
+        version=0,
+        problem=Trouble(error.reason, error.message),
+        plan=None,
+        load=(),
+        listed=tuple(stored.listed),
+        are_settled=True,
+        settled=stored.settled,
+    )
 
 
 def read_memory(stored: ModelDeploymentStatus, kept: Iterable[str]) -> Memory:
@@ -95,7 +116,7 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
     versions = _versions(judged, [pod for pod in pods if pod.revision == shown], stored)[-MAX_LISTED:]
     conditions = [
         _ready(judged, observed, stable, canary, ready),
-        _promoted(judged, observed, stable, canary, rejected, now),
+        _promoted(judged, observed, canary, stable, rejected),
         _versions_ready(judged, versions),
     ]
     conditions.append(_degraded(judged, observed, conditions, stable, canary))
@@ -229,12 +250,7 @@ def _waits(observed: Observed) -> str:
 
 
 def _promoted(
-    judged: Judged,
-    observed: Observed,
-    stable: str | None,
-    canary: str | None,
-    rejected: list[Rejected],
-    now: datetime,
+    judged: Judged, observed: Observed, canary: str | None, stable: str | None, rejected: list[Rejected]
 ) -> Condition:
     if judged.problem is not None:
         return _condition("Promoted", False, judged.problem.reason, judged.problem.message)

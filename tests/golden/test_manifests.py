@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from slipway.api import parse
+from slipway.children import desired_revision, render
 from slipway.manifests import Images, new_revision
 from slipway.observe import Observed
-from slipway.reconcile import desired_revision, render
 from slipway.revisions import Revision
 from slipway.rollout import Plan, Promotion
 
