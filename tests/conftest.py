@@ -1,8 +1,17 @@
-"""Properties are searched as long as it takes: on a busy machine a slow example is no finding."""
+"""What all tests share.
+
+Properties are searched as long as it takes: on a busy machine a slow example is no finding. `--update-golden` writes
+what is rendered now over the committed files; look at the difference before committing.
+"""
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile("slipway", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("slipway")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write the golden files anew")

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(config: Path, models: Path, port: int) -> int:
     journal = Journal(os.environ)
-    board = Board()
+    board = Board(os.environ.get("SLIPWAY_POD", ""))
     try:
         models.mkdir(parents=True, exist_ok=True)
         start_endpoints(port, board)

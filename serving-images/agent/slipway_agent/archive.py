@@ -29,7 +29,7 @@ def archive_kind(name: str, beginning: bytes) -> str | None:
         return "zip"
     if lowered.endswith((".tar.gz", ".tgz")):
         return "tar.gz"
-    if "." in lowered:
+    if "." in lowered and not lowered.endswith(".mar"):  # torch-model-archiver's files are either
         return None
     if beginning.startswith(b"PK\x03\x04"):
         return "zip"

@@ -1,22 +1,27 @@
 """agent.json, the operator's word to the agent: parsed once, at the edge, into frozen values.
 
 Invariant: a Config that exists is consistent (`served` is in `load`, every path is relative and stays inside).
-Imports nothing of the agent but `failures`.
+Imports nothing of the agent but `failures` and `golden`: what a server's own section means is told by the `Section`
+that is passed.
 """
 
 import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
 from slipway_agent.failures import Reason, SpecError
+from slipway_agent.golden import Golden, MalformedError, Tolerance, read_requests
 
 SCHEMA = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
 _CANONICAL_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # fits the int64 that servers keep a version in
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-RUNTIMES = ("Triton",)
+DEFAULT_POLL_SECONDS = 60.0
+FETCHED_SCHEMES = ("https", "s3", "oci")  # what needs no mount; sources/ knows how
 
 
 def parse_version(name: str) -> int | None:
@@ -34,70 +39,115 @@ def show_url(url: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where versions come from. `uri` is what the user wrote and is what messages say; `path` is the mount, if any."""
+    """Where versions come from. `uri` is what the user wrote and is what messages say; `path` is the mount, if any.
+
+    `credentials`: a folder with one file per key of the Secret `secret_name`; it may be missing or empty.
+    `cache`: a mounted folder that the replicas share. `endpoint`, `region` and `path_style` are S3's, None: unsaid.
+    """
 
     uri: str
     path: str | None
     versions: Mapping[int, str] = field(default_factory=dict)
     allow_redirects: bool = False
     ca_file: str | None = None
+    credentials: str | None = None
+    secret_name: str | None = None
+    endpoint: str | None = None
+    region: str | None = None
+    path_style: bool | None = None
+    cache: str | None = None
+    poll_seconds: float = DEFAULT_POLL_SECONDS
+
+    @property
+    def scheme(self) -> str:
+        return self.uri.partition("://")[0]
 
     def location(self, version: int) -> str:
         """Where one version lives, in the user's words. Two versions' bytes differ only if this or the pin does."""
         mapped = self.versions.get(version)
-        if self.path is None:
+        entry = mapped if mapped is not None else str(version)
+        if self.path is None and self.scheme == "https":
             base = self.uri if self.uri.endswith("/") else self.uri + "/"
             try:
-                return urljoin(base, mapped or str(version))
+                return urljoin(base, entry)
             except ValueError:  # no URL at all, which parsing the configuration refuses
-                return mapped or str(version)
-        return f"{self.uri.rstrip('/')}/{mapped if mapped is not None else version}"
+                return entry
+        if self.path is None and "://" in entry:
+            return entry
+        if self.path is None and self.scheme == "oci":
+            # a tag (v3), a digest (sha256:…), or another repository below this one (other:v3)
+            if entry.startswith("sha256:"):
+                entry = f"@{entry}"
+            separator = "" if entry.startswith("@") else ("/" if ":" in entry or "/" in entry else ":")
+            return f"{self.uri.rstrip('/')}{separator}{entry}"
+        return f"{self.uri.rstrip('/')}/{entry}"
 
 
 @dataclass(frozen=True, slots=True)
-class TritonSpec:
-    """What the user's spec says about Triton's model configuration. None: say nothing, what is there stays."""
+class Memory:
+    """What the server's container may use, and how many times a version's bytes on disk it takes there."""
 
-    http_port: int = 8000
-    max_batch_size: int | None = None
-    max_queue_delay_microseconds: int | None = None
-    preferred_batch_sizes: tuple[int, ...] = ()
-    instance_count: int | None = None
-    gpu: bool = False
+    limit_bytes: int
+    factor: float
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
+    """`served` None: nothing is named yet (`load` is empty); the agent lists its source, reports and waits.
+
+    `settings` is what the server's own section says, as that server's driver parsed it. `labels` may name versions
+    that aren't loaded. `warmup`: request bodies, in the server's own form. `golden`: what the served version is asked
+    before it counts as ready; None: nothing.
+    """
+
     generation: str
     runtime: str
     model: str
     source: Source
-    served: int
+    served: int | None
     load: tuple[int, ...]
     sha256: Mapping[int, str] = field(default_factory=dict)
-    triton: TritonSpec = field(default_factory=TritonSpec)
+    settings: object = None
+    labels: Mapping[str, int] = field(default_factory=dict)
+    memory: Memory | None = None
+    warmup: tuple[object, ...] = ()
+    golden: Golden | None = None
 
 
-def parse_config(text: str) -> Config:
-    """Read agent.json. SpecError(ConfigInvalid) names the field, what it holds and what it must hold."""
+class Section(Protocol):
+    """How one server's section of agent.json is read; `servers.kinds.Kind` is one."""
+
+    @property
+    def section(self) -> str: ...
+
+    @property
+    def parse(self) -> "Callable[[Fields], object]": ...
+
+
+def parse_config(text: str, runtimes: Mapping[str, Section]) -> Config:
+    """Read agent.json for one of `runtimes`. SpecError(ConfigInvalid) names the field, what it holds and must hold."""
     try:
         raw = json.loads(text)
     except ValueError as cause:
         raise _invalid(f"it is not JSON: {cause}") from cause
-    fields = _Fields("agent.json", raw)
+    fields = Fields("agent.json", raw)
     schema = fields.whole("schema")
     if schema != SCHEMA:
         raise _invalid(f"schema is {schema}, this agent reads {SCHEMA}: agent image and operator differ in age")
     runtime = fields.text("runtime")
-    if runtime not in RUNTIMES:
-        raise _invalid(f"runtime is {runtime!r}, this agent knows {', '.join(RUNTIMES)}")
+    if runtime not in runtimes:
+        raise _invalid(f"runtime is {runtime!r}, this agent knows {', '.join(runtimes)}")
     model = fields.text("model")
     if not _MODEL_NAME.fullmatch(model):
         raise _invalid(f"model is {model!r}: a name has letters, digits, '-', '_' and '.' only")
-    served = fields.whole("served", at_least=1)
+    served = fields.whole_or_none("served", at_least=1)
     load = tuple(sorted(set(fields.wholes("load", at_least=1))))
-    if served not in load:
+    if served is None and load:
+        raise _invalid(f"served is null and load names {', '.join(map(str, load))}: one of them must be served")
+    if served is not None and served not in load:
         raise _invalid(f"served is {served}, which load does not name ({', '.join(map(str, load)) or 'it is empty'})")
+    section = runtimes[runtime]
+    labels = fields.below("labels")
     return Config(
         generation=fields.text("generation"),
         runtime=runtime,
@@ -106,29 +156,93 @@ def parse_config(text: str) -> Config:
         served=served,
         load=load,
         sha256=_parse_pins(fields.below("sha256")),
-        triton=_parse_triton(fields.below("triton")),
+        settings=section.parse(fields.below(section.section)),
+        labels={label: labels.whole(label, at_least=1) for label in labels.raw},
+        memory=_parse_memory(fields.below("memory")) if fields.raw.get("memory") is not None else None,
+        warmup=fields.values("warmup"),
+        golden=_parse_golden(fields.below("golden")) if fields.raw.get("golden") is not None else None,
     )
 
 
-def _parse_source(fields: "_Fields") -> Source:
+def parse_recorded(text: str) -> Mapping[int, str]:
+    """recorded.json: the digests that this model's versions had before. What can't be read says nothing.
+
+    {"3": "AB…"} is {3: "ab…"}; {"v3": "ab…"} is {}.
+    """
+    try:
+        raw = json.loads(text)
+    except ValueError:
+        return {}
+    found = (
+        {parse_version(key): value.lower() for key, value in raw.items() if isinstance(value, str)}
+        if isinstance(raw, dict)
+        else {}
+    )
+    return {version: digest for version, digest in found.items() if version is not None and _SHA256.fullmatch(digest)}
+
+
+def _parse_source(fields: "Fields") -> Source:
     uri = fields.text("uri")
     path = fields.text_or_none("path")
     mapped = fields.below("versions")
-    versions = {mapped.version(key): mapped.text(key) for key in mapped.raw}
-    if path is None:
-        if not _is_https(uri):
-            raise _invalid(f"source.uri is {show_url(uri)!r}: without a path only https:// can be fetched")
-        source = Source(uri, None, versions, fields.flag("allowRedirects"), fields.text_or_none("caFile"))
-        for version in versions:
-            where = source.location(version)
-            if not _is_https(where):
-                raise _invalid(f"source.versions[{version}] is {show_url(where)!r}: only https:// URLs are fetched")
+    source = Source(
+        uri=uri,
+        path=path,
+        versions={mapped.version(key): mapped.text(key) for key in mapped.raw},
+        allow_redirects=fields.flag("allowRedirects"),
+        ca_file=fields.text_or_none("caFile"),
+        credentials=fields.text_or_none("credentials"),
+        secret_name=fields.text_or_none("secretName"),
+        endpoint=fields.text_or_none("endpoint"),
+        region=fields.text_or_none("region"),
+        path_style=fields.flag_or_none("pathStyle"),
+        cache=fields.text_or_none("cache"),
+        poll_seconds=fields.number("pollSeconds", above=0.0, default=DEFAULT_POLL_SECONDS),
+    )
+    if path is not None or source.scheme != "https":
+        if path is None and (source.scheme not in FETCHED_SCHEMES or not _has_host(uri)):
+            schemes = ", ".join(f"{scheme}://" for scheme in FETCHED_SCHEMES)
+            raise _invalid(f"source.uri is {show_url(uri)!r}: without a path only {schemes} can be fetched")
+        for version, entry in source.versions.items():
+            if entry.startswith("/") or ".." in entry.split("/") or "\0" in entry:
+                raise _invalid(f"source.versions[{version}] is {entry!r}: write a path below {uri}, without '..'")
         return source
-    for version, relative in versions.items():
-        parts = relative.split("/")
-        if relative.startswith("/") or ".." in parts or "\0" in relative:
-            raise _invalid(f"source.versions[{version}] is {relative!r}: write a path below {uri}, without '..'")
-    return Source(uri, path, versions, fields.flag("allowRedirects"), fields.text_or_none("caFile"))
+    if not _is_https(uri):
+        raise _invalid(f"source.uri is {show_url(uri)!r}: it is no URL with a host")
+    for version in source.versions:
+        where = source.location(version)
+        if not _is_https(where):
+            raise _invalid(f"source.versions[{version}] is {show_url(where)!r}: only https:// URLs are fetched")
+    return source
+
+
+def _has_host(url: str) -> bool:
+    return bool(url.partition("://")[2].partition("/")[0])
+
+
+def _parse_memory(fields: "Fields") -> Memory:
+    return Memory(fields.whole("limitBytes", at_least=1), fields.number("factor", above=0.0, default=1.0))
+
+
+def _parse_golden(fields: "Fields") -> Golden:
+    raw, file = fields.raw.get("requests") or None, fields.text_or_none("file")
+    if (raw is None) == (file is None):
+        raise _invalid(f"golden must have requests or a file, and has {'both' if file is not None else 'neither'}")
+    if file is not None and (file.startswith("/") or ".." in file.split("/") or "\0" in file):
+        raise _invalid(f"golden.file is {file!r}: write a path below the version's own folder, without '..'")
+    tolerance, default = fields.below("tolerance"), Tolerance()
+    try:
+        requests = () if raw is None else read_requests(raw, "golden.requests")
+    except MalformedError as cause:
+        raise _invalid(str(cause)) from cause
+    return Golden(
+        requests,
+        file,
+        Tolerance(
+            tolerance.number("absolute", at_least=0.0, default=default.absolute),
+            tolerance.number("relative", at_least=0.0, default=default.relative),
+        ),
+    )
 
 
 def _is_https(url: str) -> bool:
@@ -139,23 +253,12 @@ def _is_https(url: str) -> bool:
         return False
 
 
-def _parse_pins(fields: "_Fields") -> dict[int, str]:
+def _parse_pins(fields: "Fields") -> dict[int, str]:
     pins = {fields.version(key): fields.text(key).lower() for key in fields.raw}
     for version, pin in pins.items():
         if not _SHA256.fullmatch(pin):
             raise _invalid(f"sha256[{version}] is {pin!r}: a digest has 64 hexadecimal digits")
     return pins
-
-
-def _parse_triton(fields: "_Fields") -> TritonSpec:
-    return TritonSpec(
-        http_port=fields.whole("httpPort", at_least=1, default=8000),
-        max_batch_size=fields.whole_or_none("maxBatchSize"),
-        max_queue_delay_microseconds=fields.whole_or_none("maxQueueDelayMicroseconds"),
-        preferred_batch_sizes=fields.wholes("preferredBatchSizes", at_least=1, default=()),
-        instance_count=fields.whole_or_none("instanceCount", at_least=1),
-        gpu=fields.flag("gpu"),
-    )
 
 
 def _invalid(what: str) -> SpecError:
@@ -166,8 +269,11 @@ def _invalid(what: str) -> SpecError:
     )
 
 
-class _Fields:
-    """One JSON object, read field by field; every complaint names the field's full path."""
+class Fields:
+    """One JSON object, read field by field; every complaint names the field's full path.
+
+    For drivers too: a wrong value raises SpecError(ConfigInvalid), an absent one and null mean the default.
+    """
 
     def __init__(self, where: str, raw: object) -> None:
         if not isinstance(raw, dict):
@@ -198,6 +304,34 @@ class _Fields:
             raise _invalid(f"{self._where}{name} must be true or false, and is {_kind(value)}")
         return value
 
+    def flag_or_none(self, name: str) -> bool | None:
+        return None if self.raw.get(name) is None else self.flag(name)
+
+    def number(self, name: str, default: float, above: float = -math.inf, at_least: float = -math.inf) -> float:
+        """A finite number, whole or not, within the bounds."""
+        value = self._take(name, "a number", default=default)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise _invalid(f"{self._where}{name} must be a number, and is {_kind(value)}")
+        if not (value > above and value >= at_least and math.isfinite(value)):
+            bound = f"more than {above:g}" if math.isfinite(above) else f"at least {at_least:g}"
+            raise _invalid(f"{self._where}{name} is {value}; it must be {bound}")
+        return float(value)
+
+    def values(self, name: str) -> tuple[object, ...]:
+        """A list of whatever it holds; empty when it is absent."""
+        values = self._take(name, "a list", default=[])
+        if not isinstance(values, list):
+            raise _invalid(f"{self._where}{name} must be a list, and is {_kind(values)}")
+        return tuple(values)
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of texts; empty when it is absent."""
+        values = self.values(name)
+        for position, value in enumerate(values):
+            if not isinstance(value, str):
+                raise _invalid(f"{self._where}{name}[{position}] must be a text, and is {_kind(value)}")
+        return tuple(value for value in values if isinstance(value, str))
+
     def whole(self, name: str, at_least: int = 0, default: int | None = None) -> int:
         value = self._take(name, "a whole number", default=... if default is None else default)
         return self._checked(name, value, at_least)
@@ -211,8 +345,8 @@ class _Fields:
             raise _invalid(f"{self._where}{name} must be a list of whole numbers, and is {_kind(values)}")
         return tuple(self._checked(f"{name}[{position}]", value, at_least) for position, value in enumerate(values))
 
-    def below(self, name: str, is_required: bool = False) -> "_Fields":
-        return _Fields(f"{self._where}{name}", self._take(name, "an object", default=... if is_required else {}))
+    def below(self, name: str, is_required: bool = False) -> "Fields":
+        return Fields(f"{self._where}{name}", self._take(name, "an object", default=... if is_required else {}))
 
     def version(self, key: str) -> int:
         version = parse_version(key)

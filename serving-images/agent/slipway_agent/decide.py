@@ -5,6 +5,8 @@ Laws (tests/unit/agent/test_decide.py):
 - A version that serves is not taken away before the served one is ready and every other is ready or has failed.
 - A version that failed is left out until its time to be tried again, and never makes another one unavailable.
 - What the plan asks for, once done, is not asked for again.
+- A version is loaded only if it fits into the server's memory beside what is loaded already, the first of an empty
+  server excepted. To make room only versions go that are no longer named and don't stand in for the served one.
 While the server is down nothing unproven is added to its boot configuration but the served version itself, so that a
 server that died of a version comes back without it.
 
@@ -13,12 +15,14 @@ No I/O, no clock: `now` is in the World, in seconds of any one clock.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import TypeAlias
 
 from slipway_agent.config import Config
 from slipway_agent.failures import Reason
+from slipway_agent.memory import describe_shortage, fits
+from slipway_agent.published import Published
 from slipway_agent.servers import Gone, Refused, ServerView
-from slipway_agent.volume import Published
 
 PERMANENT_RETRY_SECONDS = 60.0
 MISSING_RETRY_SECONDS = 5.0  # a look at a folder costs nothing, and a copy that is under way ends soon
@@ -63,7 +67,8 @@ class LoadRecord:
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything the agent knows. `boot` is what a starting server loads; `is_boot_current` False when the
-    configuration it came from has changed since. `standing`: the last served version that was ready."""
+    configuration it came from has changed since. `standing`: the last served version that was ready. `proven`: what was
+    seen ready since the load in hand began, or was just before."""
 
     config: Config
     now: float
@@ -75,6 +80,7 @@ class World:
     is_boot_current: bool = False
     server: ServerView = field(default_factory=ServerView)
     loading: frozenset[int] | None = None
+    proven: frozenset[int] = frozenset()
     last_load: LoadRecord | None = None
     standing: int | None = None
 
@@ -116,7 +122,8 @@ class Plan:
 def decide(world: World) -> Plan:
     actions = (*_decide_fetch(world), *_decide_server(world), *_decide_removal(world))
     is_resting = not actions and world.fetching is None and world.loading is None
-    is_settled = is_resting and (is_ready(world) or _has_failed(world, world.config.served))
+    served = world.config.served
+    is_settled = is_resting and (served is None or is_ready(world) or _has_failed(world, served))
     return Plan(actions, SETTLED_SECONDS if is_settled else CHANGING_SECONDS)
 
 
@@ -162,19 +169,22 @@ def is_waiting(failure: Failure | None, now: float) -> bool:
     return failure is not None and now < failure.retry_at
 
 
-def blame(outcome: Refused | Gone, asked: frozenset[int], ready: frozenset[int], served: int) -> Mapping[int, str]:
-    """Which versions a load failed by, with the words for each. `ready`: what was ready before it.
+def blame(
+    outcome: Refused | Gone, asked: frozenset[int], ready: frozenset[int], served: int | None
+) -> Mapping[int, str]:
+    """Which versions a load failed by, with the words for each. `ready`: what was ready before it, or came to be.
 
     A server that names versions is believed. One that doesn't, or that ended, is asked again without the extra ones
     that were new; only when none is left is it the served version's fault. A server that ended with nothing else
-    loaded is judged by the kubelet's restarts, not by us: no version is blamed.
+    loaded is judged by the kubelet's restarts, not by us: no version is blamed. Nor is one that was seen ready while
+    the load went on: it is loaded, and what the load still waited for (labels, unloads) isn't its fault.
     """
     if isinstance(outcome, Refused) and (named := asked & outcome.words.keys()):
         return {version: outcome.words[version] for version in named}
     new = asked - ready
     if new - {served}:
         return dict.fromkeys(new - {served}, outcome.message)
-    if isinstance(outcome, Refused) or (served in new and asked - {served}):
+    if served is not None and (isinstance(outcome, Refused) or (served in new and asked - {served})):
         return {served: outcome.message}
     return {}
 
@@ -204,7 +214,8 @@ def plan_retry(
 
 def _decide_fetch(world: World) -> tuple[Action, ...]:
     config = world.config
-    wanted = [config.served, *(version for version in reversed(config.load) if version != config.served)]
+    first = () if config.served is None else (config.served,)
+    wanted = [*first, *(version for version in reversed(config.load) if version != config.served)]
     due = [
         version
         for version in wanted
@@ -225,9 +236,10 @@ def _decide_fetch(world: World) -> tuple[Action, ...]:
 
 
 def _decide_server(world: World) -> tuple[Action, ...]:
-    if world.loading is not None or world.config.served not in world.published:
+    served = world.config.served
+    if world.loading is not None or served is None or served not in world.published:
         return ()  # without the served version's own files there is nothing better to write than what is there
-    target = _target(world)
+    target = _find_target(world, served)
     if not target:
         return ()
     if not world.server.is_alive:
@@ -237,38 +249,98 @@ def _decide_server(world: World) -> tuple[Action, ...]:
     return (Load(target),) if _needs_load(world, target) else ()
 
 
-def _target(world: World) -> frozenset[int]:
+def _find_target(world: World, served: int) -> frozenset[int]:
     """The versions the server should hold now; empty when there is nothing to ask for."""
     published, ready, named = frozenset(world.published), world.server.ready, frozenset(world.config.load)
     if not world.server.is_alive:
         proven = (world.boot & published) - frozenset(world.load_failures)
-        adds_served = is_satisfied(world, world.config.served) and (
-            world.config.served not in world.load_failures or not proven
-        )
-        return proven | ({world.config.served} if adds_served else frozenset())
-    usable = frozenset(
+        adds_served = is_satisfied(world, served) and (served not in world.load_failures or not proven)
+        return _with_room(world, proven, [served] if adds_served else [])
+    usable = [
         version
-        for version in named & published
-        if version in ready
-        or (
-            (is_satisfied(world, version) or version in world.boot)
-            and not is_waiting(world.load_failures.get(version), world.now)
-            and not needs_second_look(world, version)
-        )
-    )
-    return usable if _is_arrived(world) else usable | ((ready & published) - named)
+        for version in sorted(named & published - ready, key=lambda version: (version == served, version), reverse=True)
+        if (is_satisfied(world, version) or version in world.boot)
+        and not is_waiting(world.load_failures.get(version), world.now)
+        and not needs_second_look(world, version)
+    ]
+    if served in usable:  # it doesn't wait for the others, nor fail with them
+        usable = [version for version in usable if version == served or version in world.boot]
+    return _with_room(world, ready & published & named if _is_arrived(world) else ready & published, usable)
+
+
+def _with_room(world: World, kept: frozenset[int], wanted: list[int]) -> frozenset[int]:
+    """`kept`, and of `wanted`, best first, those that fit beside it. What is in the way of the served one goes first,
+    in a load of its own: a server may take up the new version before it lets go of the old."""
+    memory, target = world.config.memory, kept
+    shortages = find_shortages(world)
+    for version in wanted:
+        if version in shortages:
+            continue
+        if not target or fits(memory, world.published, world.server.ready | target | {version}):
+            target |= {version}
+        elif version == world.config.served:
+            staying = kept & (frozenset(world.config.load) | {world.standing})
+            return staying or frozenset({version})
+    return target
+
+
+def find_shortages(world: World) -> Mapping[int, Failure]:
+    """The named versions on disk that won't fit into the server's memory, whatever goes that may go.
+
+    The served one is weighed against what must stay until it is ready: what is loaded and named, and the version that
+    serves now. The others, newest first, against what will stay.
+    """
+    memory, served, named = world.config.memory, world.config.served, frozenset(world.config.load)
+    if memory is None or served is None:
+        return {}
+    loaded = (world.server.ready | (world.boot - frozenset(world.load_failures))) & frozenset(world.published)
+    staying = loaded & named
+    beside_served = staying if served in loaded or world.standing not in loaded else staying | {world.standing}
+    shortages: dict[int, Failure] = {}
+
+    def weigh(version: int, beside: frozenset[int]) -> bool:
+        if not beside or fits(memory, world.published, beside | {version}):
+            return True
+        words = describe_shortage(memory, world.published, version, beside, is_served=version == served)
+        shortages[version] = Failure(Reason.NOT_ENOUGH_MEMORY, words, True, 1, inf)
+        return False
+
+    if served not in loaded and served in world.published:
+        if not weigh(served, beside_served):
+            staying = beside_served
+        else:  # its room is kept while it fails to load, and the standing one's with it
+            staying = (beside_served if _is_refused(world, served) else staying) | {served}
+    for version in sorted(named - loaded - {served}, reverse=True):
+        if is_satisfied(world, version) and not _is_refused(world, version) and weigh(version, staying):
+            staying |= {version}
+    return shortages
 
 
 def _is_arrived(world: World) -> bool:
     """The served version is ready and nothing named is still on its way: what is no longer named may go."""
     if not is_ready(world):
         return False
-    return all(version in world.server.ready or _has_failed(world, version) for version in world.config.load)
+    return all(
+        version in world.server.ready or _has_failed(world, version) or _awaits_room(world, version)
+        for version in world.config.load
+    )
+
+
+def _awaits_room(world: World, version: int) -> bool:
+    """It is there, and fits only when something that isn't named any more has gone."""
+    if not is_satisfied(world, version):
+        return False
+    return not fits(world.config.memory, world.published, world.server.ready | {version})
+
+
+def _is_refused(world: World, version: int) -> bool:
+    failure = world.load_failures.get(version)
+    return failure is not None and failure.is_permanent
 
 
 def _has_failed(world: World, version: int) -> bool:
     failures = (world.fetch_failures.get(version), world.load_failures.get(version))
-    return any(failure is not None and failure.is_permanent for failure in failures)
+    return any(failure is not None and failure.is_permanent for failure in failures) or version in find_shortages(world)
 
 
 def _needs_load(world: World, target: frozenset[int]) -> bool:
@@ -281,8 +353,9 @@ def _needs_load(world: World, target: frozenset[int]) -> bool:
     retried = any(
         version in world.load_failures and not is_waiting(world.load_failures[version], world.now) for version in target
     )
-    is_written = world.is_boot_current and target == world.boot
-    return not is_written or replaced or retried or (world.server.ready != target and rested)
+    # refused a moment ago, it isn't asked again at once, whichever version the server blamed
+    is_unwritten = not world.is_boot_current or (target != world.boot and rested)
+    return is_unwritten or replaced or retried or (world.server.ready != target and rested)
 
 
 def _decide_removal(world: World) -> tuple[Action, ...]:

@@ -21,6 +21,12 @@ class Reason(StrEnum):
     DISK_FULL = "DiskFull"
     LOAD_FAILED = "LoadFailed"
     CONFIG_INVALID = "ConfigInvalid"
+    CONTENT_CHANGED = "ContentChanged"
+    NOT_ENOUGH_MEMORY = "NotEnoughMemory"
+    WARMUP_FAILED = "WarmupFailed"
+    GOLDEN_FAILED = "GoldenFailed"
+    GOLDEN_UNREADABLE = "GoldenUnreadable"
+    LABEL_NOT_LOADED = "LabelNotLoaded"
 
 
 class AgentError(Exception):

@@ -7,30 +7,38 @@ pins one, compared. A refused version leaves nothing in staging; an interrupted 
 import errno
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.archive import archive_kind, unpack, unpacked_bytes
-from slipway_agent.config import Config, Source, parse_version, show_url
+from slipway_agent.cache import CachedSource, Say
+from slipway_agent.config import Config, parse_version, show_url
 from slipway_agent.failures import Reason, SpecError, TransientError
 from slipway_agent.servers import Server
 from slipway_agent.sources import Fetched, ModelSource, Progress
-from slipway_agent.sources.https import HttpsSource
-from slipway_agent.sources.path import PathSource
+from slipway_agent.sources.schemes import open_scheme
 from slipway_agent.volume import ModelVolume, Published, ensure_room
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
 
 
+def _say_nothing(message: str, **fields: object) -> None:
+    """For those who have no log."""
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One version to fetch. `pin` is the digest it must have, `refused` the fingerprint of bytes refused before."""
+    """One version to fetch. `pin` is the digest it must have, `refused` the fingerprint of bytes refused before.
+
+    `recorded`: the digest that this version had before, None where there is no record. A pin wins over it.
+    """
 
     version: int
     location: str
     pin: str | None
     refused: str | None = None
+    recorded: str | None = None
 
     @property
     def place(self) -> str:
@@ -38,11 +46,19 @@ class Job:
         return show_url(self.location)
 
 
-def open_source(config: Config, server: Server) -> ModelSource:
-    source: Source = config.source
-    if source.path is not None:
-        return PathSource(source, config.served, server.holds_model)
-    return HttpsSource(source)
+def open_source(
+    config: Config, server: Server, say: Say = _say_nothing, kept: Callable[[], Collection[str]] = frozenset
+) -> ModelSource:
+    """Where the versions come from, through the cache where the spec names one.
+
+    `say(message, **fields)` is told once what is wrong with a cache; `kept` are the digests that it must not lose.
+    SpecError(ConfigInvalid) for a place that this agent can't fetch from.
+    """
+    source = open_scheme(config, server.holds_model)
+    if config.source.cache is None:
+        return source
+    pins = frozenset(config.sha256.values())
+    return CachedSource(source, config.source, say, lambda: pins | frozenset(kept()))
 
 
 def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Server, progress: Progress) -> Published:
@@ -50,7 +66,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
     staging = volume.staging(job.version)
     fetched: Fetched | None = None
     try:
-        fetched = source.fetch(job.version, staging, progress, job.refused)
+        fetched = source.fetch(job.version, staging, progress, job.refused, job.pin or job.recorded)
         verify(fetched.sha256, job)
         folder = _arrange(fetched, staging, job, server, progress.check)
         server.name_files(folder)
@@ -78,6 +94,14 @@ def verify(sha256: str, job: Job) -> None:
             Reason.DIGEST_MISMATCH,
             f"version {job.version} at {job.place} has sha256 {sha256}, and the spec pins {job.pin}. It is not "
             "loaded. Put the right bytes there, or correct the pin in model.sha256",
+        )
+
+    if job.pin is None and job.recorded is not None and sha256 != job.recorded:
+        raise SpecError(
+            Reason.CONTENT_CHANGED,
+            f"version {job.version} at {job.place} was recorded with sha256 {job.recorded}, and is found with {sha256}."
+            " Other bytes under the same number are never served. Put the old bytes back, publish these under a new "
+            f'number, or pin the new digest in model.sha256 ("{job.version}": {sha256})',
         )
 
 

@@ -11,12 +11,12 @@ import queue
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias, assert_never
 
-from slipway_agent.config import Config, parse_config, show_url
+from slipway_agent.config import Config, parse_config, parse_recorded, show_url
 from slipway_agent.decide import (
     Action,
     CancelFetch,
@@ -44,16 +44,27 @@ from slipway_agent.failures import (
     UnchangedError,
 )
 from slipway_agent.fetching import Job, fetch_version, open_source
+from slipway_agent.golden import Golden, GoldenReport
 from slipway_agent.journal import Journal, format_date
+from slipway_agent.listing import ListError, Listing, take_error, take_look
+from slipway_agent.published import Ledger, Published, describe_bytes
 from slipway_agent.report import Counters, ErrorReport, Report, VersionReport, compose_report
 from slipway_agent.servers import Loaded, LoadOutcome, Refused, Server
-from slipway_agent.servers.triton import TritonServer
+from slipway_agent.servers.golden import Clearance, GoldenServer
+from slipway_agent.servers.kinds import KINDS
+from slipway_agent.servers.warmup import WarmingServer, Warmth
+from slipway_agent.signature import Signature
 from slipway_agent.sources import ModelSource, Progress
-from slipway_agent.volume import Ledger, ModelVolume, Published, describe_bytes
+from slipway_agent.sources.secrets import stamp_secret
+from slipway_agent.volume import ModelVolume
 from slipway_agent.worker import Worker
 
-LIST_SECONDS = 60.0
+OTHER_BYTES = ". Its source has other bytes by now: "
+RECORDED_NAME = "recorded.json"
+LOGGED_VERSIONS = 10  # of a source that holds thousands
 PROGRESS_SECONDS, PROGRESS_SHARE = 5.0, 0.1
+CONFIG_LOOK_SECONDS = 0.25
+DESCRIBE_ATTEMPTS, DESCRIBE_SECONDS = 5, 0.5  # the wait doubles; after that the server counts as not telling
 ERROR_SECONDS = 5.0  # between two turns of a loop that fails
 
 
@@ -69,6 +80,8 @@ class FetchEnded:
 class LoadEnded:
     asked: frozenset[int]
     ready_before: frozenset[int]
+    published_before: Mapping[int, Published]
+    golden: Golden | None
     seconds: float
     outcome: LoadOutcome | AgentError
 
@@ -76,7 +89,17 @@ class LoadEnded:
 @dataclass(frozen=True, slots=True)
 class Listed:
     source: ModelSource
-    versions: tuple[int, ...]
+    outcome: Mapping[int, str | None] | ListError
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What the server said of a version's inputs and outputs, when it had the bytes of that digest."""
+
+    server: Server
+    version: int
+    digest: str | None
+    outcome: Signature | TransientError | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +107,7 @@ class Stop:
     signal: str
 
 
-Event: TypeAlias = FetchEnded | LoadEnded | Listed | Stop
+Event: TypeAlias = FetchEnded | LoadEnded | Listed | Described | Stop
 
 
 @dataclass(slots=True)
@@ -97,6 +120,16 @@ class _Fetch:
     said_share: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class _Description:
+    """What is known of a version's signature. `retry_at`: when the server is asked again; None: never."""
+
+    digest: str | None
+    signature: Signature | None = None
+    attempts: int = 0
+    retry_at: float | None = None
+
+
 @dataclass(slots=True)
 class _Model:
     """What follows from one agent.json; the volume and its ledger outlive a change of it."""
@@ -105,8 +138,14 @@ class _Model:
     volume: ModelVolume
     server: Server
     source: ModelSource
-    listed: tuple[int, ...] = ()
-    listed_at: float | None = None
+    warmth: Warmth
+    clearance: Clearance
+    listing: Listing
+    is_listing: bool = False
+    descriptions: dict[int, _Description] = field(default_factory=dict)
+    is_describing: bool = False
+    recorded: Mapping[int, str] = field(default_factory=dict)
+    secret: tuple[tuple[str, int, int], ...] = ()
 
 
 class Agent:
@@ -121,6 +160,8 @@ class Agent:
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._fetcher = Worker("fetch")
         self._loader = Worker("load")
+        self._lister = Worker("list")  # of its own: neither a long download nor a source that hangs holds the other up
+        self._describer = Worker("describe")  # nor does either wait for what a server says of its versions
         self._model: _Model | None = None
         self._config_stamp: tuple[int, int, int] | None = None
         self._config_text: str | None = None
@@ -136,12 +177,22 @@ class Agent:
     def run(self) -> None:
         while True:
             wake_seconds = self._turn_safely()
-            while (event := self._next_event(wake_seconds)) is not None:
+            while (event := self._await_event(wake_seconds)) is not None:
                 if isinstance(event, Stop):
                     self._journal.info("stopping", signal=event.signal)
                     return
                 self._take(event)
                 wake_seconds = 0.0  # take what else is there, then turn
+
+    def _await_event(self, wait_seconds: float) -> Event | None:
+        """The next event, None when there is none in that time or agent.json changed meanwhile: a look at that costs
+        nothing, and somebody waits for what it says."""
+        wake_at = time.monotonic() + wait_seconds
+        while True:
+            left_seconds = wake_at - time.monotonic()
+            event = self._next_event(min(left_seconds, CONFIG_LOOK_SECONDS))
+            if event is not None or left_seconds <= CONFIG_LOOK_SECONDS or self._stamp_config() != self._config_stamp:
+                return event
 
     def _next_event(self, wait_seconds: float) -> Event | None:
         try:
@@ -164,28 +215,41 @@ class Agent:
         if model is None:
             self._show(replace(self._report, error=self._config_error))
             return 1.0
+        self._read_recorded(model)
+        self._look_at_secret(model)
         self._look(model)
         plan = decide(model.world)
         for action in plan.actions:
             self._act(model, action)
         self._list(model)
+        self._describe(model)
+        now = format_date(datetime.now(UTC))
         report = compose_report(
-            model.world, model.listed, self._config_error, self._report, format_date(datetime.now(UTC))
+            model.world,
+            model.listing,
+            self._config_error,
+            self._report,
+            now,
+            _report_golden(model),
+            {version: each.signature for version, each in model.descriptions.items() if each.retry_at is None},
         )
         self._show(report)
         self._say_progress()
         # a synchronous action changed the world: judge the new one now
-        return 0.0 if any(isinstance(action, WriteBoot | Remove) for action in plan.actions) else plan.wake_seconds
+        if any(isinstance(action, WriteBoot | Remove) for action in plan.actions):
+            return 0.0
+        look_at = model.listing.next_at
+        until_look = plan.wake_seconds if look_at is None or model.is_listing else look_at - time.monotonic()
+        return max(min(plan.wake_seconds, until_look), 0.0)
 
     # what is wanted
 
     def _read_config(self) -> None:
         """Take up a changed agent.json. One that can't be read leaves the one in force, and is reported."""
+        stamp = self._stamp_config()
+        if stamp is not None and stamp == self._config_stamp:
+            return
         try:
-            status = self._config_path.stat()
-            stamp = (status.st_mtime_ns, status.st_ino, status.st_size)
-            if stamp == self._config_stamp:
-                return
             text = self._config_path.read_text()
         except (OSError, UnicodeDecodeError) as cause:
             self._config_stamp = None
@@ -197,13 +261,20 @@ class Agent:
             self._config_error = None
             return
         try:
-            config = parse_config(text)
+            self._take_config(parse_config(text, KINDS))
         except SpecError as refusal:
             self._refuse_config(refusal.message)
             return
         self._config_text = text
         self._config_error = None
-        self._take_config(config)
+
+    def _stamp_config(self) -> tuple[int, int, int] | None:
+        """Other content, another stamp; None when it can't be looked at."""
+        try:
+            status = self._config_path.stat()
+        except OSError:
+            return None
+        return (status.st_mtime_ns, status.st_ino, status.st_size)
 
     def _refuse_config(self, message: str) -> None:
         if self._config_error is None or self._config_error.message != message:
@@ -214,18 +285,42 @@ class Agent:
         before = self._model
         same_model = before is not None and before.volume.model == config.model
         volume = before.volume if before is not None and same_model else ModelVolume(self._models, config.model)
-        server = TritonServer(volume, config.triton, config.served, self._server_key)
-        source = open_source(config, server)
+        driver = KINDS[config.runtime].open(volume, config, config.settings, self._server_key)
+        source = open_source(config, driver, self._journal.warning, self._recorded_digests)
+        warmth = before.warmth if before is not None and same_model else Warmth(volume)
+        clearance = before.clearance if before is not None and same_model else Clearance(volume, self._digest_of)
+        server: Server = driver
+        if config.warmup and not driver.warms_itself:
+            if before is not None and same_model:
+                warmth.adopt(before.world.server.ready)
+            server = WarmingServer(driver, config.warmup, config.served, warmth)
+        if config.golden is not None and config.served is not None:
+            server = GoldenServer(server, config.golden, config.served, volume, clearance)
         world = World(config=config, now=time.monotonic())
+        listing = Listing()
+        descriptions: dict[int, _Description] = {}
         if before is not None and same_model:
             # every failure gets a new chance: the change may be the correction
             due = {each: replace(failure, retry_at=world.now) for each, failure in before.world.load_failures.items()}
-            world = replace(before.world, config=config, fetch_failures={}, load_failures=due, is_boot_current=False)
+            # what is only asked of the served version changes nothing in the server
+            asks_only = config == replace(before.world.config, generation=config.generation, golden=config.golden)
+            is_current = before.world.is_boot_current and asks_only
+            world = replace(
+                before.world, config=config, fetch_failures={}, load_failures=due, is_boot_current=is_current
+            )
+            clearance.adopt({each: _digest_in(world, each) for each in world.server.ready})
+            if config.settings == before.world.config.settings and config.runtime == before.world.config.runtime:
+                descriptions = before.descriptions
+            if config.source == before.world.config.source:
+                listing = replace(before.listing, next_at=None)
         else:
             ledger = volume.read_ledger()
             volume.clean_staging(config.load)
             world = replace(world, published=ledger.versions, standing=ledger.standing, boot=server.read_boot())
-        self._model = _Model(world, volume, server, source, before.listed if before is not None else ())
+            if ledger.standing is not None:
+                clearance.adopt({ledger.standing: _digest_in(world, ledger.standing)})
+        clearance.expect(config.golden.fingerprint() if config.golden is not None else "")
+        self._model = _Model(world, volume, server, source, warmth, clearance, listing, descriptions=descriptions)
         self._journal.info(
             "configuration in force",
             generation=config.generation,
@@ -234,6 +329,43 @@ class Agent:
             served=config.served,
             load=list(config.load),
         )
+
+    def _read_recorded(self, model: _Model) -> None:
+        """The digests that versions had before, as the operator has them now. What was refused by an older record gets
+        a new chance."""
+        try:
+            recorded = parse_recorded((self._config_path.parent / RECORDED_NAME).read_text())
+        except (OSError, UnicodeDecodeError):
+            recorded = {}
+        failures = {
+            version: failure
+            for version, failure in model.world.fetch_failures.items()
+            if failure.reason is not Reason.CONTENT_CHANGED or recorded.get(version) == model.recorded.get(version)
+        }
+        model.recorded = recorded
+        model.world = replace(model.world, fetch_failures=failures)
+
+    def _look_at_secret(self, model: _Model) -> None:
+        """A Secret that comes or changes is what a refused fetch and a refused look wait for."""
+        stamp = stamp_secret(model.world.config.source)
+        if stamp == model.secret:
+            return
+        model.secret = stamp
+        now = time.monotonic()
+        failures = {
+            version: replace(failure, retry_at=now) if failure.reason is Reason.ACCESS_DENIED else failure
+            for version, failure in model.world.fetch_failures.items()
+        }
+        model.world = replace(model.world, fetch_failures=failures)
+        model.listing = replace(model.listing, next_at=None)
+
+    def _recorded_digests(self) -> frozenset[str]:
+        """What a rollback may need again; read by the fetching thread."""
+        return frozenset(self._model.recorded.values()) if self._model is not None else frozenset()
+
+    def _digest_of(self, version: int) -> str | None:
+        """Of what is published now; read by the loading thread."""
+        return _digest_in(self._model.world, version) if self._model is not None else None
 
     # what is there
 
@@ -248,27 +380,68 @@ class Agent:
             world = replace(world, last_load=None, published=fresh)
         fetch = self._fetch
         fetching = None if fetch is None else _describe_fetch(fetch)
-        model.world = replace(world, now=time.monotonic(), server=view, fetching=fetching)
+        proven = world.proven | view.ready if world.loading is not None else frozenset[int]()
+        model.world = replace(world, now=time.monotonic(), server=view, fetching=fetching, proven=proven)
         if is_ready(model.world) and world.standing != world.config.served:
             model.world = replace(model.world, standing=world.config.served)
             self._write_ledger(model)
 
     def _list(self, model: _Model) -> None:
-        """Ask the source for its versions, off the loop: a mount may hang."""
-        if self._fetch is not None or (
-            model.listed_at is not None and model.world.now - model.listed_at < LIST_SECONDS
-        ):
+        """Ask the source for its versions when it is time to, off the loop: a mount may hang."""
+        due_at = model.listing.next_at
+        if model.is_listing or (due_at is not None and model.world.now < due_at):
             return
-        model.listed_at = model.world.now
-        source, post, journal = model.source, self._inbox.put, self._journal
+        model.is_listing = True
+        self._lister.submit(functools.partial(_list_now, model.source, self._inbox.put))
 
-        def list_now() -> None:
-            try:
-                post(Listed(source, source.list_versions()))
-            except Exception as cause:  # the fetch says in plain words what is wrong with a source
-                journal.debug("source can't be listed", detail=str(cause))
+    def _take_listing(self, model: _Model, outcome: Mapping[int, str | None] | ListError) -> None:
+        model.is_listing = False
+        before, now, poll_seconds = model.listing, time.monotonic(), model.world.config.source.poll_seconds
+        if isinstance(outcome, ListError):
+            model.listing = take_error(before, outcome, now, poll_seconds)
+            if before.error != outcome:
+                self._journal.warning("source can't be listed", reason=outcome.reason.value, detail=outcome.message)
+            return
+        model.listing = take_look(before, outcome, now, poll_seconds)
+        known, found = before.found, model.listing.found
+        if found != known:
+            new = sorted(version for version, stamp in found.items() if known.get(version, ...) != stamp)
+            gone = sorted(known.keys() - found.keys())
+            self._journal.info(
+                "versions found", count=len(found), new=new[-LOGGED_VERSIONS:], gone=gone[-LOGGED_VERSIONS:]
+            )
 
-        self._fetcher.submit(list_now)
+    def _describe(self, model: _Model) -> None:
+        """Have the server say what each version takes and gives, once for its bytes, one after the other."""
+        if model.is_describing:
+            return
+        world = model.world
+        for version in sorted(world.server.ready, key=lambda version: (version == world.config.served, version))[::-1]:
+            digest, known = _digest_in(world, version), model.descriptions.get(version)
+            if known is not None and known.digest == digest and (known.retry_at is None or world.now < known.retry_at):
+                continue
+            model.is_describing = True
+            work = functools.partial(_describe_now, model.server, version, digest, self._inbox.put)
+            self._describer.submit(work)
+            return
+
+    def _take_description(self, model: _Model, event: Described) -> None:
+        model.is_describing = False
+        signature, retry_at, attempts = event.outcome, None, 0
+        if isinstance(event.outcome, TransientError):
+            known = model.descriptions.get(event.version)
+            attempts = known.attempts + 1 if known is not None and known.digest == event.digest else 1
+            signature = None
+            if attempts < DESCRIBE_ATTEMPTS:
+                retry_at = time.monotonic() + DESCRIBE_SECONDS * 2.0 ** (attempts - 1)
+            else:
+                self._journal.warning(
+                    "signature can't be read", version=event.version, detail=event.outcome.message[:500]
+                )
+        assert not isinstance(signature, TransientError)
+        model.descriptions[event.version] = _Description(event.digest, signature, attempts, retry_at)
+        for gone in model.descriptions.keys() - model.world.published.keys() - model.world.server.ready:
+            del model.descriptions[gone]
 
     # what to do
 
@@ -300,7 +473,8 @@ class Agent:
             refused = published.fingerprint if published is not None else None
         else:
             refused = failure.fingerprint if failure is not None else None
-        job = Job(version, config.source.location(version), config.sha256.get(version), refused)
+        location, pin = config.source.location(version), config.sha256.get(version)
+        job = Job(version, location, pin, refused, model.recorded.get(version))
         progress = Progress()
         self._fetch = _Fetch(job, progress, time.monotonic())
         if failure is None and refused is None:
@@ -314,16 +488,16 @@ class Agent:
         try:
             model.server.write_boot(versions)
         except (AgentError, OSError) as cause:
-            self._note_load_failure(model, dict.fromkeys([model.world.config.served], _explain_write(cause)))
+            self._note_load_failure(model, _blame_served(model.world, _explain_write(cause)))
             return
         model.world = replace(model.world, boot=versions, is_boot_current=True)
         self._journal.info("boot configuration written", versions=sorted(versions))
 
     def _start_load(self, model: _Model, versions: frozenset[int]) -> None:
-        ready = model.world.server.ready
+        ready, published = model.world.server.ready, model.world.published
         if versions != ready:
             self._journal.info("load begins", versions=sorted(versions), loaded=sorted(ready))
-        server, post = model.server, self._inbox.put
+        server, golden, post = model.server, model.world.config.golden, self._inbox.put
 
         def load_now() -> None:
             began = time.monotonic()
@@ -334,14 +508,14 @@ class Agent:
                 outcome = refusal
             except Exception as defect:
                 outcome = _explain_write(defect)
-            post(LoadEnded(versions, ready, time.monotonic() - began, outcome))
+            post(LoadEnded(versions, ready, published, golden, time.monotonic() - began, outcome))
 
         self._loader.submit(load_now)
-        model.world = replace(model.world, loading=versions)
+        model.world = replace(model.world, loading=versions, proven=ready)
 
     # what came of it
 
-    def _take(self, event: FetchEnded | LoadEnded | Listed) -> None:
+    def _take(self, event: FetchEnded | LoadEnded | Listed | Described) -> None:
         model = self._model
         assert model is not None
         match event:
@@ -349,24 +523,31 @@ class Agent:
                 self._take_fetch(model, event)
             case LoadEnded():
                 self._take_load(model, event)
-            case Listed(source, versions):
+            case Listed(source, outcome):
                 if source is model.source:
-                    model.listed = versions
+                    self._take_listing(model, outcome)
+            case Described():
+                if event.server is model.server:
+                    self._take_description(model, event)
             case _:
                 assert_never(event)
 
     def _take_fetch(self, model: _Model, event: FetchEnded) -> None:
         self._fetch = None
-        model.listed_at = None
         version, world = event.job.version, replace(model.world, fetching=None, now=time.monotonic())
         failures, received = dict(world.fetch_failures), event.progress.received_bytes
         is_current = (
             world.config.source.location(version) == event.job.location
             and world.config.sha256.get(version) == event.job.pin
+            and model.recorded.get(version) == event.job.recorded
         )
         if needs_second_look(world, version) and not isinstance(event.outcome, Published | CancelledError):
             # nothing better to be had: the server is asked again for what there is
             confirmed = replace(world.load_failures[version], is_confirmed=True)
+            if isinstance(event.outcome, SpecError) and event.outcome.reason is Reason.CONTENT_CHANGED:
+                # whoever corrects a version in place must hear why that isn't taken up
+                before = confirmed.message.partition(OTHER_BYTES)[0]
+                confirmed = replace(confirmed, message=f"{before}{OTHER_BYTES}{event.outcome.message}")
             model.world = replace(world, load_failures={**world.load_failures, version: confirmed})
             return
         match event.outcome:
@@ -411,12 +592,17 @@ class Agent:
     def _take_load(self, model: _Model, event: LoadEnded) -> None:
         now = time.monotonic()
         world = replace(model.world, loading=None, now=now, last_load=LoadRecord(event.asked, now))
+        if event.golden != world.config.golden:
+            world = replace(world, last_load=None)  # what is asked now is asked at once
         outcome = event.outcome
         match outcome:
             case Loaded():
                 failures = {each: failure for each, failure in world.load_failures.items() if each not in event.asked}
+                # bytes that were published while it loaded still wait for theirs
                 loaded = {
-                    version: replace(published, awaits_load=published.awaits_load and version not in event.asked)
+                    version: replace(published, awaits_load=False)
+                    if version in event.asked and published == event.published_before.get(version)
+                    else published
                     for version, published in world.published.items()
                 }
                 is_news = loaded != world.published
@@ -430,12 +616,16 @@ class Agent:
             case AgentError():
                 result = outcome.reason.value
                 model.world = replace(world, is_boot_current=True)
-                self._note_load_failure(model, {world.config.served: outcome})
+                self._note_load_failure(model, _blame_served(world, outcome))
+            case Refused(reason=Reason.GOLDEN_FAILED | Reason.GOLDEN_UNREADABLE) if event.golden != world.config.golden:
+                result = "superseded"  # it wasn't as some earlier requests expected; what they expect now isn't known
+                model.world = world
             case _:
                 result = "refused" if isinstance(outcome, Refused) else "gone"
                 # a server that is gone reads the boot configuration next, so it must be the one in force
                 model.world = replace(world, is_boot_current=world.is_boot_current or isinstance(outcome, Refused))
-                faults = blame(outcome, event.asked, event.ready_before, world.config.served)
+                reason = outcome.reason if isinstance(outcome, Refused) else Reason.LOAD_FAILED
+                faults = blame(outcome, event.asked, event.ready_before | world.proven, world.config.served)
                 self._journal.warning(
                     "load failed",
                     versions=sorted(event.asked),
@@ -443,7 +633,7 @@ class Agent:
                     detail=outcome.message,
                     seconds=round(event.seconds, 2),
                 )
-                errors = {version: SpecError(Reason.LOAD_FAILED, words) for version, words in faults.items()}
+                errors = {version: SpecError(reason, words) for version, words in faults.items()}
                 self._note_load_failure(model, errors)
         self._counters = self._counters.count_load(result)
 
@@ -474,8 +664,8 @@ class Agent:
         if report.is_serving != self._report.is_serving:
             self._journal.info("pod is ready" if report.is_serving else "pod isn't ready", served=report.served)
         self._report = report
-        self._board.report = report
         self._board.counters = self._counters
+        self._board.show(report)
 
     def _say_version(self, earlier: VersionReport | None, now: VersionReport) -> None:
         fields: dict[str, object] = {"version": now.version, "state": now.state.value}
@@ -506,6 +696,43 @@ def _describe_fetch(fetch: _Fetch) -> Fetching:
     return Fetching(job.version, job.location, job.pin, progress.fetched_bytes, progress.total_bytes)
 
 
+def _digest_in(world: World, version: int) -> str | None:
+    published = world.published.get(version)
+    return published.sha256 if published is not None else None
+
+
+def _report_golden(model: _Model) -> GoldenReport | None:
+    config = model.world.config
+    if config.golden is None or config.served is None:
+        return None
+    return model.clearance.report(config.served)
+
+
+def _describe_now(server: Server, version: int, digest: str | None, post: Callable[[Event], None]) -> None:
+    outcome: Signature | TransientError | None
+    try:
+        outcome = server.signature(version)
+    except TransientError as cause:
+        outcome = cause
+    except Exception as defect:
+        where = _locate(defect)
+        outcome = TransientError(f"{where['error']} at {where['at']}")
+    post(Described(server, version, digest, outcome))
+
+
+def _list_now(source: ModelSource, post: Callable[[Event], None]) -> None:
+    outcome: Mapping[int, str | None] | ListError
+    try:
+        outcome = source.list_versions()
+    except AgentError as error:
+        outcome = ListError(error.reason, error.message)
+    except Exception as defect:
+        where = _locate(defect)
+        words = f"the source can't be listed: {where['error']} at {where['at']}; it is tried again"
+        outcome = ListError(Reason.SOURCE_UNAVAILABLE, words)
+    post(Listed(source, outcome))
+
+
 def _fetch_now(
     job: Job,
     progress: Progress,
@@ -533,6 +760,10 @@ def _remember(error: AgentError, now: float, earlier: Failure | None) -> Failure
     wanted_seconds = error.retry_after_seconds if isinstance(error, TransientError) else None
     fingerprint = error.fingerprint if isinstance(error, SpecError) else None
     return plan_retry(error.reason, error.message, now, earlier, wanted_seconds, fingerprint)
+
+
+def _blame_served(world: World, error: AgentError) -> Mapping[int, AgentError]:
+    return {} if world.config.served is None else {world.config.served: error}
 
 
 def _explain_write(cause: Exception) -> AgentError:

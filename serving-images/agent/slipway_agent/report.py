@@ -7,10 +7,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from slipway_agent.decide import Failure, World, is_ready, is_satisfied, is_serving, may_start
+from slipway_agent.decide import Failure, World, find_shortages, is_ready, is_satisfied, is_serving, may_start
 from slipway_agent.failures import Reason
+from slipway_agent.golden import GoldenReport, GoldenState
+from slipway_agent.listing import Listing
+from slipway_agent.signature import Signature, render_signatures
 
 SCHEMA = 1
+STAMP_LENGTH = 16
 
 
 class State(StrEnum):
@@ -43,17 +47,32 @@ class ErrorReport:
 
 
 @dataclass(frozen=True, slots=True)
+class LabelReport:
+    """A label that can't stand where it should."""
+
+    label: str
+    version: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
-    """The default is what is said before the first agent.json was read."""
+    """The default is what is said before the first agent.json was read. `serving`: what answers unversioned requests,
+    the highest version that is ready, whichever is wanted. `signatures`: of loaded versions, None where the server
+    tells none; one that is missing hasn't been read yet. `golden`: None where nothing is asked, or not yet."""
 
     generation: str | None = None
     served: int | None = None
     may_start: bool = False
     is_serving: bool = False
     is_ready: bool = False
-    listed: tuple[int, ...] = ()
+    serving: int | None = None
     versions: tuple[VersionReport, ...] = ()
+    labels: tuple[LabelReport, ...] = ()
     error: ErrorReport | None = None
+    listing: Listing = field(default_factory=Listing)
+    golden: GoldenReport | None = None
+    signatures: Mapping[int, Signature | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +97,45 @@ class Counters:
 
 
 def compose_report(
-    world: World, listed: tuple[int, ...], config_error: ErrorReport | None, previous: Report, date: str
+    world: World,
+    listing: Listing,
+    config_error: ErrorReport | None,
+    previous: Report,
+    date: str,
+    golden: GoldenReport | None = None,
+    signatures: Mapping[int, Signature | None] | None = None,
 ) -> Report:
     """`date` is now in RFC 3339; a version that is in the state of `previous` keeps that one's `since`."""
     leaving = frozenset(world.published) | world.server.ready | world.boot
     versions = sorted({*world.config.load, *leaving})
     before = {each.version: each for each in previous.versions}
-    reports = tuple(_describe(world, version, before.get(version), date) for version in versions)
+    reports = tuple(_describe(world, version, before.get(version), date, golden) for version in versions)
     return Report(
         generation=world.config.generation,
         served=world.config.served,
         may_start=may_start(world),
         is_serving=is_serving(world),
         is_ready=is_ready(world),
-        listed=listed,
+        serving=max(world.server.ready, default=None),
         versions=reports,
+        labels=tuple(_describe_labels(world)),
         error=config_error or _served_error(world),
+        listing=listing,
+        golden=golden,
+        signatures={version: told for version, told in (signatures or {}).items() if version in world.server.ready},
     )
+
+
+def _describe_labels(world: World) -> Iterable[LabelReport]:
+    for label, version in sorted(world.config.labels.items()):
+        if version not in world.config.load:
+            words = "which isn't loaded: neither the served version nor the version policy names it"
+        elif version not in world.server.ready:
+            words = f"which isn't loaded yet, and is {find_state(world, version).value}"
+        else:
+            continue
+        message = f"the label {label} names version {version}, {words}. It is left out; the other labels stand"
+        yield LabelReport(label, version, message)
 
 
 def find_failure(world: World, version: int) -> Failure | None:
@@ -102,7 +143,7 @@ def find_failure(world: World, version: int) -> Failure | None:
     fetch_failure = world.fetch_failures.get(version)
     if fetch_failure is not None and not is_satisfied(world, version):
         return fetch_failure
-    return world.load_failures.get(version)
+    return world.load_failures.get(version) or find_shortages(world).get(version)
 
 
 def find_state(world: World, version: int) -> State:
@@ -120,7 +161,9 @@ def find_state(world: World, version: int) -> State:
     return State.LOADING if is_loading else State.VERIFIED
 
 
-def _describe(world: World, version: int, before: VersionReport | None, date: str) -> VersionReport:
+def _describe(
+    world: World, version: int, before: VersionReport | None, date: str, golden: GoldenReport | None
+) -> VersionReport:
     state = find_state(world, version)
     failure = find_failure(world, version) if state is not State.UNLOADING else None
     published, fetching = world.published.get(version), world.fetching
@@ -133,6 +176,8 @@ def _describe(world: World, version: int, before: VersionReport | None, date: st
     message = failure.message if failure is not None else ""
     if not message and state is State.LOADING and not world.server.is_alive:
         message = "waiting for the server to answer"
+    elif not message and state is State.LOADING and golden is not None and golden.version == version:
+        message = golden.message if golden.state is GoldenState.RUNNING else ""
     return VersionReport(
         version=version,
         state=state,
@@ -146,18 +191,23 @@ def _describe(world: World, version: int, before: VersionReport | None, date: st
 
 
 def _served_error(world: World) -> ErrorReport | None:
-    failure = find_failure(world, world.config.served)
+    served = world.config.served
+    failure = find_failure(world, served) if served is not None else None
     return None if failure is None else ErrorReport(failure.reason, failure.is_permanent, failure.message)
 
 
-def render_status(report: Report) -> dict[str, object]:
+def render_status(report: Report, pod: str = "") -> dict[str, object]:
     error = report.error
     return {
         "schema": SCHEMA,
+        "pod": pod,
         "generation": report.generation,
         "served": report.served,
         "ready": report.is_ready,
-        "listed": list(report.listed),
+        "serving": report.serving,
+        "listed": sorted(report.listing.found),
+        "found": _render_found(report.listing),
+        "listError": _render_list_error(report.listing),
         "versions": [
             {
                 "version": each.version,
@@ -171,10 +221,42 @@ def render_status(report: Report) -> dict[str, object]:
             }
             for each in report.versions
         ],
+        "labels": [
+            {
+                "label": each.label,
+                "version": each.version,
+                "reason": Reason.LABEL_NOT_LOADED.value,
+                "message": each.message,
+            }
+            for each in report.labels
+        ],
+        "golden": _render_golden(report.golden),
+        "signatures": render_signatures(report.signatures, report.served),
         "error": None
         if error is None
         else {"reason": error.reason.value, "permanent": error.is_permanent, "message": error.message},
     }
+
+
+def _render_golden(golden: GoldenReport | None) -> dict[str, object] | None:
+    if golden is None:
+        return None
+    return {"version": golden.version, "state": golden.state.value, "message": golden.message}
+
+
+def render_listing(listing: Listing) -> dict[str, object]:
+    return {"token": listing.token, "found": _render_found(listing), "error": _render_list_error(listing)}
+
+
+def _render_found(listing: Listing) -> dict[str, str | None]:
+    """Stamps are hashes; their beginning tells them apart, and keeps the answer for thousands of versions small."""
+    found = sorted(listing.found.items())
+    return {str(version): stamp[:STAMP_LENGTH] if stamp is not None else None for version, stamp in found}
+
+
+def _render_list_error(listing: Listing) -> dict[str, str] | None:
+    error = listing.error
+    return None if error is None else {"reason": error.reason.value, "message": error.message}
 
 
 def render_metrics(report: Report, counters: Counters) -> str:

@@ -4,6 +4,8 @@
     .staging/<version>/             work in hand, on the same file system; what a crash leaves is resumed or cleaned
     .agent/published.json           the ledger: each published version's digest, size and location
     .agent/config.pbtxt             the model's own configuration, as its source had it
+    .agent/warm.json                which versions have answered the warm-up requests
+    .agent/golden.json              which versions have answered the golden requests, or stood before them
 
 The ledger is written after the rename. A crash in between costs one more fetch, never an unverified version. Files
 aren't flushed one by one: after a node's crash a version whose size differs from the ledger's is fetched again.
@@ -13,38 +15,20 @@ import filecmp
 import json
 import os
 import shutil
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from slipway_agent.config import parse_version
 from slipway_agent.failures import Reason, SpecError
+from slipway_agent.published import Ledger, Published, describe_bytes
 
+__all__ = ["SPARE_BYTES", "Ledger", "ModelVolume", "Published", "describe_bytes", "ensure_room", "link_or_copy"]
+
+RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
 SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still be written
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A version in the repository. `fingerprint` names the bytes at their source, None when it couldn't tell.
-
-    `awaits_load`: it replaced other bytes, which the server may still hold.
-    """
-
-    sha256: str
-    size_bytes: int
-    location: str
-    fingerprint: str | None = None
-    awaits_load: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Ledger:
-    """`standing`: the last served version that was seen ready, None before the first."""
-
-    model: str
-    versions: Mapping[int, Published]
-    standing: int | None = None
 
 
 class ModelVolume:
@@ -95,6 +79,10 @@ class ModelVolume:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
+    def staged_version(self, folder: Path) -> int:
+        """The version that is being prepared in a folder below its staging: 3 for .staging/3/content/model."""
+        return int(folder.relative_to(self._staging).parts[0])
+
     def drop_staging(self, version: int) -> None:
         shutil.rmtree(self._staging / str(version), ignore_errors=True)
 
@@ -103,7 +91,7 @@ class ModelVolume:
         for entry in list(self._staging.iterdir()):
             if entry.is_dir() and parse_version(entry.name) in wanted and (entry / "download.json").is_file():
                 for work in list(entry.iterdir()):
-                    if work.is_dir():
+                    if work.is_dir() and work.name != RESUMED_FOLDER:
                         shutil.rmtree(work, ignore_errors=True)
             elif entry.is_dir():
                 shutil.rmtree(entry, ignore_errors=True)
@@ -180,6 +168,18 @@ class ModelVolume:
         except FileNotFoundError:
             return None
 
+    def read_note(self, name: str) -> str | None:
+        """A note of the agent's own, which the server doesn't see; None when there is none."""
+        try:
+            return (self._notes / name).read_text()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def write_note(self, name: str, content: str) -> None:
+        """Whole or not at all; a full volume costs the note, not the work that it is about."""
+        with suppress(OSError):
+            replace_file(self._notes / name, content)
+
     def write_in_repository(self, name: str, content: str) -> None:
         """A file beside the versions, whole or not at all; its time is left alone when it is the same already."""
         place = self.repository / name
@@ -219,16 +219,10 @@ def ensure_room(folder: Path, wanted_bytes: int, what: str) -> None:
         )
 
 
-def describe_bytes(count_bytes: int) -> str:
-    """1536 is `1.5 KiB`, 512 is `512 B`."""
-    amount, units = float(count_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
-    while amount >= 1024 and len(units) > 1:
-        amount, units = amount / 1024, units[1:]
-    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"
-
-
 def _size_bytes(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+    """What a folder's files take; a file with two names is there once."""
+    found = (path.lstat() for path in folder.rglob("*") if path.is_file())
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in found}.values())
 
 
 def _make_readable(folder: Path) -> None:

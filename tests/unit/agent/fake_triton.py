@@ -1,7 +1,8 @@
 """Triton's repository and readiness endpoints, for speed: they behave as measured on 2.51, and load nothing.
 
-A version whose model.onnx says `broken` fails to load, `deadly` ends the server, `slow` takes 0.3 s. The real server is
-met by tests/e2e/agent.
+A version whose model.onnx says `broken` fails to load, `deadly` ends the server, `slow` takes 0.3 s, `mute` answers no
+request well; any other answers with its content. With `answers_loads` False a load is done and nobody is told until the
+server is killed. The real server is met by tests/e2e/agent.
 """
 
 import http.server
@@ -13,6 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from slipway_agent.servers.triton_config import read_versions
+
+TENSOR = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
+METADATA = {"inputs": [TENSOR, TENSOR | {"name": "seed"}], "outputs": [TENSOR | {"name": "y"}]}
 
 
 class _Server(http.server.ThreadingHTTPServer):
@@ -30,19 +34,36 @@ class FakeTriton:
         self.loaded: dict[int, str] = {}
         self.loads: list[tuple[int, ...]] = []
         self.words = "Internal: not an ONNX model"
+        self.requests: list[int] = []
+        self.delay_seconds = 0.0
+        self.answers_loads = True
+        self.killed = threading.Event()
+        self.may_answer = threading.Event()
+        self.may_answer.set()
+        self.described: list[int] = []
+        self.silent_times = 0
         self._server: _Server | None = None
 
     def start(self) -> None:
         """Load what the boot configuration names, then listen, as `--load-model` with `--exit-on-error=false` does."""
         self.loaded = {}
+        self.killed.clear()
         with suppress(FileNotFoundError, RuntimeError):
             self.load()
         fake = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                version = self.path.removeprefix(f"/v2/models/{fake.model}/versions/").removesuffix("/ready")
-                self.reply(200 if version.isdigit() and int(version) in fake.loaded else 400)
+                version, _, what = self.path.removeprefix(f"/v2/models/{fake.model}/versions/").partition("/")
+                is_loaded = version.isdigit() and int(version) in fake.loaded
+                if what == "ready" or not is_loaded:
+                    self.reply(200 if is_loaded else 400)
+                elif what == "config":
+                    self.reply(200, {"input": [{"name": "x"}, {"name": "seed", "optional": True}]})
+                else:
+                    fake.described.append(int(version))
+                    silent = len(fake.described) <= fake.silent_times
+                    self.reply(503, {"error": "busy"}) if silent else self.reply(200, METADATA)
 
             def do_POST(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -57,7 +78,19 @@ class FakeTriton:
                         self.connection.shutdown(socket.SHUT_RDWR)
                         fake.kill()
                         return
+                    if not fake.answers_loads:
+                        fake.killed.wait()
+                        self.connection.shutdown(socket.SHUT_RDWR)
+                        return
                     self.reply(400, {"error": failed}) if failed else self.reply(200)
+                elif self.path.endswith("/infer"):
+                    version = int(self.path.split("/")[-2])
+                    fake.requests.append(version)
+                    fake.may_answer.wait(10)
+                    content = fake.loaded.get(version)
+                    outputs = [{"name": "y", "datatype": "BYTES", "shape": [1], "data": [content]}]
+                    is_mute = content in (None, "mute")
+                    self.reply(400, {"error": "unexpected shape"}) if is_mute else self.reply(200, {"outputs": outputs})
                 else:
                     self.reply(404, {"error": "no such endpoint"})
 
@@ -77,6 +110,7 @@ class FakeTriton:
     def kill(self) -> None:
         server, self._server = self._server, None
         self.loaded = {}
+        self.killed.set()
         if server is not None:
             server.shutdown()
             server.server_close()
@@ -88,6 +122,7 @@ class FakeTriton:
         """Triton's words when it fails, with what was loaded left as it was; empty when it succeeds."""
         wanted = read_versions((self.folder / "config.pbtxt").read_text())
         self.loads.append(tuple(sorted(wanted)))
+        time.sleep(self.delay_seconds)
         found: dict[int, str] = {}
         for version in sorted(wanted):
             with suppress(FileNotFoundError):

@@ -4,6 +4,7 @@ import http.server
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ class ObjectServer:
     announces_extra_bytes: int = 0
     supports_range: bool = True
     is_chunked: bool = False
+    stall_seconds: float = 0.0  # after the first megabyte
     requests: list[dict[str, str]] = field(default_factory=list)
     sent_bytes: int = 0
     url: str = ""
@@ -43,7 +45,7 @@ def serve_objects(folder: Path) -> Iterator[ObjectServer]:
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("127.0.0.1").configure_cert(tls)
+    authority.issue_cert("127.0.0.1", "localhost").configure_cert(tls)
     state = ObjectServer(ca_file=str(folder / "ca.pem"))
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -98,6 +100,11 @@ def answer(handler: http.server.BaseHTTPRequestHandler, state: ObjectServer) -> 
     cut = state.cuts_after_bytes.pop(0) if state.cuts_after_bytes else None
     sent = body if cut is None else body[:cut]
     state.sent_bytes += len(sent)
+    if state.stall_seconds:
+        handler.wfile.write(sent[: 1 << 20])
+        handler.wfile.flush()
+        time.sleep(state.stall_seconds)
+        sent = sent[1 << 20 :]
     handler.wfile.write(b"%x\r\n%s\r\n" % (len(sent), sent) if state.is_chunked else sent)
     if state.is_chunked and cut is None:
         handler.wfile.write(b"0\r\n\r\n")

@@ -183,6 +183,8 @@ def test_a_zips_size_is_known_before_it_is_unpacked(tmp_path: Path) -> None:
         ("m.tar.gz", b"", "tar.gz"),
         ("m.tgz", b"", "tar.gz"),
         ("m.onnx", b"PK\x03\x04", None),
+        ("m.mar", b"PK\x03\x04", "zip"),
+        ("m.MAR", b"\x1f\x8b\x08\x00", "tar.gz"),
         ("download", b"PK\x03\x04", "zip"),
         ("download", b"\x1f\x8b\x08\x00", "tar.gz"),
         ("download", b"\x08\x07\x12\x00", None),

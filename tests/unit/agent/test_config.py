@@ -5,8 +5,19 @@ from typing import Any
 
 import pytest
 
-from slipway_agent.config import Config, TritonSpec, parse_config, parse_version, show_url
+from slipway_agent.config import (
+    Config,
+    Memory,
+    Source,
+    parse_config,
+    parse_recorded,
+    parse_version,
+    show_url,
+)
 from slipway_agent.failures import Reason, SpecError
+from slipway_agent.golden import Golden, GoldenRequest, Tolerance
+from slipway_agent.servers.kinds import KINDS
+from slipway_agent.servers.triton_config import TritonSpec
 
 
 def config_fields(**changes: Any) -> dict[str, Any]:
@@ -36,7 +47,7 @@ def https_source(**changes: Any) -> dict[str, Any]:
 
 
 def parse(**changes: Any) -> Config:
-    return parse_config(json.dumps(config_fields(**changes)))
+    return parse_config(json.dumps(config_fields(**changes)), KINDS)
 
 
 def test_every_field_is_read() -> None:
@@ -44,16 +55,128 @@ def test_every_field_is_read() -> None:
     assert (config.generation, config.model, config.served, config.load) == ("g1", "digits", 3, (2, 3))
     assert config.source.uri == "pvc://models/digits"
     assert config.sha256 == {3: "ab" * 32}
-    assert config.triton == TritonSpec(http_port=8000, max_batch_size=32)
+    assert config.settings == TritonSpec(http_port=8000, max_batch_size=32)
 
 
 def test_absent_and_null_optional_fields_mean_say_nothing() -> None:
-    assert parse(triton=None, sha256=None).triton == TritonSpec()
-    assert parse(triton={}).triton.max_batch_size is None
+    assert parse(triton=None, sha256=None).settings == TritonSpec()
+    assert parse(triton={}).settings == TritonSpec()
+
+
+def test_what_an_older_operator_doesnt_write_means_what_it_meant() -> None:
+    config = parse()
+    assert (config.labels, config.memory, config.warmup, config.golden) == ({}, None, (), None)
+    source = config.source
+    assert (source.credentials, source.secret_name, source.endpoint, source.region, source.cache) == (None,) * 5
+    assert (source.path_style, source.poll_seconds) == (None, 60.0)
+    assert parse(memory=None, labels=None, warmup=None, golden=None) == config
+
+
+def test_the_fields_of_stores_and_of_all_servers_are_read() -> None:
+    source = {
+        "uri": "s3://models/digits",
+        "path": None,
+        "versions": {"3": "v3/model.onnx"},
+        "credentials": "/etc/slipway-secret",
+        "secretName": "store-credentials",
+        "endpoint": "https://minio.example",
+        "region": "eu-west-1",
+        "pathStyle": True,
+        "cache": "/cache",
+        "pollSeconds": 1.5,
+    }
+    config = parse(
+        source=source,
+        labels={"stable": 3, "canary": 9},
+        memory={"limitBytes": 2 << 30, "factor": 1.5},
+        warmup=[{"inputs": []}, [1]],
+    )
+    assert config.source == Source(
+        "s3://models/digits",
+        None,
+        {3: "v3/model.onnx"},
+        credentials="/etc/slipway-secret",
+        secret_name="store-credentials",
+        endpoint="https://minio.example",
+        region="eu-west-1",
+        path_style=True,
+        cache="/cache",
+        poll_seconds=1.5,
+    )
+    assert config.labels == {"stable": 3, "canary": 9}
+    assert config.memory == Memory(2 << 30, 1.5)
+    assert config.warmup == ({"inputs": []}, [1])
+
+
+def test_golden_requests_are_read() -> None:
+    request = {"name": "one", "request": {"x": 1}, "response": [1], "maxLatencyMilliseconds": 20}
+    tolerance = {"absolute": 0, "relative": 0.5}
+    assert parse(golden={"requests": [request], "file": None, "tolerance": tolerance}).golden == Golden(
+        (GoldenRequest("one", {"x": 1}, [1], 20),), None, Tolerance(0.0, 0.5)
+    )
+    assert parse(golden={"requests": [], "file": "tests/golden.json"}).golden == Golden(file="tests/golden.json")
+
+
+@pytest.mark.parametrize(
+    ("golden", "words"),
+    [
+        ([], "golden must be an object, and is a list"),
+        ({}, "golden must have requests or a file, and has neither"),
+        ({"requests": [{"request": 1, "response": 1}], "file": "a"}, "must have requests or a file, and has both"),
+        ({"requests": {"request": 1}}, "golden.requests must be a JSON list of objects"),
+        ({"requests": [{"request": 1}]}, "golden.requests[0] has no response"),
+        ({"file": 3}, "golden.file must be a text, and is a number"),
+        ({"file": "/etc/passwd"}, "golden.file is '/etc/passwd': write a path below the version's own folder"),
+        ({"file": "a/../../b"}, "golden.file is 'a/../../b'"),
+        ({"file": "a", "tolerance": {"absolute": -1}}, "golden.tolerance.absolute is -1; it must be at least 0"),
+        ({"file": "a", "tolerance": {"relative": "1"}}, "golden.tolerance.relative must be a number"),
+        ({"file": "a", "tolerance": {"relative": 1e999}}, "golden.tolerance.relative is inf; it must be at least 0"),
+    ],
+)
+def test_golden_requests_that_make_no_sense_are_refused_by_name(golden: object, words: str) -> None:
+    with pytest.raises(SpecError) as refused:
+        parse(golden=golden)
+    assert refused.value.reason is Reason.CONFIG_INVALID
+    assert words in refused.value.message
+
+
+def test_nothing_may_be_named_yet() -> None:
+    config = parse(served=None, load=[])
+    assert (config.served, config.load) == (None, ())
+
+
+@pytest.mark.parametrize(
+    ("uri", "entry", "location"),
+    [
+        ("s3://models/digits", None, "s3://models/digits/3"),
+        ("s3://models/digits/", "best.onnx", "s3://models/digits/best.onnx"),
+        ("oci://registry.example/digits", None, "oci://registry.example/digits:3"),
+        ("oci://registry.example/digits", "v3", "oci://registry.example/digits:v3"),
+        ("oci://registry.example/digits", "@sha256:ab", "oci://registry.example/digits@sha256:ab"),
+        ("oci://registry.example/digits", "large:v3", "oci://registry.example/digits/large:v3"),
+        ("oci://registry.example/digits", "oci://other.example/d:3", "oci://other.example/d:3"),
+    ],
+)
+def test_a_version_in_a_store_has_one_place(uri: str, entry: str | None, location: str) -> None:
+    source = {"uri": uri, "path": None, "versions": {} if entry is None else {"3": entry}}
+    assert parse(source=source).source.location(3) == location
+
+
+@pytest.mark.parametrize(
+    ("text", "recorded"),
+    [
+        (f'{{"3": "{"AB" * 32}", "v3": "{"ab" * 32}", "4": "short", "5": null}}', {3: "ab" * 32}),
+        ("", {}),
+        ("[]", {}),
+        ("{", {}),
+    ],
+)
+def test_a_record_that_cant_be_read_says_nothing(text: str, recorded: dict[int, str]) -> None:
+    assert parse_recorded(text) == recorded
 
 
 def test_an_unknown_field_of_a_newer_operator_is_ignored() -> None:
-    assert parse(warmup={"requests": []}).model == "digits"
+    assert parse(novelty={"requests": []}).model == "digits"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +195,7 @@ def test_a_url_may_be_absolute_or_relative_to_the_uri(mapped: str, location: str
     ("changes", "words"),
     [
         ({"schema": 2}, "schema is 2"),
-        ({"runtime": "TorchServe"}, "this agent knows Triton"),
+        ({"runtime": "Abacus"}, "this agent knows Triton"),
         ({"served": 4}, "served is 4, which load does not name (2, 3)"),
         ({"load": []}, "it is empty"),
         ({"load": [0]}, "load[0] is 0"),
@@ -86,14 +209,24 @@ def test_a_url_may_be_absolute_or_relative_to_the_uri(mapped: str, location: str
         ({"sha256": {"03": "ab" * 32}}, "has the key '03'"),
         ({"source": None}, "source is missing"),
         ({"source": []}, "source must be an object"),
-        ({"source": https_source(uri="http://models.example")}, "only https:// can be fetched"),
+        ({"source": https_source(uri="http://models.example")}, "without a path only https://"),
         ({"source": https_source(versions={"3": "http://models.example/x"})}, "only https:// URLs are fetched"),
-        ({"source": https_source(uri="https://[bad/")}, "only https:// can be fetched"),
+        ({"source": https_source(uri="https://[bad/")}, "it is no URL with a host"),
         ({"source": https_source(versions={"3": "https://h:port/x"})}, "only https:// URLs are fetched"),
         ({"source": https_source(versions={"3": "https://[bad/"})}, "only https:// URLs are fetched"),
         ({"source": https_source(versions={"v3": "x"})}, "has the key 'v3'"),
         ({"source": {"uri": "pvc://c", "path": "/s", "versions": {"3": "../x"}}}, "without '..'"),
         ({"source": {"uri": "pvc://c", "path": "/s", "versions": {"3": "/etc"}}}, "without '..'"),
+        ({"served": None}, "served is null and load names 2, 3"),
+        ({"source": {"uri": "ftp://h/x", "path": None}}, "only https://, s3://, oci:// can be fetched"),
+        ({"source": {"uri": "s3:///x", "path": None}}, "only https://, s3://, oci:// can be fetched"),
+        ({"source": {"uri": "s3://b", "path": None, "versions": {"3": "../x"}}}, "without '..'"),
+        ({"source": {"uri": "pvc://c", "path": "/s", "pollSeconds": 0}}, "source.pollSeconds is 0; it must be more"),
+        ({"memory": {"factor": 2}}, "memory.limitBytes is missing"),
+        ({"memory": {"limitBytes": 1, "factor": True}}, "memory.factor must be a number"),
+        ({"memory": {"limitBytes": 1, "factor": 0}}, "memory.factor is 0; it must be more than 0"),
+        ({"labels": {"stable": "3"}}, "labels.stable must be a whole number"),
+        ({"warmup": {}}, "warmup must be a list"),
         ({"triton": {"gpu": 1}}, "triton.gpu must be true or false"),
         ({"triton": {"maxBatchSize": -1}}, "triton.maxBatchSize is -1"),
         ({"triton": {"instanceCount": 0}}, "triton.instanceCount is 0"),
@@ -123,7 +256,7 @@ def test_a_shown_url_has_no_password_and_no_query(url: str, shown: str) -> None:
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"x"', "{} {}"])
 def test_what_is_no_json_object_is_refused(text: str) -> None:
     with pytest.raises(SpecError, match=r"agent\.json can't be used"):
-        parse_config(text)
+        parse_config(text, KINDS)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +264,15 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
 )
 def test_only_canonical_whole_numbers_are_versions(name: str, version: int | None) -> None:
     assert parse_version(name) == version
+
+
+@pytest.mark.parametrize(
+    ("entry", "location"),
+    [
+        ("v3", "oci://ghcr.io/team/digits:v3"),
+        (f"sha256:{'a' * 64}", f"oci://ghcr.io/team/digits@sha256:{'a' * 64}"),
+        ("large:v3", "oci://ghcr.io/team/digits/large:v3"),
+    ],
+)
+def test_an_entry_of_an_oci_model_is_a_tag_a_digest_or_a_repository_below(entry: str, location: str) -> None:
+    assert Source("oci://ghcr.io/team/digits", None, {3: entry}).location(3) == location

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway_agent.config import Config, Source
+from slipway_agent.config import Config, Memory, Source
 from slipway_agent.decide import (
     Action,
     CancelFetch,
@@ -22,21 +22,36 @@ from slipway_agent.decide import (
     WriteBoot,
     blame,
     decide,
+    find_shortages,
     is_ready,
     is_serving,
     may_start,
     plan_retry,
 )
 from slipway_agent.failures import Reason
+from slipway_agent.memory import fits
+from slipway_agent.published import Published
 from slipway_agent.servers import Gone, Refused, ServerView
-from slipway_agent.volume import Published
 
 NOW = 1000.0
 URI = "pvc://models/digits"
 
 
-def config_of(served: int, *load: int, sha256: Mapping[int, str] | None = None) -> Config:
-    return Config("g", "Triton", "digits", Source(URI, "/source"), served, tuple(sorted({served, *load})), sha256 or {})
+def config_of(served: int, *load: int, sha256: Mapping[int, str] | None = None, limit: int | None = None) -> Config:
+    """Every version of these worlds has 10 bytes."""
+    return Config(
+        generation="g",
+        runtime="Triton",
+        model="digits",
+        source=Source(URI, "/source"),
+        served=served,
+        load=tuple(sorted({served, *load})),
+        sha256=sha256 or {},
+        memory=Memory(limit, 1.0) if limit is not None else None,
+    )
+
+
+WAITING = Config("g", "Triton", "digits", Source(URI, "/source"), served=None, load=())
 
 
 def published_of(*versions: int) -> dict[int, Published]:
@@ -94,6 +109,18 @@ TABLE: dict[str, tuple[World, tuple[Action, ...]]] = {
     "it is loaded beside the old one": (
         replace(settled(2), config=config_of(3), published=published_of(2, 3)),
         (Load(frozenset({2, 3})),),
+    ),
+    "without waiting for other new ones": (
+        replace(settled(2), config=config_of(3, 1, 2), published=published_of(1, 2, 3)),
+        (Load(frozenset({2, 3})),),
+    ),
+    "which come with the next load": (
+        replace(settled(3, 2), config=config_of(3, 1, 2), published=published_of(1, 2, 3)),
+        (Load(frozenset({1, 2, 3})),),
+    ),
+    "and don't wait for it when it has failed": (
+        replace(settled(2), config=config_of(3, 1, 2), published=published_of(1, 2, 3), load_failures={3: failure()}),
+        (Load(frozenset({1, 2})),),
     ),
     "only when it is ready does the old one go": (
         replace(settled(2, 3), config=config_of(3)),
@@ -215,12 +242,67 @@ TABLE: dict[str, tuple[World, tuple[Action, ...]]] = {
         ),
         (),
     ),
+    "a new served version that doesn't fit beside the old one isn't loaded": (
+        replace(settled(2), config=config_of(3, limit=19), published=published_of(2, 3)),
+        (),
+    ),
+    "one that just fits is": (
+        replace(settled(2), config=config_of(3, limit=20), published=published_of(2, 3)),
+        (Load(frozenset({2, 3})),),
+    ),
+    "an old extra that isn't named any more makes room for it first": (
+        replace(settled(2, 1), config=config_of(3, limit=20), published=published_of(1, 2, 3)),
+        (Load(frozenset({2})),),
+    ),
+    "an extra that is named doesn't": (
+        replace(settled(2, 1), config=config_of(3, 1, limit=20), published=published_of(1, 2, 3)),
+        (),
+    ),
+    "the first version of an empty server is loaded whatever its size": (
+        world_of(config_of(3, limit=5), published=published_of(3), server=ServerView(True)),
+        (Load(frozenset({3})),),
+    ),
+    "and is what a server that starts gets": (
+        world_of(config_of(3, limit=5), published=published_of(3)),
+        (WriteBoot(frozenset({3})),),
+    ),
+    "a server that is down isn't told to start with more than fits": (
+        replace(settled(2), config=config_of(3, limit=19), published=published_of(2, 3), server=ServerView()),
+        (),
+    ),
+    "extras that don't fit are left out, the oldest first": (
+        replace(settled(3), config=config_of(3, 2, 1, limit=20), published=published_of(1, 2, 3)),
+        (Load(frozenset({2, 3})),),
+    ),
+    "an extra that fits only without an old one waits until that has gone": (
+        replace(settled(3, 1), config=config_of(3, 2, limit=20), published=published_of(1, 2, 3)),
+        (Load(frozenset({3})),),
+    ),
+    "and doesn't take the room of a served version that failed": (
+        replace(
+            settled(2), config=config_of(3, 1, limit=20), published=published_of(1, 2, 3), load_failures={3: failure()}
+        ),
+        (),
+    ),
+    "a limit that was lowered unloads nothing": (replace(settled(3, 2), config=config_of(3, 2, limit=5)), ()),
+    "without a name for anything nothing is done": (world_of(WAITING), ()),
+    "and what serves is left alone": (replace(settled(3, 2), config=WAITING, is_boot_current=False), ()),
     "a server that came up without a version is asked for it": (
         replace(settled(3, 2), server=alive(3)),
         (Load(frozenset({2, 3})),),
     ),
     "but not at once again when it had just promised it": (
         replace(settled(3, 2), server=alive(3), last_load=LoadRecord(frozenset({2, 3}), NOW - 1)),
+        (),
+    ),
+    "nor when it just refused, and blamed a version that serves": (
+        replace(
+            settled(2),
+            config=config_of(3, 2),
+            published=published_of(2, 3),
+            load_failures={2: failure()},
+            last_load=LoadRecord(frozenset({2, 3}), NOW - 1),
+        ),
         (),
     ),
 }
@@ -265,6 +347,7 @@ def test_the_pod_stays_ready_on_the_old_version_until_the_new_one_is() -> None:
         (Refused("all", {}), {3}, {3}, {3: "all"}),
         (Gone("ended"), {2, 3}, {3}, {2: "ended"}),
         (Gone("ended"), {2, 3}, {2}, {3: "ended"}),
+        (Gone("ended"), {2, 3}, {2, 3}, {}),
         (Gone("ended"), {3}, set(), {}),
         (Gone("ended"), {3}, {3}, {}),
     ],
@@ -290,7 +373,8 @@ def test_waits_double_up_to_half_a_minute_and_permanent_ones_last_a_minute() -> 
 
 versions = st.integers(1, 4)
 sets = st.frozensets(versions)
-configs = st.builds(lambda served, load: config_of(served, *load), versions, sets)
+limits = st.none() | st.sampled_from([5, 10, 20, 30, 40])
+configs = st.builds(lambda served, load, limit: config_of(served, *load, limit=limit), versions, sets, limits)
 
 
 @st.composite
@@ -378,9 +462,49 @@ def test_it_settles_and_asks_for_nothing_more(world: World, missing: frozenset[i
 @settings(max_examples=400)
 @given(worlds())
 def test_with_a_good_source_and_server_exactly_what_is_named_ends_up_loaded(world: World) -> None:
-    world = replace(world, server=ServerView(True, world.server.ready), load_failures={}, fetch_failures={})
+    config = replace(world.config, memory=None)
+    world = replace(
+        world, config=config, server=ServerView(True, world.server.ready), load_failures={}, fetch_failures={}
+    )
     end = settle(world, frozenset(), frozenset())
     assert end.server.ready == frozenset(world.config.load) == frozenset(end.published)
+
+
+@settings(max_examples=400)
+@given(worlds(), sets, sets)
+def test_nothing_is_added_that_doesnt_fit(world: World, missing: frozenset[int], broken: frozenset[int]) -> None:
+    for _ in range(60):
+        for action in decide(world).actions:
+            if isinstance(action, Load) and action.versions - world.server.ready:
+                together = action.versions | world.server.ready
+                assert len(action.versions) == 1 or fits(world.config.memory, world.published, together)
+            world = perform(world, action, missing, broken)
+
+
+@settings(max_examples=400)
+@given(worlds())
+def test_what_fits_with_the_one_that_serves_ends_up_loaded_and_the_rest_is_said(world: World) -> None:
+    world = replace(world, server=ServerView(True, world.server.ready), load_failures={}, fetch_failures={})
+    end = settle(world, frozenset(), frozenset())
+    named = frozenset(world.config.load)
+    assert named == end.server.ready & named | find_shortages(end).keys()
+    everything = named | world.server.ready | world.boot | {world.standing or 0}
+    if fits(world.config.memory, {**end.published, **published_of(*everything)}, everything):
+        assert end.server.ready == named
+
+
+def test_a_shortage_is_said_in_numbers() -> None:
+    gib = 1 << 30
+    published = {version: replace(each, size_bytes=gib) for version, each in published_of(1, 2, 3).items()}
+    config = replace(config_of(3, 2), memory=Memory(4 * gib, 1.5))
+    world = replace(settled(2, 1), config=config, published=published)
+    assert find_shortages(world) == {}, "1 isn't named any more and goes"
+    world = replace(world, config=replace(config_of(3, 2, 1), memory=Memory(4 * gib, 1.5)))
+    message = find_shortages(world)[3].message
+    assert "version 3 isn't loaded: it has 1.0 GiB on disk, versions 1, 2 beside it 2.0 GiB" in message
+    assert "with the factor 1.5 that is 4.5 GiB of the 4.0 GiB that the server may use" in message
+    assert "raise spec.resources.limits.memory, or lower spec.model.memoryFactor" in message
+    assert "pods of its own" in message
 
 
 @settings(max_examples=400)
@@ -393,6 +517,8 @@ def test_no_step_takes_away_the_last_version_that_serves(
             after = perform(world, action, missing, broken)
             if isinstance(action, Load):
                 lost = world.server.ready - after.server.ready
+                if world.config.memory is not None:
+                    lost &= {world.standing}  # to make room, what doesn't stand in may go
                 assert not lost & frozenset(world.config.load), "a named version that is ready is never unloaded"
                 assert not lost & frozenset(world.published) or is_ready(after), (
                     "nothing goes before the served one is ready"

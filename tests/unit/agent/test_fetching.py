@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from slipway_agent.config import Config, Source, TritonSpec
+from slipway_agent.config import Config, Source
 from slipway_agent.digest import digest_path
 from slipway_agent.failures import CancelledError, Reason, SpecError, TransientError
 from slipway_agent.fetching import Job, fetch_version, open_source
 from slipway_agent.servers.triton import TritonServer
+from slipway_agent.servers.triton_config import TritonSpec
 from slipway_agent.sources import Progress
 from slipway_agent.volume import Ledger, ModelVolume, Published, describe_bytes
 

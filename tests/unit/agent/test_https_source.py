@@ -1,6 +1,8 @@
 """Fetching over https from a real server: resumed where that is safe, refused in words where it isn't."""
 
 import hashlib
+import threading
+import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ def server(served: ObjectServer) -> ObjectServer:
     fresh = ObjectServer(content=CONTENT)
     for name in ("content", "etag", "last_modified", "statuses", "headers", "cuts_after_bytes", "requests"):
         setattr(served, name, getattr(fresh, name))
+    served.stall_seconds = 0.0
     served.announces_extra_bytes, served.supports_range, served.is_chunked, served.sent_bytes = 0, True, False, 0
     return served
 
@@ -194,6 +197,72 @@ def test_an_allowed_redirect_never_leaves_https(server: ObjectServer, tmp_path: 
     assert refusal.value.reason is Reason.REDIRECT_REFUSED
 
 
+def with_secret(
+    server: ObjectServer, folder: Path, values: dict[str, str], allow_redirects: bool = False
+) -> HttpsSource:
+    secret = folder / "secret"
+    secret.mkdir(exist_ok=True)
+    for name, value in values.items():
+        (secret / name).write_text(value)
+    source = Source(
+        server.url,
+        None,
+        {3: "model.onnx"},
+        allow_redirects,
+        server.ca_file,
+        credentials=str(secret),
+        secret_name="web-login",
+    )
+    return HttpsSource(source, read_seconds=2.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "header"),
+    [
+        ({"token": "opens\n"}, "Bearer opens"),
+        ({"username": "ada", "password": "lovelace"}, "Basic YWRhOmxvdmVsYWNl"),
+        ({"token": "opens", "username": "ada", "password": "lovelace"}, "Bearer opens"),
+    ],
+)
+def test_the_secret_opens_the_url(server: ObjectServer, tmp_path: Path, values: dict[str, str], header: str) -> None:
+    fetched = with_secret(server, tmp_path, values).fetch(3, tmp_path, Progress(), None)
+    assert fetched.sha256 == SHA256
+    assert server.requests[0]["Authorization"] == header
+
+
+@pytest.mark.parametrize("values", [{}, {"username": "ada"}, {"token": ""}, {"key": "x"}])
+def test_a_secret_without_the_keys_is_named_and_nothing_is_asked(
+    server: ObjectServer, tmp_path: Path, values: dict[str, str]
+) -> None:
+    source = with_secret(server, tmp_path, values)
+    with pytest.raises(SpecError, match=r"Secret web-login .*needs token, or username and password") as refusal:
+        source.fetch(3, tmp_path, Progress(), None)
+    assert refusal.value.reason is Reason.ACCESS_DENIED
+    assert server.requests == []
+    (tmp_path / "secret" / "token").write_text("opens")
+    assert source.fetch(3, tmp_path, Progress(), None).sha256 == SHA256
+
+
+def test_a_refused_secret_is_named_and_never_shown(server: ObjectServer, tmp_path: Path) -> None:
+    server.statuses = [403]
+    with pytest.raises(SpecError, match="asked with Secret web-login") as refusal:
+        with_secret(server, tmp_path, {"token": "expired-word"}).fetch(3, tmp_path, Progress(), None)
+    assert "expired-word" not in refusal.value.message
+
+
+def test_a_redirect_to_another_host_takes_no_secret_along(server: ObjectServer, tmp_path: Path) -> None:
+    elsewhere = server.url.replace("127.0.0.1", "localhost") + "/elsewhere"
+    server.statuses, server.headers = [302], {"Location": elsewhere}
+    with_secret(server, tmp_path, {"token": "opens"}, allow_redirects=True).fetch(3, tmp_path, Progress(), None)
+    assert [each.get("Authorization") for each in server.requests] == ["Bearer opens", None]
+
+
+def test_a_redirect_on_the_same_host_keeps_the_secret(server: ObjectServer, tmp_path: Path) -> None:
+    server.statuses, server.headers = [302], {"Location": "/elsewhere"}
+    with_secret(server, tmp_path, {"token": "opens"}, allow_redirects=True).fetch(3, tmp_path, Progress(), None)
+    assert [each.get("Authorization") for each in server.requests] == ["Bearer opens", "Bearer opens"]
+
+
 def test_a_redirect_loop_ends(server: ObjectServer, tmp_path: Path) -> None:
     server.statuses, server.headers = [302] * 20, {"Location": "/model.onnx"}
     with pytest.raises(SpecError, match="more than 10 times"):
@@ -238,7 +307,7 @@ def test_bytes_that_were_refused_are_not_fetched_twice(server: ObjectServer, tmp
 def test_a_version_without_url_is_refused(server: ObjectServer, tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"version 4 has no URL.*it names 3"):
         source_of(server).fetch(4, tmp_path, Progress(), None)
-    assert source_of(server).list_versions() == (3,)
+    assert source_of(server).list_versions() == {3: None}
 
 
 def test_what_opens_a_url_is_in_no_message(server: ObjectServer, tmp_path: Path) -> None:
@@ -255,6 +324,16 @@ def test_a_download_can_be_called_off(server: ObjectServer, tmp_path: Path) -> N
     progress.cancel()
     with pytest.raises(CancelledError):
         source_of(server).fetch(3, tmp_path, progress, None)
+
+
+def test_a_download_is_called_off_at_once_though_the_server_stalls(server: ObjectServer, tmp_path: Path) -> None:
+    server.stall_seconds = 20.0
+    progress = Progress()
+    threading.Timer(0.2, progress.cancel).start()
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        source_of(server).fetch(3, tmp_path, progress, None)
+    assert time.monotonic() - began < 10.0
 
 
 def test_an_object_larger_than_the_disk_is_refused_before_it_is_fetched(

@@ -51,7 +51,7 @@ def test_only_canonical_folders_are_versions(root: Path) -> None:
     for name in ("v1", "01", "0", "-2", "latest"):
         put(root / name / "model.onnx")
     put(root / "7")
-    assert source_of(root).list_versions() == (1, 3, 10)
+    assert tuple(source_of(root).list_versions()) == (1, 3, 10)
 
 
 def test_a_folder_is_copied_with_its_digest(root: Path, staging: Path) -> None:
@@ -67,14 +67,14 @@ def test_a_mapped_file_is_copied_with_the_digest_of_its_bytes(root: Path, stagin
     fetched = fetch(source_of(root, v3="runs/best.onnx"), staging)
     assert (fetched.name, fetched.sha256) == ("best.onnx", digest_path(root / "runs" / "best.onnx"))
     assert fetched.path.read_text() == "best"
-    assert source_of(root, v3="runs/best.onnx").list_versions() == (3,)
+    assert tuple(source_of(root, v3="runs/best.onnx").list_versions()) == (3,)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "digits-2026.onnx", "model.py"])
 def test_a_uri_that_is_itself_a_model_is_the_served_version(tmp_path: Path, staging: Path, name: str) -> None:
     put(tmp_path / "model" / name)
     source = source_of(tmp_path / "model", served=7)
-    assert source.list_versions() == (7,)
+    assert tuple(source.list_versions()) == (7,)
     assert fetch(source, staging, 7).sha256 == digest_path(tmp_path / "model")
     with pytest.raises(SpecError, match="is itself one model, version 7"):
         fetch(source, staging, 6)
@@ -223,3 +223,25 @@ def test_the_models_own_config_is_offered_only_beside_versions(root: Path) -> No
     assert source_of(root).model_folder() == root
     put(root / "model.onnx")
     assert source_of(root).model_folder() is None, "itself a model: the file is the version's own"
+
+
+def test_a_copy_with_times_of_its_own_is_the_same_version_and_other_bytes_are_not(root: Path, tmp_path: Path) -> None:
+    """Each pod has its own copy of a ConfigMap."""
+    copy = tmp_path / "copy"
+    for version in (1, 3, 10):
+        put(copy / str(version) / "model.onnx", f"weights {version}")
+        os.utime(copy / str(version) / "model.onnx", (1, version))
+    assert source_of(copy).list_versions() == source_of(root).list_versions()
+    put(copy / "3" / "model.onnx", "weights four")
+    changed, known = source_of(copy).list_versions(), source_of(root).list_versions()
+    assert [version for version in known if changed[version] != known[version]] == [3]
+
+
+def test_large_files_are_not_read_to_be_listed(root: Path) -> None:
+    large = root / "3" / "model.onnx"
+    large.write_bytes(bytes(2 << 20))
+    os.utime(large, (1, 1))
+    before = source_of(root).list_versions()
+    os.utime(large, (1, 2))
+    after = source_of(root).list_versions()
+    assert [version for version in before if before[version] != after[version]] == [3]

@@ -1,25 +1,22 @@
 """The Triton driver: its reading of Triton's answers, and what it does when there is none."""
 
-import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from slipway_agent.config import TritonSpec
-from slipway_agent.servers import Gone, Loaded, Refused, ServerView, triton
+from slipway_agent.servers import Gone, Loaded, Refused, ServerView, loopback, triton
+from slipway_agent.servers.loopback import read_words
 from slipway_agent.servers.triton import TritonServer, explain_refusal
+from slipway_agent.servers.triton_config import TritonSpec
 from slipway_agent.volume import ModelVolume
+from tests.ports import free_port
 from tests.unit.agent.fake_triton import FakeTriton
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeTriton]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    made = FakeTriton(tmp_path / "repository", "digits", port)
+    made = FakeTriton(tmp_path / "repository", "digits", free_port())
     yield made
     made.kill()
 
@@ -105,10 +102,10 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monke
     fake.start()
     driver.load(some(2, 3))
 
-    def time_out(*_: object) -> tuple[int, bytes]:
+    def time_out(*_: object, **__: object) -> tuple[int, bytes]:
         raise TimeoutError
 
-    monkeypatch.setattr(driver, "_ask", time_out)
+    monkeypatch.setattr(loopback.Loopback, "ask", time_out)
     assert driver.observe(some(3)) == ServerView(True, some(3))
     monkeypatch.setattr(triton, "BUSY_SECONDS", 0.0)
     assert driver.observe(some(3)) == ServerView()
@@ -131,12 +128,12 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monke
     ],
 )
 def test_tritons_words_are_told_apart_by_version(said: str, words: dict[int, str]) -> None:
-    assert explain_refusal(400, json.dumps({"error": said}).encode()).words == words
+    assert explain_refusal(said).words == words
 
 
 @pytest.mark.parametrize("body", [b"", b"plain text", b"[]", b'{"message": 1}', b"\xff"])
 def test_an_answer_of_another_form_still_gives_words(body: bytes) -> None:
-    refusal = explain_refusal(500, body)
+    refusal = explain_refusal(read_words(500, body))
     assert refusal.words == {}
     assert refusal.message
 

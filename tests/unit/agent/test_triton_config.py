@@ -4,10 +4,9 @@ from typing import Any
 
 import pytest
 
-from slipway_agent.config import TritonSpec
 from slipway_agent.failures import Reason, SpecError
 from slipway_agent.pbtxt import parse
-from slipway_agent.servers.triton_config import compose_config, detect_backend, read_versions
+from slipway_agent.servers.triton_config import TritonSpec, compose_config, detect_backend, read_versions
 
 KEPT = """
 name: "other"  # whatever the folder was called

@@ -1,13 +1,18 @@
 """What the agent asks of a model server, whichever it is.
 
 A server driver knows the server's file layout and its control endpoints, and nothing of fetching, retries or reports.
-The others (TensorFlow Serving's polled file, TorchServe's management API) join by one module each.
+Each server is one module here and one line in `kinds`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
+
+from slipway_agent.failures import Reason
+from slipway_agent.signature import Signature
+
+REQUEST_SECONDS = 60.0  # a first answer may wait for compilation
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +34,7 @@ class Refused:
 
     message: str
     words: Mapping[int, str] = field(default_factory=dict)
+    reason: Reason = Reason.LOAD_FAILED
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +47,25 @@ class Gone:
 LoadOutcome: TypeAlias = Loaded | Refused | Gone
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one predict request, and after how long.
+
+    `words` is None where it was answered well, with `body`; else the server's own words, or what happened to it.
+    """
+
+    words: str | None
+    body: bytes = b""
+    seconds: float = 0.0
+
+
 class Server(Protocol):
     """Called from one thread for `observe` and from another for `load`; both may run at once."""
+
+    @property
+    def warms_itself(self) -> bool:
+        """Whether the configuration's warm-up requests are run by the server's own mechanism, so that a version it
+        calls ready has answered them. False: `servers.warmup` runs them through `ask`."""
 
     def holds_model(self, folder: Path) -> bool:
         """Whether the folder has, directly in it, a file by which this server knows a model."""
@@ -67,4 +90,16 @@ class Server(Protocol):
 
         Loaded: the boot configuration says the same. Refused or Gone: it says what it said before, so that a server
         that starts again comes back as it was. SpecError(ConfigInvalid) as in `write_boot`.
+        """
+
+    def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
+        """Send one predict request to this loaded version, in the server's own REST form, and wait for its answer.
+
+        Called from the thread of `load`; never raises.
+        """
+
+    def signature(self, version: int) -> Signature | None:
+        """What this loaded version takes and gives; None when this server doesn't tell.
+
+        TransientError when it can't be asked now. Called from a thread of its own.
         """

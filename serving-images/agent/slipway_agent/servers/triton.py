@@ -1,4 +1,4 @@
-"""Triton in explicit model control: boot configuration in config.pbtxt, loads by POST, on 127.0.0.1 alone.
+"""Triton in explicit model control: boot configuration in config.pbtxt, loads by gRPC, on 127.0.0.1 alone.
 
 Facts (measured on 2.51 with the Python-based onnxruntime backend): a load is by model, and with only the version
 policy changed it touches no version that is loaded already; one failing version aborts it and the loaded ones stay;
@@ -6,36 +6,72 @@ a version folder that is missing is skipped with 200, so readiness is asked afte
 endpoints answer within milliseconds during a load; kept-alive connections hold up Triton's exit, so none is kept.
 """
 
-import http.client
 import json
+import os
 import re
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from slipway_agent.config import TritonSpec, parse_version
-from slipway_agent.servers import Gone, Loaded, LoadOutcome, Refused, ServerView
-from slipway_agent.servers.triton_config import BACKEND_BY_FILE, compose_config, detect_backend, read_versions
+from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.failures import TransientError
+from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost, read_words
+from slipway_agent.servers.triton_config import (
+    BACKEND_BY_FILE,
+    TritonSpec,
+    compose_config,
+    detect_backend,
+    read_versions,
+)
+from slipway_agent.servers.triton_load import load_model
+from slipway_agent.servers.triton_warmup import WARMUP_FOLDER, read_requests, warmup_files
+from slipway_agent.signature import Signature, read_metadata
 from slipway_agent.volume import ModelVolume, link_or_copy
 
-HOST = "127.0.0.1"
-ASK_SECONDS = 2.0
 PROMISED_SECONDS = 5.0  # between a load that succeeded and its versions being seen ready
 BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 KEY_HEADER = "slipway-agent"
-WORDS_LIMIT = 2000  # characters of a server's complaint that a status can carry
 _VERSION_WORDS = re.compile(r"version (\d+) is at UNAVAILABLE state: (.*?)(?=;?\s*$|;\s*version \d+ is at)", re.DOTALL)
+
+
+def parse_settings(fields: Fields) -> TritonSpec:
+    return TritonSpec(
+        threads=fields.whole_or_none("threads", at_least=1),
+        http_port=fields.whole("httpPort", at_least=1, default=8000),
+        grpc_port=fields.whole_or_none("grpcPort", at_least=1),
+        max_batch_size=fields.whole_or_none("maxBatchSize"),
+        max_queue_delay_microseconds=fields.whole_or_none("maxQueueDelayMicroseconds"),
+        preferred_batch_sizes=fields.wholes("preferredBatchSizes", at_least=1, default=()),
+        instance_count=fields.whole_or_none("instanceCount", at_least=1),
+        gpu=fields.flag("gpu"),
+    )
+
+
+def open_server(volume: ModelVolume, config: Config, settings: TritonSpec, key: str | None) -> "TritonServer":
+    return TritonServer(volume, settings, config.served, key, config.warmup)
 
 
 class TritonServer:
     """`key` is what `--http-restricted-api=model-repository:slipway-agent=KEY` expects; None when it isn't set."""
 
-    def __init__(self, volume: ModelVolume, spec: TritonSpec, served: int, key: str | None) -> None:
+    warms_itself = True
+
+    def __init__(
+        self,
+        volume: ModelVolume,
+        spec: TritonSpec,
+        served: int | None,
+        key: str | None,
+        warmup: tuple[object, ...] = (),
+    ) -> None:
         self._volume = volume
         self._spec = spec
         self._served = served
+        self._warmup = warmup
         self._last_view = (ServerView(), 0.0)
-        self._headers = {"Connection": "close"} | ({KEY_HEADER: key} if key else {})
+        self._key = key
+        self._loopback = Loopback(spec.http_port, {KEY_HEADER: key} if key else {})
 
     def holds_model(self, folder: Path) -> bool:
         return detect_backend(_names(folder)) is not None
@@ -52,7 +88,7 @@ class TritonServer:
 
     def observe(self, versions: frozenset[int]) -> ServerView:
         try:
-            status, body = self._ask("POST", "/v2/repository/index", ASK_SECONDS, b"{}")
+            status, body = self._loopback.ask("POST", "/v2/repository/index", body={})
             if status != 200:
                 return ServerView(is_alive=True)
             listed = frozenset(_ready_in_index(body, self._volume.model)) & versions
@@ -66,7 +102,7 @@ class TritonServer:
                 if time.monotonic() - at < BUSY_SECONDS
                 else ServerView()
             )
-        except (OSError, http.client.HTTPException):
+        except LOST:
             return ServerView()
         view = ServerView(is_alive=True, ready=ready)
         self._last_view = (view, time.monotonic())
@@ -78,13 +114,22 @@ class TritonServer:
     def write_boot(self, versions: frozenset[int]) -> None:
         # The configuration that came with the served version speaks for the model, or with the newest of the others.
         author = self._served if self._served in versions else max(versions)
+        warmup = read_requests(self._warmup if self.warms_itself else ())
         content = compose_config(
             kept=self._volume.kept_config(author),
             model=self._volume.model,
             versions=versions,
             backend=detect_backend(_names(self._volume.repository / str(author))),
             spec=self._spec,
+            warmup=warmup,
         )
+        for name, data in warmup_files(warmup).items():
+            place = self._volume.repository / WARMUP_FOLDER / name  # the name is the content's own
+            if not place.exists():
+                place.parent.mkdir(exist_ok=True)
+                working = place.with_name(f".{name}.new")
+                working.write_bytes(data)
+                os.replace(working, place)
         self._volume.write_in_repository("config.pbtxt", content)
 
     def load(self, versions: frozenset[int]) -> LoadOutcome:
@@ -96,14 +141,9 @@ class TritonServer:
         return outcome
 
     def _load_now(self, versions: frozenset[int]) -> LoadOutcome:
-        try:
-            status, body = self._ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, b"{}")
-        except ConnectionRefusedError:
-            return Gone(f"the server doesn't answer at {HOST}:{self._spec.http_port}")
-        except (OSError, http.client.HTTPException) as cause:
-            return Gone(f"the server ended during the load ({str(cause) or type(cause).__name__})")
-        if status != 200:
-            return explain_refusal(status, body)
+        asked = self._ask_to_load()
+        if asked is not None:
+            return asked
         deadline = time.monotonic() + PROMISED_SECONDS
         while missing := versions - (view := self.observe(versions)).ready:
             if not view.is_alive:
@@ -116,28 +156,46 @@ class TritonServer:
             return Refused(words, dict.fromkeys(missing, words))
         return Loaded()
 
+    def _ask_to_load(self) -> Refused | Gone | None:
+        """None where Triton says that it is done. Over HTTP, without a gRPC port, kept connections wait meanwhile."""
+        if self._spec.grpc_port is None:
+            return self._ask_over_http()
+        key = (KEY_HEADER, self._key) if self._key else None
+        answer = load_model(self._spec.grpc_port, self._volume.model, key)
+        if answer.words is None:
+            return None
+        if answer.is_lost:
+            return Gone(f"the server ended during the load, or doesn't answer ({answer.words})")
+        return explain_refusal(answer.words)
+
+    def _ask_over_http(self) -> Refused | Gone | None:
+        try:
+            status, body = self._loopback.ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, {})
+        except ConnectionRefusedError:
+            return Gone(f"the server doesn't answer at {HOST}:{self._spec.http_port}")
+        except LOST as cause:
+            return Gone(f"the server ended during the load ({explain_lost(cause)})")
+        return None if status == 200 else explain_refusal(read_words(status, body))
+
+    def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
+        return self._loopback.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
+
+    def signature(self, version: int) -> Signature | None:
+        """The metadata's shapes have the batch's dimension; which inputs may be left out is in the configuration."""
+        path = f"/v2/models/{self._volume.model}/versions/{version}"
+        status, body = self._loopback.describe(path)
+        if status != 200:
+            raise TransientError(read_words(status, body))
+        config_status, config = self._loopback.describe(f"{path}/config")
+        return read_metadata(body, _optional_inputs(config) if config_status == 200 else frozenset())
+
     def _is_ready(self, version: int) -> bool:
         path = f"/v2/models/{self._volume.model}/versions/{version}/ready"
-        return self._ask("GET", path, ASK_SECONDS)[0] == 200
-
-    def _ask(self, method: str, path: str, seconds: float | None, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(HOST, self._spec.http_port, timeout=ASK_SECONDS)
-        try:
-            connection.connect()
-            connection.sock.settimeout(seconds)  # a load may take minutes; a server that died resets the connection
-            connection.request(method, path, body, self._headers)
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
+        return self._loopback.ask("GET", path)[0] == 200
 
 
-def explain_refusal(status: int, body: bytes) -> Refused:
+def explain_refusal(said: str) -> Refused:
     """Triton's answer to a load that failed, per version where it names versions, without a stack's lines."""
-    try:
-        said = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        said = body.decode(errors="replace").strip() or f"status {status} without a word"
     words = {
         int(version): _plain(reason)
         for version, reason in _VERSION_WORDS.findall(said)
@@ -161,6 +219,14 @@ def _ready_in_index(body: bytes, model: str) -> Iterable[int]:
             version = parse_version(str(entry.get("version")))
             if version is not None:
                 yield version
+
+
+def _optional_inputs(body: bytes) -> frozenset[str]:
+    """Of GET …/config."""
+    try:
+        return frozenset(str(each["name"]) for each in json.loads(body)["input"] if each.get("optional") is True)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return frozenset()
 
 
 def _names(folder: Path) -> frozenset[str]:

@@ -5,10 +5,12 @@ overridden, the rest stays. Pure: text in, text out; no file is read here.
 """
 
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from slipway_agent import pbtxt
-from slipway_agent.config import TritonSpec, parse_version
+from slipway_agent.config import parse_version
 from slipway_agent.failures import Reason, SpecError
+from slipway_agent.servers.triton_warmup import WarmupRequest, describe_requests
 
 # Triton's own names for a model's file, per backend (docs/user_guide/model_repository.md, 2.51).
 BACKEND_BY_FILE = {
@@ -20,6 +22,26 @@ BACKEND_BY_FILE = {
     "model.xml": "openvino",
     "model.py": "python",
 }
+
+# The `parameters` by which a backend takes a number of threads for each instance on CPUs.
+THREADS_BY_BACKEND = {"onnxruntime": "intra_op_thread_count", "pytorch": "INTRA_OP_THREAD_COUNT"}
+
+
+@dataclass(frozen=True, slots=True)
+class TritonSpec:
+    """What the user's spec says about Triton's model configuration. None: say nothing, what is there stays.
+
+    threads: those of all instances together, on CPUs.
+    """
+
+    http_port: int = 8000
+    grpc_port: int | None = None
+    max_batch_size: int | None = None
+    max_queue_delay_microseconds: int | None = None
+    preferred_batch_sizes: tuple[int, ...] = ()
+    instance_count: int | None = None
+    gpu: bool = False
+    threads: int | None = None
 
 
 def detect_backend(names: Collection[str]) -> str | None:
@@ -45,7 +67,12 @@ def read_versions(written: str) -> frozenset[int]:
 
 
 def compose_config(
-    kept: str | None, model: str, versions: Collection[int], backend: str | None, spec: TritonSpec
+    kept: str | None,
+    model: str,
+    versions: Collection[int],
+    backend: str | None,
+    spec: TritonSpec,
+    warmup: Collection[WarmupRequest] = (),
 ) -> str:
     """The config.pbtxt for exactly these versions. SpecError(ConfigInvalid) when the kept one can't be completed."""
     try:
@@ -58,7 +85,10 @@ def compose_config(
     specific = pbtxt.message(("versions", tuple(pbtxt.number(version) for version in sorted(versions))))
     config = config.replacing("version_policy", pbtxt.message(("specific", specific)))
     config = _with_batching(config, spec)
-    config = _with_instances(config, spec)
+    config = _with_threads(_with_instances(config, spec), spec)
+    if warmup:
+        is_batched = config.first("max_batch_size") != pbtxt.number(0)
+        config = config.replacing("model_warmup", describe_requests(warmup, is_batched))
     return pbtxt.print_message(config)
 
 
@@ -89,14 +119,36 @@ def _with_batching(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
 
 
 def _with_instances(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
-    kind = pbtxt.Scalar("KIND_GPU" if spec.gpu else "KIND_CPU")
     if spec.instance_count is not None:
-        group = pbtxt.message(("count", pbtxt.number(spec.instance_count)), ("kind", kind))
-        return config.replacing("instance_group", (group,))
+        return config.replacing("instance_group", _group(spec.instance_count, spec.gpu))
     if config.has("instance_group") or config.has("ensemble_scheduling"):
         return config
     # Left to itself Triton makes two instances of an ONNX model on a CPU: twice the memory, and no faster.
-    return config.replacing("instance_group", (pbtxt.message(("count", pbtxt.number(1)), ("kind", kind)),))
+    return config.replacing("instance_group", _group(1, spec.gpu))
+
+
+def _with_threads(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
+    """Threads by the CPU limit, where the backend takes a number and the kept file says none."""
+    key = THREADS_BY_BACKEND.get(_unquoted(config.first("backend")))
+    kept_values = [field.value for field in config.named("parameters")]
+    kept = [each for value in kept_values for each in (value if isinstance(value, tuple) else (value,))]
+    is_kept = key in {_unquoted(each.first("key")) for each in kept if isinstance(each, pbtxt.Message)}
+    is_kept_group = spec.instance_count is None and config.first("instance_group") != _group(1, spec.gpu)
+    if spec.threads is None or spec.gpu or key is None or is_kept or is_kept_group:
+        return config
+    threads = max(1, spec.threads // (spec.instance_count or 1))
+    value = pbtxt.message(("string_value", pbtxt.text(str(threads))))
+    entry = pbtxt.Field("parameters", pbtxt.message(("key", pbtxt.text(key)), ("value", value)))
+    return pbtxt.Message((*config.fields, entry))
+
+
+def _unquoted(value: pbtxt.Value | None) -> str:
+    return value.word.strip("\"'") if isinstance(value, pbtxt.Scalar) else ""
+
+
+def _group(count: int, gpu: bool) -> tuple[pbtxt.Message, ...]:
+    kind = pbtxt.Scalar("KIND_GPU" if gpu else "KIND_CPU")
+    return (pbtxt.message(("count", pbtxt.number(count)), ("kind", kind)),)
 
 
 def _invalid(what: str) -> SpecError:

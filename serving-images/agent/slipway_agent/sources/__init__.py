@@ -1,10 +1,12 @@
 """Where model versions come from. A source lists and fetches; it neither verifies, unpacks nor publishes.
 
 Invariant: a source writes below the staging folder it is given and nowhere else, in constant memory.
-Others (s3, oci) join by one module and one line in `open_source`.
+Each kind is a module of this package; `schemes` says which URI leads to which. It imports nothing of the others.
 """
 
+import contextlib
 import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -34,6 +36,7 @@ class Progress:
         self._total_bytes: int | None = None
         self._received_bytes = 0
         self._cancelled = False
+        self._wake: Callable[[], None] | None = None
 
     def expect(self, total_bytes: int | None, already_bytes: int = 0) -> None:
         with self._lock:
@@ -56,6 +59,16 @@ class Progress:
     def cancel(self) -> None:
         with self._lock:
             self._cancelled = True
+            wake = self._wake
+        if wake is not None:
+            # what wakes a read that ended meanwhile may fail, and has nothing left to wake
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                wake()
+
+    def call_off_by(self, wake: Callable[[], None]) -> None:
+        """`wake` ends the read that the fetch waits in, so that calling it off doesn't wait for a store that stalls."""
+        with self._lock:
+            self._wake = wake
 
     @property
     def fetched_bytes(self) -> int:
@@ -75,11 +88,20 @@ class Progress:
 
 
 class ModelSource(Protocol):
-    def list_versions(self) -> tuple[int, ...]:
-        """The versions found now, ascending. SpecError or TransientError when it can't be told."""
+    def list_versions(self) -> Mapping[int, str | None]:
+        """The versions found now, each with a stamp that names its bytes cheaply, without reading them: a hash over
+        ETags, or sizes and times. Other bytes, another stamp; None where the source can't tell. Only what the server
+        knows as a model is listed where that can be told from names. SpecError or TransientError when nothing can.
+        Called from a thread of its own, while `fetch` may be at work on another.
+        """
 
-    def fetch(self, version: int, staging: Path, progress: Progress, refused: str | None) -> Fetched:
+    def fetch(
+        self, version: int, staging: Path, progress: Progress, refused: str | None, known: str | None = None
+    ) -> Fetched:
         """Bring one version's bytes below `staging`, which may hold what an earlier attempt left.
+
+        `known`: the digest that they must have, where one is pinned or recorded; by it a cache needs no network. The
+        caller compares.
 
         Raises SpecError, TransientError, CancelledError, and UnchangedError when the source can tell without
         fetching that its bytes are those with the fingerprint `refused`.

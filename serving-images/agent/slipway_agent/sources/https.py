@@ -1,33 +1,39 @@
 """One file per version over https: streamed, resumed by Range, in constant memory.
 
 A partial file is only continued when the server says by If-Range that it is still the same object. http:// is never
-fetched and redirects are refused unless the spec allows them (a redirect names a host that nobody reviewed).
+fetched and redirects are refused unless the spec allows them (a redirect names a host that nobody reviewed). The
+Secret's token or password goes to the host that the URL names, and to no other that a redirect leads to.
 """
 
-import errno
-import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import BinaryIO
-from urllib.parse import unquote, urljoin, urlsplit
+from urllib.parse import unquote, urlsplit
 
 import requests
-import urllib3
 
 from slipway_agent.config import Source, show_url
-from slipway_agent.digest import CHUNK_BYTES
-from slipway_agent.failures import AgentError, Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.sources import Fetched, Progress
+from slipway_agent.sources.exchange import (
+    CONNECT_SECONDS,
+    READ_SECONDS,
+    REDIRECT_LIMIT,
+    REDIRECTS,
+    Authorization,
+    Session,
+    digest_beginning,
+    encode_basic,
+    explain_connection,
+    explain_disk,
+    length_of,
+    read_target,
+    retry_after_seconds,
+    stream_body,
+)
+from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 from slipway_agent.volume import ensure_room
-
-CONNECT_SECONDS = 10.0
-READ_SECONDS = 30.0
-REDIRECT_LIMIT = 10
-RETRY_AFTER_LIMIT_SECONDS = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +45,19 @@ class _Partial:
     total_bytes: int
 
 
-class _Session(requests.Session):
-    def get_redirect_target(self, resp: requests.Response) -> str | None:
-        """None: even with redirects off, requests would read a redirect's whole body into memory for the next hop."""
+def read_authorization(source: Source) -> str | None:
+    """The Authorization header that the Secret gives; None where the spec names no Secret.
+
+    `token` is a Bearer, `username` and `password` are Basic (RFC 6750, 7617). SpecError(AccessDenied) without either.
+    """
+    found = read_secret(source)
+    if found is None:
+        return None
+    if found.get("token"):
+        return f"Bearer {found['token']}"
+    if found.get("username") and found.get("password") is not None:
+        return encode_basic(found["username"], found["password"])
+    raise refuse_secret(source, found, "token, or username and password")
 
 
 class HttpsSource:
@@ -49,13 +65,15 @@ class HttpsSource:
         self._source = source
         self._read_seconds = read_seconds
 
-    def list_versions(self) -> tuple[int, ...]:
-        return tuple(sorted(self._source.versions))
+    def list_versions(self) -> Mapping[int, str | None]:
+        return dict.fromkeys(sorted(self._source.versions))
 
     def model_folder(self) -> Path | None:
         return None
 
-    def fetch(self, version: int, staging: Path, progress: Progress, refused: str | None) -> Fetched:
+    def fetch(
+        self, version: int, staging: Path, progress: Progress, refused: str | None, known: str | None = None
+    ) -> Fetched:
         if version not in self._source.versions:
             known = ", ".join(map(str, sorted(self._source.versions))) or "none"
             raise SpecError(
@@ -65,11 +83,11 @@ class HttpsSource:
             )
         url = self._source.location(version)
         part, note = staging / "download.part", staging / "download.json"
-        with _Session() as session:
+        with Session() as session:
             try:
                 sha256, fingerprint = self._download(session, version, url, part, note, progress, refused)
             except OSError as cause:  # requests' own errors are OSErrors too, but are explained where they arise
-                raise _explain_disk(cause, url) from cause
+                raise explain_disk(cause, url) from cause
         return Fetched(part, sha256, unquote(urlsplit(url).path.rsplit("/", 1)[-1]), fingerprint)
 
     def _download(
@@ -94,7 +112,8 @@ class HttpsSource:
             headers |= {"Range": f"bytes={begun_bytes}-", "If-Range": partial.validator}
         elif refused is not None:
             headers["If-None-Match"] = refused
-        with self._request(session, url, headers) as response:
+        authorization = read_authorization(self._source)
+        with self._request(session, url, headers, authorization) as response:
             if response.status_code == 304 and refused is not None:
                 raise UnchangedError
             if response.status_code == 416:
@@ -104,11 +123,11 @@ class HttpsSource:
                 if partial is None or not _continues(response, begun_bytes, partial):
                     note.unlink(missing_ok=True)
                     raise TransientError(
-                        f"{show_url(url)} answered a range that wasn't asked for; it is fetched from the start"
+                        f"{show_url(url)} holds something else than what was begun; it is fetched from the start"
                     )
             else:
                 begun_bytes = 0
-            length_bytes = _length(response)
+            length_bytes = length_of(response)
             total_bytes = None if length_bytes is None else begun_bytes + length_bytes
             validator = _validator(response)
             if total_bytes is not None and validator is not None:
@@ -116,7 +135,7 @@ class HttpsSource:
             else:
                 note.unlink(missing_ok=True)
             with part.open("r+b" if begun_bytes else "wb") as file:
-                digest = _digest_beginning(file, begun_bytes)
+                digest = digest_beginning(file, begun_bytes)
                 if begun_bytes:
                     file.truncate(begun_bytes)
                 if total_bytes is not None:
@@ -127,14 +146,16 @@ class HttpsSource:
                     digest.update(chunk)
                     file.write(chunk)
 
-                received_bytes = begun_bytes + _stream(response, url, keep, progress)
+                received_bytes = begun_bytes + stream_body(response, url, keep, progress)
             if total_bytes is not None and received_bytes != total_bytes:
                 raise TransientError(
                     f"{show_url(url)} sent {received_bytes} of {total_bytes} bytes; it goes on from there"
                 )
             return digest.hexdigest(), response.headers.get("ETag")
 
-    def _request(self, session: requests.Session, url: str, headers: Mapping[str, str]) -> requests.Response:
+    def _request(
+        self, session: requests.Session, url: str, headers: Mapping[str, str], authorization: str | None
+    ) -> requests.Response:
         """The final response, its body unread. Redirects are followed by hand, so that each hop can be judged."""
         here = url
         for _ in range(REDIRECT_LIMIT + 1):
@@ -142,16 +163,17 @@ class HttpsSource:
                 response = session.get(
                     here,
                     headers=dict(headers),
+                    auth=None if authorization is None else Authorization(authorization, url),
                     stream=True,
                     allow_redirects=False,
                     timeout=(CONNECT_SECONDS, self._read_seconds),
                     verify=self._source.ca_file or True,  # per request: a session's own gives way to the environment's
                 )
             except (requests.RequestException, OSError, ValueError) as cause:
-                raise _explain_connection(cause, here, self._source.ca_file) from cause
-            if response.status_code not in (301, 302, 303, 307, 308):
+                raise explain_connection(cause, here, self._source.ca_file) from cause
+            if response.status_code not in REDIRECTS:
                 return response
-            target, host = _read_target(here, response.headers.get("Location", ""))
+            target, host = read_target(here, response.headers.get("Location", ""))
             response.close()
             if not self._source.allow_redirects:
                 raise SpecError(
@@ -178,56 +200,23 @@ class HttpsSource:
         if status == 416:
             raise TransientError(f"{said}: the object became shorter; it is fetched from the start")
         if status in (408, 425, 429) or status >= 500:
-            raise TransientError(f"{said}; it is tried again", _retry_after_seconds(response))
+            raise TransientError(f"{said}; it is tried again", retry_after_seconds(response))
         if 400 <= status < 500:
-            raise SpecError(Reason.ACCESS_DENIED, f"{said}: the server refuses it. Check its permissions for this URL")
+            who = "without credentials" if self._source.credentials is None else f"with {name_secret(self._source)}"
+            advice = f"Check what it allows for this URL, asked {who}"
+            raise SpecError(Reason.ACCESS_DENIED, f"{said}: the server refuses it. {advice}")
         raise TransientError(f"{said}, which is no answer to a download; it is tried again")
 
 
-def _stream(response: requests.Response, url: str, keep: Callable[[bytes], None], progress: Progress) -> int:
-    """Bytes received, undecoded: a .tar.gz sent with Content-Encoding: gzip stays the file whose digest is pinned."""
-    received_bytes = 0
-    chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
-    while True:
-        try:
-            chunk = next(chunks, None)
-        except (urllib3.exceptions.HTTPError, requests.RequestException, OSError) as cause:
-            raise TransientError(
-                f"the connection to {urlsplit(url).netloc} broke after {progress.fetched_bytes} bytes "
-                f"({_innermost(cause)}); it goes on from there"
-            ) from cause
-        if chunk is None:
-            return received_bytes
-        keep(chunk)
-        received_bytes += len(chunk)
-        progress.add(len(chunk))
-
-
-def _digest_beginning(file: BinaryIO, size_bytes: int) -> "hashlib._Hash":
-    """The digest so far of a file's first bytes; leaves the file positioned after them."""
-    digest = hashlib.sha256()
-    while file.tell() < size_bytes:
-        digest.update(file.read(min(CHUNK_BYTES, size_bytes - file.tell())))
-    return digest
-
-
 def _continues(response: requests.Response, begun_bytes: int, partial: _Partial) -> bool:
+    """Whether a 206 is the rest of the same object: some servers (versitygw) ignore If-Range and send any rest."""
     content_range = response.headers.get("Content-Range", "")
-    return content_range == f"bytes {begun_bytes}-{partial.total_bytes - 1}/{partial.total_bytes}"
-
-
-def _read_target(here: str, location: str) -> tuple[str, str]:
-    """Where a redirect leads, and its host for a message."""
-    try:
-        target = urljoin(here, location)
-        return target, urlsplit(target).hostname or "an address without a host"
-    except ValueError:
-        return "", f"an address that can't be read ({location[:100]})"
-
-
-def _length(response: requests.Response) -> int | None:
-    length = response.headers.get("Content-Length", "")
-    return int(length) if length.isascii() and length.isdigit() else None
+    if content_range != f"bytes {begun_bytes}-{partial.total_bytes - 1}/{partial.total_bytes}":
+        return False
+    # a 206 must say the ETag that a 200 would (RFC 9110, 15.3.7), and may leave out a date
+    if partial.validator.startswith('"'):
+        return response.headers.get("ETag") == partial.validator
+    return response.headers.get("Last-Modified") in (None, partial.validator)
 
 
 def _validator(response: requests.Response) -> str | None:
@@ -244,61 +233,3 @@ def _read_note(note: Path) -> _Partial | None:
         return _Partial(str(raw["url"]), str(raw["validator"]), int(raw["total_bytes"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def _retry_after_seconds(response: requests.Response) -> float | None:
-    """Seconds or a date (RFC 9110, 10.2.3), within reason; None when the server asked for nothing readable."""
-    word = response.headers.get("Retry-After", "")
-    if word.isascii() and word.isdigit():
-        return min(float(word), RETRY_AFTER_LIMIT_SECONDS)
-    try:
-        wanted = parsedate_to_datetime(word)
-    except ValueError:
-        return None
-    if wanted.tzinfo is None:
-        return None
-    return min(max((wanted - datetime.now(UTC)).total_seconds(), 0.0), RETRY_AFTER_LIMIT_SECONDS)
-
-
-def _explain_connection(cause: Exception, url: str, ca_file: str | None) -> AgentError:
-    host = urlsplit(url).netloc
-    if isinstance(cause, requests.exceptions.SSLError):
-        return TransientError(
-            f"{host}'s certificate isn't trusted ({_innermost(cause)}). Name the CA that signed it in storage.caBundle"
-        )
-    if isinstance(cause, OSError) and not isinstance(cause, requests.RequestException):
-        if ca_file is not None:
-            return SpecError(Reason.CONFIG_INVALID, f"storage.caBundle can't be used for {host}: {cause}. Correct it")
-        return TransientError(f"{host} can't be reached: {cause}; it is tried again")
-    if isinstance(cause, ValueError):  # requests.exceptions.InvalidURL is one, and urllib3's own are
-        return SpecError(
-            Reason.SOURCE_NOT_FOUND, f"{show_url(url)} is no URL that can be fetched. Correct it in model.versions"
-        )
-    if isinstance(cause, requests.Timeout):
-        return TransientError(f"{host} didn't answer in time; it is tried again")
-    return TransientError(f"{host} can't be reached: {_innermost(cause)}; it is tried again")
-
-
-def _explain_disk(cause: OSError, url: str) -> AgentError:
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpecError(
-            Reason.DISK_FULL,
-            f"the pod's model volume filled up while {show_url(url)} was fetched. Free some on the node, or load fewer "
-            "versions",
-        )
-    words = cause.strerror or str(cause)
-    return TransientError(f"{show_url(url)} can't be stored in the pod's model volume: {words}; it is tried again")
-
-
-def _innermost(cause: BaseException) -> str:
-    """The operating system's words, which requests and urllib3 wrap several deep, each in its own way."""
-    reason = cause
-    for _ in range(10):
-        wrapped = (getattr(reason, "reason", None), reason.__cause__, *reason.args)
-        inner = next((each for each in wrapped if isinstance(each, BaseException)), None)
-        if inner is None:
-            break
-        reason = inner
-    if isinstance(reason, OSError) and reason.strerror:
-        return reason.strerror
-    return (str(reason) or type(reason).__name__)[:300]

@@ -7,7 +7,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +17,10 @@ from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedE
 from slipway_agent.sources import Fetched, Progress
 from slipway_agent.volume import ensure_room
 
-_MODEL_SUFFIXES = (".onnx", ".zip", ".tar.gz", ".tgz")
+_MODEL_SUFFIXES = (".onnx", ".mar", ".zip", ".tar.gz", ".tgz")
+_NESTED_FOLDERS = 4
+_READ_BYTES = 1 << 20
+"""The most that a ConfigMap or Secret holds."""
 _NOT_A_MODEL = ("lost+found",)  # what a freshly made file system holds
 
 
@@ -30,27 +33,65 @@ class _File:
 
 
 class PathSource:
-    def __init__(self, source: Source, served: int, holds_model: Callable[[Path], bool]) -> None:
+    def __init__(self, source: Source, served: int | None, holds_model: Callable[[Path], bool]) -> None:
         assert source.path is not None
         self._source = source
         self._root = Path(source.path)
-        self._served = served
+        self._served = served if served is not None else 1  # a URI that is itself a model is version 1 unless said
         self._holds_model = holds_model
 
-    def list_versions(self) -> tuple[int, ...]:
-        if self._source.versions:
-            return tuple(sorted(self._source.versions))
+    def list_versions(self) -> Mapping[int, str | None]:
         self._require_root()
-        if self._is_itself_a_model():
-            return (self._served,)
-        return tuple(sorted(self._version_folders()))
+        if self._source.versions:
+            places = {version: self._root / entry for version, entry in self._source.versions.items()}
+        elif self._is_itself_a_model():
+            places = {self._served: self._root}
+        else:
+            found = {version: self._root / str(version) for version in self._version_folders()}
+            places = {version: place for version, place in found.items() if self._looks_complete(place)}
+            if not places:
+                raise SpecError(Reason.VERSION_NOT_FOUND, self._what_is_missing(sorted(found)))
+        return {version: self._stamp(places[version]) for version in sorted(places)}
+
+    def _stamp(self, place: Path) -> str | None:
+        """Names a version's bytes; None where they can't be looked at.
+
+        Small files are read: each pod has its own copy of a ConfigMap, with times of its own, and a version must not
+        count as another one because another pod lists it. Of larger ones, names, sizes and times.
+        """
+        try:
+            files = list(self._survey(place, str(place)))
+            if sum(file.size_bytes for file in files) > _READ_BYTES:
+                return _fingerprint(files)
+            return digest_of_files(
+                [(file.relative, hashlib.sha256(file.path.read_bytes()).hexdigest()) for file in files]
+            )
+        except (OSError, SpecError):
+            return None
+
+    def _looks_complete(self, place: Path) -> bool:
+        """Whether a folder holds what the server knows as a model, maybe a folder further down: not half a copy."""
+        try:
+            for _ in range(_NESTED_FOLDERS):
+                if self._holds_model(place):
+                    return True
+                with os.scandir(place) as entries:
+                    folders = [entry for entry in entries if entry.is_dir() and not entry.name.startswith("..")]
+                if len(folders) != 1:
+                    return False
+                place = Path(folders[0].path)
+        except OSError:
+            return False
+        return False
 
     def model_folder(self) -> Path | None:
         if self._root.is_dir() and (self._root / "config.pbtxt").is_file() and not self._holds_model(self._root):
             return self._root
         return None
 
-    def fetch(self, version: int, staging: Path, progress: Progress, refused: str | None) -> Fetched:
+    def fetch(
+        self, version: int, staging: Path, progress: Progress, refused: str | None, known: str | None = None
+    ) -> Fetched:
         origin = self._locate(version)
         where = self._source.location(version)
         try:
@@ -134,21 +175,40 @@ class PathSource:
             raise self._explain(cause, self._source.uri) from cause
         return [version for version in map(parse_version, names) if version is not None]
 
-    def _what_was_found(self, version: int) -> str:
-        found = sorted(self._version_folders())
+    def _what_is_missing(self, incomplete: list[int]) -> str:
+        message = f"{self._source.uri} has no version that could be served"
+        if incomplete:
+            names = _listing([str(each) for each in incomplete])
+            message += (
+                f"; the folder {names} holds no model file yet"
+                if len(incomplete) == 1
+                else (f"; the folders {names} hold no model file yet")
+            )
+        return message + self._name_others() + ". Copy a model into a folder named by its version, such as 1"
+
+    def _name_others(self) -> str:
+        """Folders that look like somebody meant them to be versions, for a message; empty without any."""
         with os.scandir(self._root) as entries:
             others = sorted(
                 entry.name
                 for entry in entries
-                if entry.is_dir() and parse_version(entry.name) is None and entry.name not in _NOT_A_MODEL
+                if entry.is_dir()
+                and parse_version(entry.name) is None
+                and entry.name not in _NOT_A_MODEL
+                and not entry.name.startswith("..")
             )
+        if not others:
+            return ""
+        return (
+            f". Folders that are no versions: {_listing(others)}; a version's name is a whole number from 1, "
+            "without leading 0, or an entry in model.versions"
+        )
+
+    def _what_was_found(self, version: int) -> str:
+        found = sorted(self._version_folders())
         message = f"{self._source.uri} has no version {version} (no folder {self._source.location(version)})"
         message += f"; it has {_listing([str(each) for each in found])}" if found else "; it has no version at all"
-        if others:
-            message += (
-                f". Folders that are no versions: {_listing(others)}; a version's name is a whole number from 1, "
-                "without leading 0, or an entry in model.versions"
-            )
+        message += self._name_others()
         return message + f". Copy version {version} there, or write another model.version"
 
     def _survey(self, origin: Path, where: str) -> Iterator[_File]:

@@ -1,0 +1,205 @@
+"""ONNX Runtime in MLServer (serving-images/onnxruntime): boot configuration in model-settings.json, loads by POST.
+
+Facts (of the image's own code, and measured): model-settings.json names every version; a load loads what is new in it
+and unloads what is gone, touches nothing else, and is all or nothing; the answer to a refused one names the version and
+carries its words. Warm-up requests run inside the load, before a version counts as ready. An unversioned request gets
+the highest version that is ready. The index answers within milliseconds during a load.
+"""
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.failures import Reason, TransientError
+from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost, read_words
+from slipway_agent.signature import Signature, read_metadata
+from slipway_agent.volume import ModelVolume, link_or_copy
+
+FILE_NAME = "model.onnx"
+SETTINGS_FILE = "model-settings.json"
+BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
+KEY_HEADER = "slipway-agent"
+WARMUP_WORDS = "warm-up request "  # how the server's complaint begins when a warm-up request failed
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxSettings:
+    """What the spec says. None: the server's own default, which goes by the container's CPU limit."""
+
+    http_port: int = 8000
+    max_batch_size: int | None = None
+    max_batch_delay_microseconds: int = 0
+    instances: int | None = None
+    threads: int | None = None
+
+
+def parse_settings(fields: Fields) -> OnnxSettings:
+    return OnnxSettings(
+        http_port=fields.whole("httpPort", at_least=1, default=8000),
+        max_batch_size=fields.whole_or_none("maxBatchSize", at_least=1),
+        max_batch_delay_microseconds=fields.whole("maxBatchDelayMicroseconds", default=0),
+        instances=fields.whole_or_none("instances", at_least=1),
+        threads=fields.whole_or_none("threads", at_least=1),
+    )
+
+
+def open_server(volume: ModelVolume, config: Config, settings: OnnxSettings, key: str | None) -> "OnnxRuntimeServer":
+    return OnnxRuntimeServer(volume, settings, config.warmup, key)
+
+
+class OnnxRuntimeServer:
+    """`key` is the SLIPWAY_SERVER_KEY that the server's repository API asks for; None when it isn't set."""
+
+    warms_itself = True
+
+    def __init__(
+        self, volume: ModelVolume, settings: OnnxSettings, warmup: tuple[object, ...], key: str | None
+    ) -> None:
+        self._volume = volume
+        self._settings = settings
+        self._warmup = warmup
+        self._last_view = (ServerView(), 0.0)
+        self._loopback = Loopback(settings.http_port, {KEY_HEADER: key} if key else {})
+
+    def holds_model(self, folder: Path) -> bool:
+        return find_onnx(folder) is not None
+
+    def accepted_files(self) -> str:
+        return f"{FILE_NAME}, or one *.onnx of any name"
+
+    def name_files(self, folder: Path) -> None:
+        """`digits-v3.onnx` becomes `model.onnx` too."""
+        found = find_onnx(folder)
+        if found is not None and found.name != FILE_NAME:
+            link_or_copy(found, folder / FILE_NAME)
+
+    def observe(self, versions: frozenset[int]) -> ServerView:
+        try:
+            status, body = self._loopback.ask("POST", "/v2/repository/index", body={"ready": True})
+        except TimeoutError:
+            # busy is not gone: a pod that drops out under load makes the load worse for the others
+            view, at = self._last_view
+            if time.monotonic() - at < BUSY_SECONDS:
+                return ServerView(view.is_alive, view.ready & versions)
+            return ServerView()
+        except LOST:
+            return ServerView()
+        ready = frozenset(_ready_in_index(body, self._volume.model)) if status == 200 else frozenset()
+        view = ServerView(is_alive=True, ready=ready & versions)
+        self._last_view = (view, time.monotonic())
+        return view
+
+    def read_boot(self) -> frozenset[int]:
+        return read_versions(self._volume.read_in_repository(SETTINGS_FILE) or "")
+
+    def write_boot(self, versions: frozenset[int]) -> None:
+        content = compose_settings(self._volume.model, versions, self._settings, self._warmup)
+        self._volume.write_in_repository(SETTINGS_FILE, content)
+
+    def load(self, versions: frozenset[int]) -> LoadOutcome:
+        before = self._volume.read_in_repository(SETTINGS_FILE)
+        self.write_boot(versions)
+        outcome = self._load_now(versions)
+        if not isinstance(outcome, Loaded) and before is not None:
+            self._volume.write_in_repository(SETTINGS_FILE, before)
+        return outcome
+
+    def _load_now(self, versions: frozenset[int]) -> LoadOutcome:
+        try:
+            status, body = self._loopback.ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, {})
+        except ConnectionRefusedError:
+            return Gone(f"the server doesn't answer at {HOST}:{self._settings.http_port}")
+        except LOST as cause:
+            return Gone(f"the server ended during the load ({explain_lost(cause)})")
+        if status != 200:
+            return explain_refusal(status, body)
+        if missing := versions - self.observe(versions).ready:
+            words = "the server accepted the load and doesn't have the version ready after it"
+            return Refused(words, dict.fromkeys(missing, words))
+        return Loaded()
+
+    def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
+        return self._loopback.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
+
+    def signature(self, version: int) -> Signature | None:
+        status, body = self._loopback.describe(f"/v2/models/{self._volume.model}/versions/{version}")
+        if status != 200:
+            raise TransientError(read_words(status, body))
+        return read_metadata(body)
+
+
+def find_onnx(folder: Path) -> Path | None:
+    """The folder's model: `model.onnx`, else the only *.onnx; None when there is none, or more than one to choose."""
+    try:
+        found = [entry for entry in folder.iterdir() if entry.name.endswith(".onnx")]
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    named = [entry for entry in found if entry.name == FILE_NAME]
+    chosen = named or found
+    return chosen[0] if len(chosen) == 1 else None
+
+
+def compose_settings(
+    model: str, versions: Iterable[int], settings: OnnxSettings, warmup: tuple[object, ...] = ()
+) -> str:
+    """MLServer's ModelSettings of each version, as one list."""
+    extra: dict[str, object] = {
+        name: value
+        for name, value in (
+            ("threads", settings.threads),
+            ("instances", settings.instances),
+            ("warmup", list(warmup) or None),
+        )
+        if value is not None
+    }
+    entries = [
+        {
+            "name": model,
+            "max_batch_size": settings.max_batch_size or 0,
+            "max_batch_time": settings.max_batch_delay_microseconds / 1e6,
+            "parameters": {"version": str(version), "uri": str(version), "extra": extra},
+        }
+        for version in sorted(versions)
+    ]
+    return json.dumps(entries, indent=1) + "\n"
+
+
+def read_versions(written: str) -> frozenset[int]:
+    """The versions that a model-settings.json of ours names; empty when it isn't one."""
+    try:
+        found = [parse_version(str(entry["parameters"]["version"])) for entry in json.loads(written)]
+    except (ValueError, KeyError, TypeError):
+        return frozenset()
+    return frozenset(version for version in found if version is not None)
+
+
+def explain_refusal(status: int, body: bytes) -> Refused:
+    """The server's answer to a load that failed, per version where it names versions."""
+    try:
+        named = json.loads(body)["versions"]
+        words = {
+            version: str(said)[:WORDS_LIMIT]
+            for key, said in named.items()
+            if (version := parse_version(str(key))) is not None
+        }
+    except (ValueError, KeyError, TypeError, AttributeError):
+        words = {}
+    is_warmup = bool(words) and all(said.startswith(WARMUP_WORDS) for said in words.values())
+    reason = Reason.WARMUP_FAILED if is_warmup else Reason.LOAD_FAILED
+    return Refused(read_words(status, body), words, reason)
+
+
+def _ready_in_index(body: bytes, model: str) -> Iterable[int]:
+    try:
+        entries = json.loads(body)
+    except ValueError:
+        return
+    for entry in entries if isinstance(entries, list) else ():
+        if isinstance(entry, Mapping) and entry.get("name") == model and entry.get("state") == "READY":
+            version = parse_version(str(entry.get("version")))
+            if version is not None:
+                yield version
