@@ -35,6 +35,7 @@ class GoModule:
     link_flags: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     cold_seconds: int = 60  # measured on 2 cores with an empty build cache; only ever shown
+    is_static: bool = False  # no cgo: the program runs in an image that holds nothing else
 
 
 _CNI = "github.com/containernetworking/plugins/plugins"
@@ -78,7 +79,17 @@ HELM = GoModule(
     cold_seconds=60,
 )
 
+# What models are fetched from in tests/storage and in the cluster's tests: an S3 server and an OCI registry. Static, so
+# that an image of each needs nothing else.
+VERSITYGW = GoModule(
+    "versitygw", (("versitygw", "github.com/versity/versitygw/cmd/versitygw"),), is_static=True, cold_seconds=40
+)
+REGISTRY = GoModule(
+    "registry", (("registry", "github.com/distribution/distribution/v3/cmd/registry"),), is_static=True, cold_seconds=47
+)
+
 CONTROL_PLANE_MODULES = (KUBE, ETCD)
+STORE_MODULES = (VERSITYGW, REGISTRY)
 NODE_MODULES = (KUBE, ETCD, CONTAINERD, RUNC, CNI, COREDNS, HELM)
 
 
@@ -99,6 +110,7 @@ def cache_key(module: GoModule, compiler: str, folder: Path | None = None) -> st
     """The first 12 hex digits of a digest over the module's files, the compiler and the flags."""
     digest = hashlib.sha256()
     digest.update(repr((module.programs, module.link_flags, module.tags, compiler)).encode())
+    digest.update(b"static" if module.is_static else b"")
     for path in sorted((folder or GO_MODULES / module.name).iterdir()):
         if path.suffix in {".go", ".mod", ".sum", ".c"}:
             digest.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
@@ -143,7 +155,9 @@ def _compile(module: GoModule, package: str, target: Path) -> None:
     if module.tags:
         command += ["-tags", ",".join(module.tags)]
     command += ["-o", str(target), package]
-    environment = {name: value for name, value in os.environ.items() if name != "GOFLAGS"} | {"CGO_ENABLED": "1"}
+    environment = {name: value for name, value in os.environ.items() if name != "GOFLAGS"} | {
+        "CGO_ENABLED": "0" if module.is_static else "1"
+    }
     done = subprocess.run(
         command, cwd=GO_MODULES / module.name, env=environment, capture_output=True, text=True, check=False
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from . import capabilities
-from .binaries import CONTROL_PLANE_MODULES, NODE_MODULES, ensure_binaries
+from .binaries import CONTROL_PLANE_MODULES, NODE_MODULES, STORE_MODULES, ensure_binaries
 from .certificates import ADMIN, write_certificates
 from .cgroups import CgroupRoot
 from .commands import has_succeeded, is_within, run_checked, tell, timed
@@ -55,7 +55,7 @@ class NativeCluster:
     # -- up
 
     def build(self) -> None:
-        ensure_binaries(NODE_MODULES)
+        ensure_binaries((*NODE_MODULES, *STORE_MODULES))
 
     def up(self, options: UpOptions) -> None:
         with self._locked():

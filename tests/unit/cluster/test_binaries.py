@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.binaries import CONTAINERD, HELM, KUBE, NODE_MODULES, RUNC, GoModule, cache_key
+from tests.e2e.cluster.binaries import (
+    CONTAINERD,
+    HELM,
+    KUBE,
+    NODE_MODULES,
+    RUNC,
+    STORE_MODULES,
+    GoModule,
+    cache_key,
+)
 from tests.e2e.cluster.layout import GO_MODULES
 
 
@@ -26,12 +35,13 @@ def test_key_stays_while_nothing_changes(folder: Path) -> None:
 def test_key_changes_with_source_compiler_and_flags(folder: Path) -> None:
     keys = {cache_key(RUNC, "go1.26.8", folder), cache_key(RUNC, "go1.27.0", folder)}
     keys.add(cache_key(replace(RUNC, tags=()), "go1.26.8", folder))
+    keys.add(cache_key(replace(RUNC, is_static=True), "go1.26.8", folder))
     (folder / "main.go").write_text("package main // changed\n")
     keys.add(cache_key(RUNC, "go1.26.8", folder))
-    assert len(keys) == 4
+    assert len(keys) == 5
 
 
-@pytest.mark.parametrize("module", NODE_MODULES, ids=lambda module: str(module.name))
+@pytest.mark.parametrize("module", [*NODE_MODULES, *STORE_MODULES], ids=lambda module: str(module.name))
 def test_every_module_is_pinned_by_its_sums(module: GoModule) -> None:
     assert (GO_MODULES / module.name / "go.sum").stat().st_size > 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,6 +65,19 @@ def test_tag_changes_with_content_name_and_mode(build: Any, tmp_path: Path) -> N
     assert len(seen) == 5
 
 
+def test_tag_changes_with_the_go_module_of_its_program(build: Any, tmp_path: Path) -> None:
+    vars(build)["GO_MODULES"] = tmp_path / "go"
+    module = tmp_path / "go" / "tool"
+    module.mkdir(parents=True)
+    image = build.Image("box", "box", docker_flavor="official", go_module="tool")
+    seen = {build.reference(image)}
+    for text in ("module a", "module b"):
+        (module / "go.mod").write_text(text)
+        build.reference.cache_clear()
+        seen.add(build.reference(image))
+    assert len(seen) == 3
+
+
 @pytest.mark.parametrize("name", ["README.md", "__pycache__/a.pyc", "b.pyc"])
 def test_what_does_not_reach_the_image_does_not_change_its_tag(build: Any, tmp_path: Path, name: str) -> None:
     before = tag(build)
@@ -100,15 +114,62 @@ def test_failure_is_one_line_with_the_logs_tail(build: Any) -> None:
 def test_unknown_image_is_refused_with_the_known_ones() -> None:
     done = subprocess.run([sys.executable, str(PROGRAM), "tags", "tritn"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert done.stderr == "error: no image is called 'tritn'; there are: operator, agent, triton, test-web\n"
+    assert done.stderr.startswith("error: no image is called 'tritn'; there are: operator, agent, triton, torchserve, ")
+
+
+def asked(*question: str) -> Any:
+    done = subprocess.run([sys.executable, str(PROGRAM), *question], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def named(values: Any) -> dict[str, str]:
+    return {name: f"{image['repository']}:{image['tag']}" for name, image in values["images"].items()}
 
 
 def test_chart_values_name_the_images_of_the_tree() -> None:
-    def asked(question: str) -> Any:
-        done = subprocess.run([sys.executable, str(PROGRAM), question], capture_output=True, text=True, check=True)
-        return json.loads(done.stdout)
+    tags, values = asked("tags"), named(asked("values"))
+    assert values.keys() == {"operator", "agent", "triton", "torchserve", "onnxruntime", "router"}
+    assert values == {name: tag for name, tag in tags.items() if not name.startswith("test-")}
 
-    tags, images = asked("tags"), asked("values")["images"]
-    assert {name: f"{image['repository']}:{image['tag']}" for name, image in images.items()} == {
-        name: tags[name] for name in ("operator", "agent", "triton")
-    }
+
+def test_only_tests_get_the_stand_in_for_tensorflow_serving() -> None:
+    tags = asked("tags")
+    assert "tensorflow-serving" not in named(asked("values"))
+    assert named(asked("values", "--tests"))["tensorflow-serving"] == tags["test-tensorflow-serving"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["with-roots", "triton"], "name a command after --"),
+        (["with-roots", "tritn", "--", "true"], "no image is called 'tritn'"),
+    ],
+)
+def test_roots_want_known_images_and_a_command(arguments: list[str], words: str) -> None:
+    done = subprocess.run([sys.executable, str(PROGRAM), *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: ")
+    assert words in done.stderr
+
+
+def test_an_archive_that_another_checkout_may_load_stays_for_a_while(
+    build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Builder:
+        def build(self, image: Any, secrets: object, log: object) -> None:
+            build.partial(image).write_text("archive")
+
+    image = build.Image("box", "box", docker_flavor="official")
+    build.archive_folder().mkdir(parents=True)
+    young, old = (build.archive_folder() / f"box-{digit * 12}.tar" for digit in "ab")
+    young.write_text("")
+    old.write_text("")
+    os.utime(old, (0, 0))
+    build.build_one(image, Builder(), {})
+    assert (build.archive(image).exists(), young.exists(), old.exists()) == (True, True, False)
+
+
+def test_a_root_is_in_use_as_long_as_its_process_runs(build: Any) -> None:
+    assert build.is_root_in_use(f"slipway-root-test-s3-{os.getpid()}")
+    assert not build.is_root_in_use("slipway-root-test-s3-999999999")
+    assert not build.is_root_in_use(f"buildah-working-container-{os.getpid()}")

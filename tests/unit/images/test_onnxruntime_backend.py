@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -59,6 +59,24 @@ class Request:
         return self.wanted
 
 
+class MetricFamily:
+    """Counters by their labels; what was counted stays in `counted`."""
+
+    COUNTER = "COUNTER"
+    counted: ClassVar[dict[tuple[str, str, str, str], int]] = {}
+
+    def __init__(self, name: str, description: str, kind: str) -> None:
+        self.name, self.kind = name, kind
+
+    def Metric(self, labels: dict[str, str]) -> Any:  # noqa: N802  Triton's own name
+        key = (self.name, labels["model"], labels["version"], labels["fault"])
+
+        def increment(by: int) -> None:
+            self.counted[key] = self.counted.get(key, 0) + by
+
+        return SimpleNamespace(increment=increment)
+
+
 @pytest.fixture(scope="module")
 def backend() -> Iterator[Any]:
     stand_in = ModuleType("triton_python_backend_utils")
@@ -74,6 +92,7 @@ def backend() -> Iterator[Any]:
         InferenceResponse=Response,
         TritonError=TritonError,
         TritonModelException=RefusedByTritonError,
+        MetricFamily=MetricFamily,
         Logger=SimpleNamespace(log_info=lambda message: None),
     )
     sys.modules[stand_in.__name__] = stand_in
@@ -130,6 +149,7 @@ def served(backend: Any, folder: Path, max_batch_size: int = 0, **more: Any) -> 
     model.initialize(
         {
             "model_config": json.dumps(config),
+            "model_name": "model",
             "model_repository": str(folder),
             "model_version": "1",
             "model_instance_kind": "CPU",
@@ -270,6 +290,14 @@ def test_bad_request_fails_alone(backend: Any, tmp_path: Path) -> None:
     assert good.array().tolist() == rows(1).tolist()
     assert also_good.array().tolist() == rows(2).tolist()
     assert refused.error.code == "INVALID_ARG"
+
+
+def test_returned_errors_are_counted_by_whose_fault_they_are(backend: Any, tmp_path: Path) -> None:
+    MetricFamily.counted.clear()
+    model = served(backend, write_model(tmp_path), max_batch_size=8)
+    bad = Request({"x": np.zeros((1, 4), dtype=np.float32)})
+    model.execute([Request({"x": rows(1)}), bad, Request({"x": rows(2)})])
+    assert MetricFamily.counted == {("slipway_returned_errors", "model", "1", "caller"): 1}
 
 
 def test_model_that_mixes_its_batch_answers_each_request_by_itself(backend: Any, tmp_path: Path) -> None:

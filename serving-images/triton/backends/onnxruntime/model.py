@@ -307,6 +307,27 @@ def batches(feeds: Sequence[Mapping[str, np.ndarray]], *, is_batched: bool) -> l
     return list(groups.values())
 
 
+class ReturnedErrors:
+    """Counts the errors in responses, which Triton 2.51 counts as successes (triton#7713): slipway_returned_errors.
+
+    fault: whose it is, server or caller. Its instances are processes; Triton adds them up.
+    """
+
+    def __init__(self, model: str, version: str) -> None:
+        self._labels = {"model": model, "version": version}
+        self._counters: dict[str, Any] = {}
+
+    def count(self, fault: str) -> None:
+        if fault not in self._counters:
+            self._family = pb_utils.MetricFamily(
+                name="slipway_returned_errors",
+                description="Requests that the backend answered with an error, by whose fault it is",
+                kind=pb_utils.MetricFamily.COUNTER,
+            )
+            self._counters[fault] = self._family.Metric(labels=self._labels | {"fault": fault})
+        self._counters[fault].increment(1)
+
+
 class TritonPythonModel:
     """What Triton calls; the names are its own."""
 
@@ -335,6 +356,7 @@ class TritonPythonModel:
             check_config(config, self._session)
         except ModelRefusedError as refusal:
             raise pb_utils.TritonModelException(str(refusal)) from None
+        self._errors = ReturnedErrors(args["model_name"], args["model_version"])
         pb_utils.Logger.log_info(
             f"{args['model_instance_name']} version {args['model_version']}: onnxruntime {ort.__version__}, "
             f"{self._session.get_providers()[0]}, {options.intra_op_num_threads} threads, "
@@ -356,7 +378,7 @@ class TritonPythonModel:
                 )
             except ValueError as error:
                 feeds.append({})
-                responses[index] = refused(str(error))
+                responses[index] = self._refused(str(error))
         runnable = [index for index, response in enumerate(responses) if response is None]
         for group in batches([feeds[index] for index in runnable], is_batched=self._is_batched):
             members = [runnable[position] for position in group]
@@ -389,7 +411,7 @@ class TritonPythonModel:
         except Exception as error:  # onnxruntime's errors share no base class of its own
             if len(members) > 1:
                 return [response for index in members for response in self._run([index], feeds, requests)]
-            return [refused(str(error).split("\n", 1)[0], is_callers_fault=is_callers_fault(error))]
+            return [self._refused(str(error).split("\n", 1)[0], is_callers_fault=is_callers_fault(error))]
         responses = []
         start = 0
         for position, index in enumerate(members):
@@ -405,6 +427,12 @@ class TritonPythonModel:
             )
             start = end or 0
         return responses
+
+    def _refused(self, message: str, *, is_callers_fault: bool = True) -> Any:
+        """A response that carries an error to one caller, counted."""
+        self._errors.count("caller" if is_callers_fault else "server")
+        code = pb_utils.TritonError.INVALID_ARG if is_callers_fault else pb_utils.TritonError.INTERNAL
+        return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))
 
     def finalize(self) -> None:
         del self._session
@@ -451,9 +479,3 @@ def check_config(config: dict[str, Any], session: ort.InferenceSession) -> None:
 
 def is_callers_fault(error: Exception) -> bool:
     return isinstance(error, ValueError | ort_errors.InvalidArgument)
-
-
-def refused(message: str, *, is_callers_fault: bool = True) -> Any:
-    """A response that carries an error to one caller."""
-    code = pb_utils.TritonError.INVALID_ARG if is_callers_fault else pb_utils.TritonError.INTERNAL
-    return pb_utils.InferenceResponse(error=pb_utils.TritonError(message, code))

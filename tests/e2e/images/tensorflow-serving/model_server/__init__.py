@@ -1,0 +1,1 @@
+"""A stand-in for TensorFlow Serving's model server, for tests only. See the README beside it."""
