@@ -1,0 +1,236 @@
+"""Which revision a person means, whether a command can work at all, and what to type next.
+
+Invariant: a command names the revision that it is about, so that one that comes late does nothing to another; what
+can't work is said before anything is written, with what to type instead.
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+from slipway.cli.endings import CommandError, failed, misused, not_found
+from slipway.cli.view import View
+from slipway.revisions import Revision
+
+VERBS = ("promote", "pause", "resume", "abort", "skip", "retry", "rollback")
+WAYS = {"RollingUpdate": "pod by pod", "InPlace": "in place"}
+SHORTEST = 4
+"""Characters of a hash that name a revision: fewer are more likely a version that there is not."""
+WORDS = ("stable", "canary", "previous")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """Something to type next: the command's words after `slipway`, and what it does."""
+
+    words: str
+    effect: str
+
+
+# --- names ---
+
+
+def plain_name(typed: str) -> str:
+    """The name in `digits`, `mdep/digits` or `modeldeployment.slipway.dev/digits`, all of which kubectl takes.
+
+    >>> plain_name("mdep/digits")
+    'digits'
+    """
+    kind, slash, name = typed.rpartition("/")
+    kind = kind.lower().partition(".")[0]
+    if slash and kind not in ("mdep", "modeldeployment", "modeldeployments"):
+        raise misused(f"{typed!r} is no ModelDeployment; name one as in digits, or mdep/digits")
+    return name
+
+
+def no_such_model(name: str, namespace: str, here: Sequence[str], elsewhere: Iterable[str], flags: str) -> CommandError:
+    """What to say of an unknown name: the nearest ones here, the same one elsewhere, or what there is at all.
+
+    here: the names in the namespace; elsewhere: namespaces that have this very name.
+    """
+    others = sorted(set(elsewhere) - {namespace})
+    missing = f"there is no ModelDeployment {name!r} in namespace {namespace}"
+    if others:
+        return not_found(f"{missing}, but in {_listed(others)}: add -n {others[0]}")
+    if near := get_close_matches(name, here, n=3, cutoff=0.5):
+        return not_found(f"{missing}; did you mean {' or '.join(near)}?")
+    if here:
+        return not_found(f"{missing}; there {_are(here)}")
+    return not_found(f"{missing}, nor any other; slipway status -A{flags.replace(f' -n {namespace}', '')} lists all")
+
+
+def _are(names: Sequence[str]) -> str:
+    return f"{'is' if len(names) == 1 else 'are'} {_listed(sorted(names))}"
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def parse_span(typed: str) -> float:
+    """Seconds in 90, 90s, 10m or 1h30m, as kubectl takes them.
+
+    >>> [parse_span(text) for text in ("90", "90s", "10m", "1h30m", "1.5s")]
+    [90.0, 90.0, 600.0, 5400.0, 1.5]
+    """
+    parts = re.fullmatch(r"(?:([0-9.]+)h)?(?:([0-9.]+)m)?(?:([0-9.]+)s?)?", typed.strip())
+    try:
+        if parts is None or not any(parts.groups()):
+            raise ValueError
+        hours, minutes, seconds = (float(part or 0) for part in parts.groups())
+    except ValueError:
+        raise misused(f"{typed!r} is no time span; write it as in 90s, 10m or 1h30m") from None
+    return hours * 3600 + minutes * 60 + seconds
+
+
+# --- revisions ---
+
+
+def choose_revision(typed: str, history: Sequence[Revision], view: View) -> Revision:
+    """The revision meant by a role (stable, canary, previous), a hash, the beginning of one, or a version number.
+
+    history: in any order. A number that is a version is one, even if a hash begins with it.
+    Raises CommandError(NOT_FOUND) with those there are, or (USAGE) when several are meant.
+    """
+    by_hash = {revision.hash: revision for revision in history}
+    if typed in WORDS:
+        role = view.of_role(typed)  # type: ignore[arg-type]  # one of them, as just seen
+        if role is None:
+            raise not_found(f"{view.name} has no {typed} revision now; {_known(history, view)}")
+        if role.revision not in by_hash:
+            raise not_found(f"the {typed} revision {role.revision} is not kept any more; {_known(history, view)}")
+        return by_hash[role.revision]
+    if typed in by_hash:
+        return by_hash[typed]
+    meant = [revision for revision in history if re.fullmatch("[0-9]{1,9}", typed) and revision.version == int(typed)]
+    what = "is the version of"
+    if not meant:
+        meant = [each for each in history if len(typed) >= SHORTEST and each.hash.startswith(typed)]
+        what = "is how these begin:"
+    if not meant:
+        raise not_found(f"{view.name} has no revision {typed!r}; {_known(history, view)}")
+    if len(meant) > 1:
+        raise misused(f"{typed} {what} {_named(meant, view)}; name one by its hash")
+    return meant[0]
+
+
+def revision_before(history: Sequence[Revision], view: View) -> Revision:
+    """Where `rollback` goes by itself: what is kept warm, or else the newest one older than the stable revision.
+
+    Rejected ones are passed over. Raises CommandError when there is none, or when it is not clear what is meant.
+    """
+    canary, stable = view.of_role("canary"), view.of_role("stable")
+    if stable is None:
+        raise failed(f"{view.name} has no revision that serves yet, so there is nothing to roll back from")
+    if canary is not None:
+        raise failed(
+            f"revision {canary.revision} is taking over: abort sends everything back to {stable.revision}; to leave "
+            "that one too, name the revision with --to"
+        )
+    by_hash = {revision.hash: revision for revision in history}
+    previous = view.of_role("previous")
+    if previous is not None and previous.revision in by_hash:
+        return by_hash[previous.revision]
+    bad = {entry.revision for entry in view.rejected}
+    own = by_hash.get(stable.revision)
+    older = [each for each in history if each.hash not in bad and (own is None or each.number < own.number)]
+    older = [each for each in older if each.hash != stable.revision]
+    if not older:
+        others = [each for each in history if each.hash != stable.revision]
+        if others:
+            raise failed(
+                f"no revision is older than {stable.revision}, which serves; name one with --to: {_named(others, view)}"
+            )
+        raise failed(f"{stable.revision} is the only revision that is kept, so there is none to go back to")
+    return max(older, key=lambda revision: revision.number)
+
+
+def _known(history: Sequence[Revision], view: View) -> str:
+    return f"there {'is' if len(history) == 1 else 'are'} {_named(history, view)}" if history else "none is kept"
+
+
+def _named(history: Sequence[Revision], view: View) -> str:
+    """Hash and version of each, the newest first."""
+    roles = {each.revision: each.role for each in reversed(view.revisions)}
+    newest = sorted(history, key=lambda revision: -revision.number)
+    return _listed(
+        [
+            f"{each.hash} (version {each.version}{', ' + roles[each.hash] if each.hash in roles else ''})"
+            for each in newest
+        ]
+    )
+
+
+# --- commands ---
+
+
+def target_of(verb: str, view: View) -> str:
+    """The revision that a command other than `rollback` is about. Raises CommandError when it can't work now."""
+    if verb == "retry":
+        return _rejected(view)
+    canary, stable = view.of_role("canary"), view.of_role("stable")
+    is_baking = view.of_role("previous") is not None and stable is not None
+    if canary is None:
+        if is_baking and verb in ("promote", "abort") and stable is not None:
+            return stable.revision  # promote ends the bake, abort goes back to what is warm
+        raise failed(_nothing_runs(verb, view))
+    if verb == "pause" and view.is_paused:
+        raise failed(f"the rollout of {canary.revision} is paused already; resume goes on, abort takes it back")
+    if verb == "resume" and not view.waits_for_person:
+        raise failed(f"the rollout of {canary.revision} isn't paused; skip ends its step now, promote all of them")
+    if verb == "skip" and view.step_index == 0:
+        raise failed(
+            f"revision {canary.revision} still prepares, and is in no step yet; promote goes straight to 100 %"
+        )
+    if verb in ("pause", "resume", "skip", "promote") and not view.steps:
+        way = canary.strategy or "without steps"
+        raise failed(
+            f"{verb} needs a rollout by steps, and {canary.revision} arrives {WAYS.get(way, way)}; abort takes it back"
+        )
+    return canary.revision
+
+
+def _rejected(view: View) -> str:
+    if view.pinned is not None:
+        return view.pinned.instead_of
+    if not view.rejected:
+        raise failed(f"nothing of {view.name} is rejected, so there is nothing to retry")
+    return max(view.rejected, key=lambda entry: entry.at).revision
+
+
+def _nothing_runs(verb: str, view: View) -> str:
+    stable = view.of_role("stable")
+    serving = f"revision {stable.revision} (version {stable.version}) serves alone" if stable else "nothing serves yet"
+    start = f"no revision of {view.name} is taking over, so there is nothing to {verb}: {serving}"
+    if view.rejected:
+        return f"{start}, and {view.rejected[-1].revision} is rejected; retry tries it again"
+    if verb == "abort" and stable:
+        return f"{start}; rollback goes back to the revision before it"
+    return f"{start}; a change of the spec starts one"
+
+
+def what_next(view: View) -> tuple[Hint, ...]:
+    """What a person may want to type now, the likeliest first."""
+    canary, stable, previous = view.of_role("canary"), view.of_role("stable"), view.of_role("previous")
+    name = view.name
+    if canary is not None and stable is not None:
+        back = Hint(f"abort {name}", f"everything back to {stable.revision}")
+        if not view.steps:
+            return (back, Hint(f"diff {name}", "what changes"))
+        onward = Hint(f"promote {name}", "to 100 % now")
+        if view.waits_for_person:
+            return (Hint(f"resume {name}", "go on with the steps"), onward, back)
+        return (onward, Hint(f"pause {name}", "stay at this weight"), back)
+    if canary is None and previous is not None and stable is not None:
+        warm = f"back to {previous.revision}, which is warm"
+        return (Hint(f"abort {name}", warm), Hint(f"promote {name}", "end the bake now"))
+    if view.pinned is not None:
+        return (Hint(f"retry {name}", f"try the spec's revision {view.pinned.instead_of} again"),)
+    if view.rejected:
+        bad = view.rejected[-1].revision
+        return (Hint(f"diff {name} {bad}", "what it changed"), Hint(f"retry {name}", f"try {bad} again"))
+    return ()

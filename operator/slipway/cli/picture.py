@@ -1,0 +1,394 @@
+"""How a View looks in a terminal: revisions, steps, gates, verdict, what happened, and what to type next.
+
+Every picture also reads well without colours, in a pipe (lines as long as they are) and on a terminal that knows ASCII
+alone. Widths are the console's; nothing here measures or reads anything.
+Must not import: kubernetes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from types import MappingProxyType
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from slipway.api.status import read_time
+from slipway.cli.choice import WAYS, Hint
+from slipway.cli.counters import Curve, spark
+from slipway.cli.view import GateView, RevisionView, StepView, View, age, duration
+
+ROLE_STYLES = {"stable": "green", "canary": "yellow", "previous": "blue"}
+RESULT_STYLES = {"Pass": "green", "Fail": "bold red", "Inconclusive": "yellow", "Error": "magenta"}
+UNDER_WAY = ("InProgress", "Paused", "Deploying", "Loading")
+REFUSAL_SHOWN_SECONDS = 3600
+LABEL_WIDTH = 10
+MESSAGE_WIDTH = 30
+"""Of a list: without as much room, messages are left out."""
+NARROW = 60
+"""Columns below which only what matters most is shown."""
+LABELS = {"VersionsReady": "versions"}
+"""Where the name of a condition is too long for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Canvas:
+    """What is drawn on. is_unicode: it can show more than ASCII."""
+
+    width: int
+    is_unicode: bool = True
+
+    def sign(self, name: str) -> str:
+        """A little sign, or what stands for it in ASCII."""
+        return SIGNS[name][0 if self.is_unicode else 1]
+
+
+SIGNS = {
+    "on": ("●", "*"),
+    "taking over": ("◐", "+"),
+    "warm": ("○", "o"),
+    "done": ("✓", "x"),
+    "current": ("▶", ">"),
+    "next": ("·", "."),
+    "failed": ("✗", "!"),
+    "waiting": ("…", "?"),
+    "full": ("━", "#"),
+    "empty": ("─", "-"),
+    "between": (" · ", " - "),
+    "arrow": ("→", "->"),
+    "none": ("-", "-"),
+}
+
+
+def draw(
+    view: View,
+    now: datetime,
+    canvas: Canvas,
+    typed: str,
+    hints: Sequence[Hint],
+    curves: Mapping[str, Curve] = MappingProxyType({}),
+    happened: int = 5,
+) -> RenderableType:
+    """The whole picture.
+
+    typed: how commands begin for this person (`kubectl slipway`). curves: by carrier. happened: the most of what
+    happened last that is shown.
+    """
+    parts: list[RenderableType] = [_head(view, canvas), Text(), _revisions(view, canvas)]
+    if curves:
+        parts += [Text(), _curves(view, canvas, curves)]
+    facts = _facts(view, now, canvas)
+    if facts.row_count:
+        parts += [Text(), facts]
+    if view.transitions and happened:
+        parts += [Text(), _transitions(view, now, canvas, happened)]
+    if hints:
+        parts += [Text(), _hints(hints, typed, canvas)]
+    return Group(*parts)
+
+
+def _head(view: View, canvas: Canvas) -> Text:
+    between = canvas.sign("between")
+    is_well = not view.troubles or view.of_role("canary") is not None
+    pods = f"{view.ready_pods} of {view.wanted_pods} pods ready"
+    if view.ready_pods > view.wanted_pods:
+        pods = f"{view.ready_pods} pods ready, {view.wanted_pods} wanted"
+    head = Text()
+    head.append(view.name, "bold")
+    head.append(f" in {view.namespace}", "dim")
+    head.append(between, "dim")
+    head.append(view.phase or "not seen by the operator yet", "green" if is_well and view.phase else "yellow")
+    head.append(f"{between}{pods}\n")
+    head.append(f"{view.runtime}{between}{view.uri}", "dim")
+    return head
+
+
+# --- revisions ---
+
+
+def _revisions(view: View, canvas: Canvas) -> RenderableType:
+    if not view.revisions:
+        return Text("no revision has pods yet", "yellow")
+    is_split = any(each.weight_percent is not None or each.weight_in_force is not None for each in view.revisions)
+    is_narrow = canvas.width < NARROW
+    table = Table(box=None, pad_edge=False, padding=(0, 1 if is_narrow else 2, 0, 0), header_style="dim")
+    table.add_column("", no_wrap=True)
+    table.add_column("REVISION", no_wrap=True)
+    table.add_column("VERSION", justify="right", no_wrap=True)
+    table.add_column("READY", justify="right", no_wrap=True)
+    bar = min(24, canvas.width - 64) if is_split else 0
+    if is_split:
+        table.add_column("WEIGHT", justify="right")
+        table.add_column("FORCE" if is_narrow else "IN FORCE", justify="right", no_wrap=True)
+    if bar >= 8:
+        table.add_column("", no_wrap=True)
+    for revision in view.revisions:
+        style = ROLE_STYLES[revision.role]
+        row = [
+            Text(f"{_role_sign(revision, canvas)} {_role(revision, view)}", style),
+            Text(revision.revision, "bold" if revision.role != "previous" else ""),
+            Text(str(revision.version or canvas.sign("none"))),
+            Text(str(revision.ready_pods), "" if revision.ready_pods else "red"),
+        ]
+        if is_split:
+            row += [Text(_percent(revision.weight_percent, canvas)), _in_force(revision, canvas)]
+        if bar >= 8:
+            shown = revision.weight_in_force if revision.weight_in_force is not None else revision.weight_percent or 0
+            row.append(_bar(shown / 100, bar, style, canvas))
+        table.add_row(*row)
+    return table
+
+
+def _role(revision: RevisionView, view: View) -> str:
+    """The very first revision takes over from none."""
+    return "first" if revision.role == "canary" and view.of_role("stable") is None else revision.role
+
+
+def _role_sign(revision: RevisionView, canvas: Canvas) -> str:
+    return canvas.sign({"stable": "on", "canary": "taking over", "previous": "warm"}[revision.role])
+
+
+def _percent(weight: int | None, canvas: Canvas) -> str:
+    return canvas.sign("none") if weight is None else f"{weight} %"
+
+
+def _in_force(revision: RevisionView, canvas: Canvas) -> Text:
+    differs = revision.weight_in_force != revision.weight_percent
+    return Text(_percent(revision.weight_in_force, canvas), "yellow" if differs else "")
+
+
+def _bar(share: float, width: int, style: str, canvas: Canvas) -> Text:
+    full = round(max(0.0, min(1.0, share)) * width)
+    if share > 0:
+        full = max(1, full)
+    bar = Text().append(canvas.sign("full") * full, style)
+    return bar.append(canvas.sign("empty") * (width - full), "dim")
+
+
+def _curves(view: View, canvas: Canvas, curves: Mapping[str, Curve]) -> Table:
+    """Errors and latency of each revision that gets requests, on one scale."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    shown = {each.role: curves[each.carrier] for each in view.revisions if each.carrier in curves}
+    width = max(6, min(30, (canvas.width - 52) // 2))
+    top_share = max((share or 0 for curve in shown.values() for share in curve.error_shares), default=0)
+    top_latency = max((each or 0 for curve in shown.values() for each in curve.latencies), default=0)
+    for role, curve in shown.items():
+        share, latency = _last(curve.error_shares), _last(curve.latencies)
+        table.add_row(
+            Text(f"{role:<{LABEL_WIDTH - 1}}", ROLE_STYLES[role]),
+            Text(spark(curve.error_shares, max(top_share, 0.01), width, is_unicode=canvas.is_unicode), "red"),
+            Text(f"{'no' if share is None else f'{share:.1%}'.replace('%', ' %'):>6} errors"),
+            Text(spark(curve.latencies, top_latency, width, is_unicode=canvas.is_unicode), "cyan"),
+            Text(f"p99 {canvas.sign('none') if latency is None else f'{latency:g} ms':>8}"),
+            Text(f"{curve.requests_per_second:>6.1f}/s", "dim"),
+        )
+    return table
+
+
+def _last(points: Sequence[float | None]) -> float | None:
+    return points[-1] if points else None
+
+
+# --- facts ---
+
+
+def _facts(view: View, now: datetime, canvas: Canvas) -> Table:
+    """One row for each thing that there is to say, its name before it."""
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(width=LABEL_WIDTH - 1, style="dim", no_wrap=True)
+    table.add_column(overflow="fold")
+    room = canvas.width - LABEL_WIDTH - 1
+    canary = view.of_role("canary")
+    if canary is not None and not view.steps and canary.strategy in WAYS and view.of_role("stable") is not None:
+        table.add_row("arrives", f"{WAYS[canary.strategy]} ({canary.strategy})")
+    if view.steps:
+        table.add_row("steps", _steps(view, room, canvas))
+        if hold := _hold(view, room, canvas):
+            table.add_row("", hold)
+    if view.is_hurried:
+        table.add_row("promoted", Text("by a person: straight to 100 %", "yellow"))
+    if view.waits_for and not (view.current_step and view.current_step.left_seconds):
+        text = Text(view.waits_for, "yellow" if view.waits_for_person else "")
+        if view.patience_seconds is not None and not view.waits_for_person:
+            text.append(f"{canvas.sign('between')}{duration(view.patience_seconds)} at most", "dim")
+        table.add_row("waits for", text)
+    if view.bake_left_seconds is not None:
+        table.add_row("bake", _bake(view, room, canvas))
+    if view.gates:
+        table.add_row("gates", Text("   ").join(_gate(gate, canvas) for gate in view.gates))
+    if view.verdict is not None:
+        text = Text().append(view.verdict.result, RESULT_STYLES[view.verdict.result])
+        text.append(f"{canvas.sign('between')}{view.verdict.reason}", "dim")
+        text.append(f"\n{view.verdict.message}" if view.verdict.message else "")
+        table.add_row("verdict", text)
+    if view.traffic_message:
+        table.add_row("traffic", Text(view.traffic_message, "yellow"))
+    for revision in view.revisions:
+        if revision.rolls_because:
+            table.add_row("why", f"not in place: {revision.rolls_because}")
+    if view.pinned is not None:
+        pinned = f"{view.pinned.revision} serves instead of {view.pinned.instead_of}, until the spec names another"
+        table.add_row("rollback", Text(pinned, "yellow"))
+    said = [trouble.message for trouble in view.troubles]
+    for entry in view.rejected:
+        if not any(entry.message in message for message in said):
+            text = Text().append(f"{entry.revision} ", "bold").append(entry.reason, "red")
+            text.append(f", {age(read_time(entry.at), now)} ago: {entry.message.removeprefix(f'{entry.reason}: ')}")
+            table.add_row("rejected", text)
+    for trouble in view.troubles:
+        is_under_way = trouble.reason in UNDER_WAY
+        if is_under_way and trouble.type == "Promoted" and (view.step_index or view.bake_left_seconds is not None):
+            continue  # the steps say it, or the bake
+        text = Text().append(trouble.reason, "yellow" if is_under_way else "red")
+        text.append(f"\n{trouble.message}" if trouble.message else "")
+        table.add_row(LABELS.get(trouble.type, trouble.type), text)
+    command = view.last_command
+    moment = read_time(command.at) if command is not None and not command.accepted else None
+    if command is not None and moment is not None and (now - moment).total_seconds() < REFUSAL_SHOWN_SECONDS:
+        text = Text(f"{command.verb} {command.revision}, {age(moment, now)} ago: ")
+        table.add_row("refused", text.append(command.message, "red"))
+    return table
+
+
+def _steps(view: View, room: int, canvas: Canvas) -> Text:
+    """✓ 5 %  ✓ 25 %  ▶ pause  · 100 %, in as many lines as it takes."""
+    chunks = [_step(step, canvas) for step in view.steps]
+    if view.step_index == 0:
+        chunks.insert(0, Text(f"{canvas.sign('current')} prepares", "bold yellow"))
+    lines = [Text()]
+    for chunk in chunks:
+        if lines[-1].cell_len and lines[-1].cell_len + 3 + chunk.cell_len > room:
+            lines.append(Text())
+        lines[-1] += chunk if not lines[-1].cell_len else Text("   ") + chunk
+    return Text("\n").join(lines)
+
+
+def _step(step: StepView, canvas: Canvas) -> Text:
+    style = {"done": "green", "current": "bold yellow", "next": "dim"}[step.stage]
+    what = "pause" if step.weight_percent is None else f"{step.weight_percent} %"
+    return Text(f"{canvas.sign(step.stage)} {what}", style)
+
+
+def _hold(view: View, room: int, canvas: Canvas) -> Text | None:
+    """How much of the current step's hold is over; None when it holds nothing."""
+    step = view.current_step
+    if step is None or not step.hold_seconds or step.left_seconds is None or view.waits_for_person:
+        return None
+    words = f" {duration(step.left_seconds)} of {duration(step.hold_seconds)} left"
+    width = min(30, room - len(words))
+    bar = _bar(1 - step.left_seconds / step.hold_seconds, width, "yellow", canvas) if width >= 8 else Text()
+    return bar.append(words)
+
+
+def _bake(view: View, room: int, canvas: Canvas) -> Text:
+    left = view.bake_left_seconds or 0
+    previous = view.of_role("previous")
+    words = f" {duration(left)} left" + (f", {previous.revision} stays warm" if previous else "")
+    width = min(30, room - len(words))
+    share = 1 - left / view.bake_seconds if view.bake_seconds else 1.0
+    bar = _bar(share, width, "blue", canvas) if width >= 8 else Text()
+    return bar.append(words)
+
+
+def _gate(gate: GateView, canvas: Canvas) -> Text:
+    sign, style = {"passed": ("done", "green"), "waiting": ("waiting", "yellow"), "failed": ("failed", "red")}[
+        gate.state
+    ]
+    return Text(f"{canvas.sign(sign)} {gate.name}", style)
+
+
+# --- what happened, and what next ---
+
+
+def _transitions(view: View, now: datetime, canvas: Canvas, most: int) -> Table:
+    """One line for each; the newest reason stands above, whole."""
+    has_revision = canvas.width >= 100
+    rows = [
+        (
+            Text(f"{age(read_time(each.at), now)} ago", "dim"),
+            *([Text(each.revision, "dim")] if has_revision else []),
+            Text(each.reason),
+            Text(" ".join(each.message.split()), "dim"),
+        )
+        for each in view.transitions[:most]
+    ]
+    before = [max(row[place].cell_len for row in rows) for place in range(len(rows[0]) - 1)]
+    before[0] = max(before[0], LABEL_WIDTH - 1)
+    table = Table.grid(padding=(0, 1, 0, 0))
+    table.add_column(justify="right", width=before[0])
+    for row in rows:
+        row[-1].truncate(max(10, canvas.width - sum(before) - len(before)), overflow="ellipsis")
+        table.add_row(*row)
+    return table
+
+
+def _hints(hints: Sequence[Hint], typed: str, canvas: Canvas) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    for place, hint in enumerate(hints):
+        verb, _, rest = hint.words.partition(" ")
+        table.add_row(
+            Text("next" if place == 0 else "", "dim"),
+            Text(f"{typed} {verb} {rest}", "bold" if place == 0 else ""),
+            Text("" if canvas.width < NARROW else hint.effect, "dim"),
+        )
+    return table
+
+
+# --- lists ---
+
+
+def draw_list(views: Sequence[View], now: datetime, canvas: Canvas, *, everywhere: bool) -> Table:
+    """One line for each ModelDeployment: what `kubectl get mdep` shows, with how far and what is wrong."""
+    has_runtime = not everywhere or canvas.width >= 90
+    heads = (
+        *(["NAMESPACE"] if everywhere else []),
+        "NAME",
+        *(["RUNTIME"] if has_runtime else []),
+        *("VERSION", "READY", "STATUS", "ROLLOUT", "AGE"),
+    )
+    rows = [_list_row(view, now, canvas, everywhere=everywhere, has_runtime=has_runtime) for view in views]
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for head in heads:
+        table.add_column(head, no_wrap=True)
+    widths = [max(len(head), *(row[place].cell_len for row in rows)) + 2 for place, head in enumerate(heads)]
+    room = canvas.width - sum(widths)
+    if room >= MESSAGE_WIDTH:
+        table.add_column("MESSAGE", no_wrap=True)
+    for view, row in zip(views, rows, strict=True):
+        message = Text(" ".join(view.troubles[0].message.split()) if view.troubles else "", "dim")
+        message.truncate(room, overflow="ellipsis")
+        table.add_row(*row, *([message] if room >= MESSAGE_WIDTH else []))
+    return table
+
+
+def _list_row(view: View, now: datetime, canvas: Canvas, *, everywhere: bool, has_runtime: bool) -> list[Text]:
+    stable = view.of_role("stable")
+    style = "green" if not view.troubles else "yellow" if view.of_role("canary") else "red"
+    return [
+        *([Text(view.namespace)] if everywhere else []),
+        Text(view.name, "bold"),
+        *([Text(view.runtime)] if has_runtime else []),
+        Text(str(stable.version if stable and stable.version else canvas.sign("none"))),
+        Text(f"{view.ready_pods}/{view.wanted_pods}", "" if view.ready_pods >= view.wanted_pods else "yellow"),
+        Text(view.phase or canvas.sign("none"), style),
+        _rollout(view, canvas),
+        Text(age(view.created, now)),
+    ]
+
+
+def _rollout(view: View, canvas: Canvas) -> Text:
+    """→ 3 at 25 %, step 2/4."""
+    canary = view.of_role("canary")
+    if canary is None:
+        if view.bake_left_seconds is not None:
+            return Text(f"bakes {duration(view.bake_left_seconds)}", "blue")
+        return Text("rolled back", "yellow") if view.pinned else Text(canvas.sign("none"), "dim")
+    words = f"{canvas.sign('arrow')} {canary.version or '?'}"
+    if canary.weight_percent is not None:
+        words += f" at {canary.weight_percent} %"
+    if view.steps:
+        words += f", step {view.step_index}/{len(view.steps)}"
+    return Text(words + (", paused" if view.waits_for_person else ""), "yellow")

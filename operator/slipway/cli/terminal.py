@@ -1,0 +1,72 @@
+"""Where commands print: a terminal with its width and colours, or a pipe.
+
+In a pipe lines are as long as they are (unless COLUMNS says otherwise), have no colours and no blanks at their ends.
+Colours follow NO_COLOR and TERM=dumb; signs beyond ASCII are used where the output's encoding has them.
+Must not import: kubernetes.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console, RenderableType
+
+from slipway.cli.picture import Canvas
+
+PIPE_WIDTH = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Terminal:
+    """stdout, and what it can show."""
+
+    console: Console
+    is_live: bool
+    is_unicode: bool
+    is_silent: bool = False
+
+    def canvas(self) -> Canvas:
+        """What pictures are drawn on."""
+        return Canvas(self.console.width, self.is_unicode)
+
+    def fits(self, picture: RenderableType) -> bool:
+        """Whether it fits on one screen, the cursor's line left free."""
+        return len(self.console.render_lines(picture, pad=False)) < self.console.height
+
+    def show(self, picture: RenderableType) -> None:
+        """Print a picture."""
+        if self.is_live:
+            self.console.print(picture)
+            return
+        with self.console.capture() as captured:
+            self.console.print(picture)
+        self.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
+
+    def write(self, text: str) -> None:
+        """Print a text as it is."""
+        if not self.is_silent:
+            self.console.file.write(text)
+            self.console.file.flush()
+
+
+def open_terminal() -> Terminal:
+    """stdout, as it is now."""
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        out.reconfigure(errors="replace")  # a model's own words may hold what the terminal doesn't know
+    is_terminal = out.isatty()
+    width = None if is_terminal or os.environ.get("COLUMNS") else PIPE_WIDTH
+    console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
+    is_unicode = "utf" in (getattr(out, "encoding", None) or "").lower()
+    return Terminal(console, console.is_terminal and not console.is_dumb_terminal, is_unicode)
+
+
+def complain(message: str) -> None:
+    """One line on stderr."""
+    line = f"slipway: {message}\n"
+    encoding = getattr(sys.stderr, "encoding", None) or "utf-8"
+    sys.stderr.write(line.encode(encoding, "replace").decode(encoding))
+    sys.stderr.flush()

@@ -1,0 +1,322 @@
+"""What there is to show of a ModelDeployment: one frozen value, made of the object alone.
+
+Pictures and `-o json` are both made of it, so they can't disagree.
+Invariant: any object that an API server may hold can be shown: what is missing or unreadable is absent, never an error.
+Pure: time comes in as `now`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from slipway.api.status import (
+    CommandStatus,
+    Condition,
+    ModelDeploymentStatus,
+    Pinned,
+    Rejected,
+    RevisionStatus,
+    Transition,
+    VerdictStatus,
+    read_status,
+    read_time,
+)
+from slipway.api.v1alpha1 import ModelDeploymentSpec
+from slipway.gates import compares_signatures
+from slipway.steps import DEFAULT_STEPS
+
+Json = dict[str, Any]
+Role = Literal["stable", "canary", "previous"]
+Stage = Literal["done", "current", "next"]
+
+GATE_REASONS = {"GoldenFailed": "golden", "GoldenInvalid": "golden", "SignatureChanged": "signature"}
+FINAL_REASONS = frozenset({"RolledBack", "Rejected", "InvalidSpec", "NotYetSupported", "NotSupportedByRuntime"})
+"""Reasons of condition Promoted that time does not change: someone has to write another spec, or retry."""
+
+
+@dataclass(frozen=True, slots=True)
+class RevisionView:
+    """A revision that has pods. weight_percent, weight_in_force: None: nobody splits, or nobody can say."""
+
+    role: Role
+    revision: str
+    version: int
+    ready_pods: int
+    weight_percent: int | None
+    weight_in_force: int | None
+    carrier: str
+    strategy: str | None
+    rolls_because: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """A step of the canary. weight_percent None: a pause. hold_seconds None: until a person resumes."""
+
+    weight_percent: int | None
+    hold_seconds: int | None
+    stage: Stage
+    left_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GateView:
+    """What the canary must pass before any live traffic."""
+
+    name: str
+    state: Literal["passed", "waiting", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """A ModelDeployment as a person sees it.
+
+    ready_pods, wanted_pods: of all revisions, and what the spec asks for. bake_left_seconds: None: none is on.
+    patience_seconds: how long what it waits for may still take; None: as long as it takes.
+    is_current: the operator has acted on this generation of the spec.
+    troubles: the conditions that a healthy model would not have. transitions: what happened, the newest first.
+    """
+
+    namespace: str
+    name: str
+    runtime: str
+    uri: str
+    phase: str
+    created: datetime | None
+    ready_pods: int
+    wanted_pods: int
+    is_current: bool
+    revisions: tuple[RevisionView, ...]
+    steps: tuple[StepView, ...]
+    step_index: int
+    is_paused: bool
+    is_hurried: bool
+    waits_for: str
+    gates: tuple[GateView, ...]
+    verdict: VerdictStatus | None
+    patience_seconds: int | None
+    bake_left_seconds: int | None
+    bake_seconds: int
+    entry: str
+    traffic_message: str
+    troubles: tuple[Condition, ...]
+    promoted: Condition | None
+    rejected: tuple[Rejected, ...]
+    pinned: Pinned | None
+    last_command: CommandStatus | None
+    transitions: tuple[Transition, ...]
+
+    def of_role(self, role: Role) -> RevisionView | None:
+        """The revision in that role."""
+        return next((revision for revision in self.revisions if revision.role == role), None)
+
+    @property
+    def current_step(self) -> StepView | None:
+        """The one that the canary is in; None while it prepares, and without one."""
+        return next((step for step in self.steps if step.stage == "current"), None)
+
+    @property
+    def waits_for_person(self) -> bool:
+        """Whether it is paused: by a command, or by a step that only a person ends."""
+        step = self.current_step
+        is_pause = step is not None and step.weight_percent is None and step.hold_seconds is None
+        return self.is_paused or (is_pause and not self.is_hurried)
+
+    @property
+    def outcome(self) -> bool | None:
+        """Whether the rollout of this spec ended well; None: it goes on."""
+        promoted = self.promoted
+        if promoted is None or not self.is_current:
+            return None
+        if promoted.status == "True":
+            return True
+        return False if promoted.reason in FINAL_REASONS else None
+
+
+def view_of(body: Json, now: datetime) -> View:
+    """What there is to show now."""
+    meta = body.get("metadata") or {}
+    spec = body.get("spec") or {}
+    status = read_status(body.get("status"))
+    rollout = _part(spec, "rollout")
+    canary = status.canary
+    step = status.step
+    until, turns = read_time(status.bake_until), read_time(status.next_look)
+    generation = int(meta.get("generation") or 0)
+    promoted = status.condition("Promoted")
+    return View(
+        namespace=str(meta.get("namespace", "")),
+        name=str(meta.get("name", "")),
+        runtime=str(_part(spec, "runtime").get("name", "")),
+        uri=str(_part(spec, "model").get("uri", "")),
+        phase=status.phase,
+        created=read_time(meta.get("creationTimestamp")),
+        ready_pods=status.ready_replicas,
+        wanted_pods=_whole(spec.get("replicas"), 1),
+        is_current=generation <= (promoted.observed_generation if promoted else 0),
+        revisions=tuple(_revisions(status)),
+        steps=_steps(rollout, status, now) if canary is not None and step is not None else (),
+        step_index=step.index if step is not None and canary is not None else 0,
+        is_paused=step is not None and step.paused,
+        is_hurried=step is not None and step.hurried,
+        waits_for=(step.waits_for or "") if step is not None else "",
+        gates=_gates(spec, status) if canary is not None else (),
+        verdict=status.verdict,
+        patience_seconds=_seconds_until(turns, now) if turns is not None and canary is not None else None,
+        bake_left_seconds=_seconds_until(until, now) if until is not None else None,
+        bake_seconds=_whole(rollout.get("bakeSeconds"), 300),
+        entry=status.traffic.entry if status.traffic else "",
+        traffic_message=status.traffic.message if status.traffic else "",
+        troubles=tuple(_troubles(status.conditions)),
+        promoted=promoted,
+        rejected=tuple(status.rejected),
+        pinned=status.pinned,
+        last_command=status.last_command,
+        transitions=tuple(reversed(status.transitions)),
+    )
+
+
+def _part(spec: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = spec.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _whole(value: object, otherwise: int) -> int:
+    return value if isinstance(value, int) and not isinstance(value, bool) else otherwise
+
+
+def _seconds_until(moment: datetime, now: datetime) -> int:
+    return max(0, round((moment - now) / timedelta(seconds=1)))
+
+
+def _revisions(status: ModelDeploymentStatus) -> list[RevisionView]:
+    found: list[tuple[Role, RevisionStatus | None]] = [
+        ("stable", status.stable),
+        ("canary", status.canary),
+        ("previous", status.previous),
+    ]
+    return [
+        RevisionView(
+            role=role,
+            revision=each.revision,
+            version=each.version,
+            ready_pods=each.ready_replicas,
+            weight_percent=each.weight_percent,
+            weight_in_force=each.weight_in_force,
+            carrier=each.carrier or each.revision,
+            strategy=each.strategy,
+            rolls_because=each.rolls_because,
+        )
+        for role, each in found
+        if each is not None
+    ]
+
+
+# --- steps and gates ---
+
+
+def _steps(rollout: Mapping[str, Any], status: ModelDeploymentStatus, now: datetime) -> tuple[StepView, ...]:
+    """The spec's steps and the 100 % that ends them, as far as the canary is.
+
+    >>> rollout = {"steps": [{"weight": 25, "holdSeconds": 60}, {"pause": {}}]}
+    >>> status = read_status({"step": {"index": 2, "count": 3, "since": "2026-01-01T00:00:00Z"}})
+    >>> [(step.weight_percent, step.stage) for step in _steps(rollout, status, datetime(2026, 1, 1, tzinfo=UTC))]
+    [(25, 'done'), (None, 'current'), (100, 'next')]
+    """
+    assert status.step is not None
+    index = status.step.index
+    plain = [each for each in rollout.get("steps") or [] if isinstance(each, dict)] or [
+        step.model_dump(by_alias=True, exclude_none=True) for step in DEFAULT_STEPS
+    ]
+    holds = [_hold(each) for each in plain]
+    if holds[-1][0] != 100:
+        holds.append((100, 0))
+    since = read_time(status.step.since)
+    seen: list[StepView] = []
+    for number, (weight, hold) in enumerate(holds, start=1):
+        stage: Stage = "done" if number < index else "current" if number == index else "next"
+        left = None
+        if stage == "current" and since is not None and hold and not status.step.paused:
+            left = min(hold, _seconds_until(since + timedelta(seconds=hold), now))
+        seen.append(StepView(weight, hold, stage, left))
+    return tuple(seen)
+
+
+def _hold(step: Mapping[str, Any]) -> tuple[int | None, int | None]:
+    """Weight and hold of a step as it is written; a pause has no weight."""
+    if "pause" in step:
+        duration = (step.get("pause") or {}).get("durationSeconds")
+        return None, duration if isinstance(duration, int) else None
+    return _whole(step.get("weight"), 0), _whole(step.get("holdSeconds"), 0)
+
+
+def _gates(spec: Mapping[str, Any], status: ModelDeploymentStatus) -> tuple[GateView, ...]:
+    """The gates of this spec, passed once the canary has left preparation."""
+    gates = _part(_part(spec, "rollout"), "gates")
+    named = [*(["golden"] if gates.get("golden") else []), *(["signature"] if _compares_signatures(spec) else [])]
+    assert status.canary is not None
+    if status.step is None:
+        return ()
+    failed = {GATE_REASONS.get(each.reason) for each in status.rejected if each.revision == status.canary.revision}
+    return tuple(
+        GateView(name, "failed" if name in failed else "passed" if status.step.index > 0 else "waiting")
+        for name in named
+    )
+
+
+def _compares_signatures(spec: Mapping[str, Any]) -> bool:
+    try:
+        return compares_signatures(ModelDeploymentSpec.model_validate(spec))
+    except ValueError:  # written for another release: what it says is all that is known
+        return _part(_part(spec, "rollout"), "gates").get("signature") == "Compatible"
+
+
+# --- conditions ---
+
+
+def _troubles(conditions: Sequence[Condition]) -> list[Condition]:
+    """What a healthy model's conditions would not say; of those with one message, the first."""
+    told: set[str] = set()
+    found = []
+    for condition in conditions:
+        is_good = condition.status == ("False" if condition.type == "Degraded" else "True")
+        if not is_good and condition.message not in told:
+            told.add(condition.message)
+            found.append(condition)
+    return found
+
+
+def age(moment: datetime | None, now: datetime) -> str:
+    """How long ago, as kubectl writes it: one unit.
+
+    >>> [age(datetime(2026, 1, 1, tzinfo=UTC), datetime(2026, 1, 1, 2, 3, tzinfo=UTC)), age(None, datetime.now(UTC))]
+    ['2h', '-']
+    """
+    if moment is None:
+        return "-"
+    seconds = max(0, int((now - moment).total_seconds()))
+    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
+        if seconds >= length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def duration(seconds: int) -> str:
+    """A time span, in words.
+
+    >>> [duration(18), duration(192), duration(3600), duration(90_000)]
+    ['18 s', '3 min 12 s', '1 h', '1 d 1 h']
+    """
+    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+    for place, (length, unit) in enumerate(units):
+        if seconds >= length or length == 1:
+            first, rest = divmod(seconds, length)
+            words = f"{first} {unit}"
+            if rest and place + 1 < len(units):
+                smaller, name = units[place + 1]
+                words += f" {rest // smaller} {name}" if rest // smaller else ""
+            return words
+    raise AssertionError

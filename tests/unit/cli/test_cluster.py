@@ -1,0 +1,203 @@
+"""The one module that speaks to an API server, against a server on loopback that answers as one does."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from slipway.cli import cluster
+from slipway.cli.cluster import Cluster
+from slipway.cli.endings import CommandError, Exit
+from slipway.cli.world import Request, Target
+
+Json = dict[str, Any]
+
+
+def refusal(code: int, reason: str, message: str, **details: str) -> Json:
+    """A metav1.Status."""
+    status = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": reason, "message": message}
+    return status | {"code": code, "details": details}
+
+
+@dataclass
+class Played:
+    """An API server that gives the same answer to everything, and remembers what it was asked."""
+
+    status: int = 200
+    body: bytes = b"{}"
+    content_type: str = "application/json"
+    asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+
+    def says(self, status: int, body: Json | bytes) -> None:
+        self.status = status
+        self.body = body if isinstance(body, bytes) else json.dumps(body).encode()
+
+
+@pytest.fixture
+def server() -> Iterator[tuple[Played, str]]:
+    played = Played()
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self) -> None:
+            length = int(self.headers.get("content-length") or 0)
+            sent = self.rfile.read(length)
+            played.asked.append((self.command, self.path, dict(self.headers), sent))
+            self.send_response(played.status)
+            self.send_header("content-type", played.content_type)
+            self.send_header("content-length", str(len(played.body)))
+            self.end_headers()
+            self.wfile.write(played.body)
+
+        do_GET = do_POST = do_PATCH = answer  # noqa: N815 — as http.server calls them
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield played, f"http://127.0.0.1:{listening.server_address[1]}"
+    listening.shutdown()
+    listening.server_close()
+    thread.join()
+
+
+def kubeconfig(folder: Path, host: str) -> str:
+    """Two contexts, of which the first is current and names a namespace."""
+    path = folder / "config"
+    path.write_text(
+        yaml.safe_dump(
+            {
+                "apiVersion": "v1",
+                "kind": "Config",
+                "current-context": "here",
+                "clusters": [{"name": "one", "cluster": {"server": host}}],
+                "users": [{"name": "me", "user": {"token": "secret"}}],
+                "contexts": [
+                    {"name": "here", "context": {"cluster": "one", "user": "me", "namespace": "team-a"}},
+                    {"name": "there", "context": {"cluster": "one", "user": "me"}},
+                ],
+            }
+        )
+    )
+    return str(path)
+
+
+@pytest.fixture
+def world(server: tuple[Played, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    return cluster.connect(Target(kubeconfig=kubeconfig(tmp_path, server[1])))
+
+
+def test_the_namespace_is_the_flags_then_the_contexts_then_default(server: tuple[Played, str], tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, server[1])
+    assert cluster.connect(Target(kubeconfig=path)).namespace == "team-a"
+    assert cluster.connect(Target(context="there", kubeconfig=path)).namespace == "default"
+    assert cluster.connect(Target("mine", "there", path)).namespace == "mine"
+
+
+def test_only_one_annotation_is_written(server: tuple[Played, str], world: Cluster) -> None:
+    world.annotate("digits", "slipway.dev/command", "abort/1/x")
+    ((method, path, headers, sent),) = server[0].asked
+    assert method == "PATCH"
+    assert path == "/apis/slipway.dev/v1alpha1/namespaces/team-a/modeldeployments/digits?fieldManager=slipway-cli"
+    assert headers["Content-Type"] == "application/merge-patch+json"
+    assert headers["authorization"] == "Bearer secret"
+    assert json.loads(sent) == {"metadata": {"annotations": {"slipway.dev/command": "abort/1/x"}}}
+
+
+def test_an_object_that_is_missing_is_none(server: tuple[Played, str], world: Cluster) -> None:
+    server[0].says(404, refusal(404, "NotFound", 'modeldeployments "digits" not found', name="digits"))
+    assert world.read_model("digits") is None
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "says"),
+    [
+        (404, b"404 page not found\n", "this cluster has no ModelDeployments: install Slipway in it"),
+        (401, refusal(401, "Unauthorized", "Unauthorized"), "the cluster does not know you"),
+        (403, refusal(403, "Forbidden", "no"), "you may not list modeldeployments in namespace team-a"),
+        (500, refusal(500, "InternalError", "etcd is away"), "answers 500 to list modeldeployments: etcd is away"),
+        (429, b"", "answers 429"),
+        (200, b"<html>welcome</html>", "answers, but not as an API server"),
+        (302, b"", "answers, but not as an API server"),
+    ],
+)
+def test_what_the_api_server_says_becomes_one_line(
+    server: tuple[Played, str], world: Cluster, status: int, body: Json | bytes, says: str
+) -> None:
+    server[0].says(status, body)
+    with pytest.raises(CommandError) as caught:
+        world.list_models()
+    assert caught.value.code is Exit.NO_CLUSTER
+    assert says in caught.value.message
+    assert caught.value.may_pass == (status in (429, 500))
+    assert len(server[0].asked) == 1, "nothing is asked twice"
+
+
+def test_a_refused_write_is_no_matter_of_the_cluster(server: tuple[Played, str], world: Cluster) -> None:
+    server[0].says(422, refusal(422, "Invalid", "metadata.annotations: too long"))
+    with pytest.raises(CommandError) as caught:
+        world.annotate("digits", "slipway.dev/command", "x")
+    assert caught.value.code is Exit.FAILED
+
+
+def test_a_pod_is_asked_through_the_api_server(server: tuple[Played, str], world: Cluster) -> None:
+    server[0].says(200, b'{"outputs": []}')
+    request = Request("/v2/models/digits/infer", b'{"inputs": []}', {"Content-Type": "application/json"})
+    answer = world.ask("pods", "digits-1-x", "8000", request)
+    ((method, path, headers, sent),) = server[0].asked
+    assert (method, sent) == ("POST", b'{"inputs": []}')
+    assert path == "/api/v1/namespaces/team-a/pods/digits-1-x:8000/proxy/v2/models/digits/infer"
+    assert headers["Content-Type"] == "application/json"
+    assert (answer.status, answer.body) == (200, b'{"outputs": []}')
+    assert answer.milliseconds > 0
+
+
+def test_an_error_of_the_models_own_is_an_answer(server: tuple[Played, str], world: Cluster) -> None:
+    for status in (400, 404, 500, 503):
+        server[0].says(status, b'{"error": "no such input"}')
+        assert world.ask("pods", "x", "8000", Request("/", b"{}")).status == status
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code", "says"),
+    [
+        (503, b"error trying to reach service: dial tcp 10.0.0.1:8000: connect: refused", Exit.FAILED, "dial tcp"),
+        (503, refusal(503, "ServiceUnavailable", "no endpoints available"), Exit.FAILED, "no endpoints available"),
+        (404, refusal(404, "NotFound", 'pods "x" not found', name="x"), Exit.FAILED, 'pods "x" not found'),
+        (403, refusal(403, "Forbidden", "no"), Exit.NO_CLUSTER, "you may not create pods/proxy in namespace team-a"),
+    ],
+)
+def test_a_pod_that_cant_be_reached_is_said(
+    server: tuple[Played, str], world: Cluster, status: int, body: Json | bytes, code: Exit, says: str
+) -> None:
+    server[0].says(status, body)
+    with pytest.raises(CommandError) as caught:
+        world.ask("pods", "x", "8000", Request("/", b"{}"))
+    assert caught.value.code is code
+    assert says in caught.value.message
+
+
+def test_a_server_that_is_gone_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    world = cluster.connect(Target(kubeconfig=kubeconfig(tmp_path, "http://127.0.0.1:1")))
+    with pytest.raises(CommandError) as caught:
+        world.list_models()
+    assert caught.value.code is Exit.NO_CLUSTER
+    assert caught.value.may_pass
+    assert "no answer from http://127.0.0.1:1: connection refused" in caught.value.message
+
+
+def test_names_cant_leave_their_place_in_a_path(server: tuple[Played, str], world: Cluster) -> None:
+    server[0].says(404, refusal(404, "NotFound", "not found", name="x"))
+    world.read_model("../../secrets/x?watch=1")
+    assert server[0].asked[0][1].endswith("/modeldeployments/..%2F..%2Fsecrets%2Fx%3Fwatch%3D1")
