@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import sys
+from pathlib import Path
 
 from kubernetes.config import ConfigException
 
@@ -20,7 +21,7 @@ from slipway.settings import SettingsError, read_settings
 def main() -> None:
     """Run until SIGTERM or SIGINT."""
     try:
-        settings = read_settings(os.environ)
+        settings = read_settings(os.environ, _resolver())
     except SettingsError as error:
         sys.exit(f"slipway: {error}")
     # Imports stay for ever, and passes leave no cycles to speak of: look at less, and less often.
@@ -42,6 +43,14 @@ def main() -> None:
     except Exception as error:  # the last resort: the pod restarts, and says why in one line beside the trace
         logging.getLogger("slipway").critical("ended by an unexpected error", exc_info=error)
         sys.exit(f"slipway: ended by an unexpected error: {error}")
+
+
+def _resolver() -> str:
+    """How this machine finds names: a pod's says what the cluster's domain is."""
+    try:
+        return Path("/etc/resolv.conf").read_text(errors="replace")
+    except OSError:
+        return ""
 
 
 if __name__ == "__main__":

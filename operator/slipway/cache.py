@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slipway.api.v1alpha1 import KIND
-from slipway.manifests import MODEL_LABEL
+from slipway.manifests import MODEL_LABEL, model_of_label
 
 Json = dict[str, Any]
 Key = tuple[str, str]
@@ -108,7 +108,7 @@ class Cache:
 def owner_key(kind: str, body: Mapping[str, Any]) -> Key | None:
     """The ModelDeployment that an object belongs to: itself, or the one that our label names."""
     meta = body["metadata"]
-    name = meta["name"] if kind == KIND else (meta.get("labels") or {}).get(MODEL_LABEL)
+    name = meta["name"] if kind == KIND else model_of_label((meta.get("labels") or {}).get(MODEL_LABEL) or "")
     return (meta["namespace"], name) if name else None
 
 

@@ -8,32 +8,16 @@ Pure.
 
 from __future__ import annotations
 
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
+from slipway.api.quantity import parse_quantity
 from slipway.manifests import MERGE_KEYS
 
 LIST_MAPS = {*MERGE_KEYS, "ownerReferences"}
 """Lists whose items have keys: others may add items. Any other list is one value, and ours as a whole."""
 QUANTITY_FIELDS = {"limits", "requests", "overhead"}
 QUANTITY_LEAVES = {"sizeLimit", "divisor"}
-SUFFIXES = {
-    "n": Decimal("1e-9"),
-    "u": Decimal("1e-6"),
-    "m": Decimal("1e-3"),
-    "k": Decimal("1e3"),
-    "M": Decimal("1e6"),
-    "G": Decimal("1e9"),
-    "T": Decimal("1e12"),
-    "P": Decimal("1e15"),
-    "E": Decimal("1e18"),
-    "Ki": Decimal(2**10),
-    "Mi": Decimal(2**20),
-    "Gi": Decimal(2**30),
-    "Ti": Decimal(2**40),
-    "Pi": Decimal(2**50),
-    "Ei": Decimal(2**60),
-}
 
 
 def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False) -> bool:
@@ -45,6 +29,8 @@ def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False)
     if rendered == live:
         return False
     match rendered:
+        case dict() if field == "selector":
+            return bool(rendered != live)  # one value to the API server: a key more selects other pods
         case dict():
             live = live if isinstance(live, dict) else {}
             return any(
@@ -78,14 +64,7 @@ def amount(quantity: Any) -> Decimal | str | None:
     """
     if quantity is None:
         return None
-    text = str(quantity)
-    for suffix in (text[-2:], text[-1:]):
-        if suffix in SUFFIXES:
-            try:
-                return Decimal(text[: -len(suffix)]) * SUFFIXES[suffix]
-            except InvalidOperation:
-                return text
     try:
-        return Decimal(text)
-    except InvalidOperation:
-        return text
+        return parse_quantity(quantity)
+    except ValueError:
+        return str(quantity)

@@ -25,6 +25,8 @@ from slipway.manifests import MODEL_LABEL
 from slipway.queue import Queue
 from slipway.reconcile import Reconciler
 from slipway.relist import list_children, relist
+from slipway.routers import Routers
+from slipway.server_counts import ServerCounts
 from slipway.settings import Settings
 
 log = logging.getLogger("slipway")
@@ -38,6 +40,7 @@ CHILDREN = (
     ("", "v1", "services", "Service"),
     ("", "v1", "configmaps", "ConfigMap"),
     ("", "v1", "pods", "Pod"),
+    ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
 )
 
 
@@ -67,7 +70,8 @@ async def run(settings: Settings) -> None:
     """Run the operator until it is told to stop."""
     cache, queue, health = Cache(), Queue[Key](), Health()
     cluster, agents = await Cluster.connect(connections=WORKERS), Agents()
-    reconciler = Reconciler(cluster, agents, cache, queue, settings.images)
+    routers, server_counts = Routers(), ServerCounts()
+    reconciler = Reconciler(cluster, agents, routers, server_counts, cache, queue, settings.images)
     server = health.serve(settings.metrics_port)
     try:
         watching = kopf.operator(
@@ -85,7 +89,10 @@ async def run(settings: Settings) -> None:
         await _until_one_ends([watching, *work])
     finally:
         server.shutdown()
+        reconciler.close()
         await agents.close()
+        await routers.close()
+        await server_counts.close()
         await cluster.close()
 
 

@@ -1,5 +1,5 @@
-"""The children of a ModelDeployment, rendered: Service, and for each revision a Deployment, its agent's ConfigMap and
-the ControllerRevision that keeps it.
+"""The children of a ModelDeployment, rendered: Service, for each revision the ControllerRevision that keeps it, and for
+each carrier a Deployment and its agents' ConfigMap.
 
 Invariant: names are deterministic, every child has our owner reference and labels, nothing is read from a cluster.
 Pure. Only builders: who gets how many replicas is decided in `rollout`.
@@ -12,15 +12,39 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import GROUP, KIND, VERSION, ModelDeployment, ModelDeploymentSpec
-from slipway.revisions import Json, Revision, hash_of, served_version, user_choice, ways_of_fetching
+from slipway.revisions import (
+    DIGESTS_ANNOTATION,
+    Json,
+    Orders,
+    Revision,
+    hash_of,
+    served_version,
+    user_choice,
+    ways_of_fetching,
+)
 from slipway.runtimes import RUNTIMES
 
 MODEL_LABEL = f"{GROUP}/model"
 REVISION_LABEL = f"{GROUP}/revision"
 CONFIG_ANNOTATION = f"{GROUP}/agent-config"
+POD_VARIABLE = "SLIPWAY_POD"
+"""Its name, in agents and routers: they say whose they are, since an address may have become another pod's."""
+ROUTER_CONFIG_ANNOTATION = f"{GROUP}/router-config"
+CARRIES_ANNOTATION = f"{GROUP}/carries"
+"""On a ConfigMap: the revision that its agents have orders for."""
+REPLACES_ANNOTATION = f"{GROUP}/replaces"
+"""On a ConfigMap: the revision before it in place, until bake is over."""
+ROUTER_SUFFIX = ".router"
+ROUTER_PORT_NAME = "router"
+"""The router's one port: it tells HTTP and gRPC apart by itself."""
 AGENT_PORT = 8081
 AGENT_CONFIG_KEY = "agent.json"
+RECORDED_KEY = "recorded.json"
+CONFIG_VOLUME = "slipway-config"
+SECRET_FOLDER = "/etc/slipway-secret"  # noqa: S105 — where a Secret is mounted, not one
+CACHE_FOLDER = "/cache"
 USER_ID = 65532
 
 MERGE_KEYS: dict[str, tuple[str, ...]] = {
@@ -47,11 +71,13 @@ CHOICES = {"volumes", "resourceClaims", "env"}
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What the operator runs pods with, unless the spec names another."""
+    """What the operator runs pods with, unless the spec names another. cluster_domain: under it Services have names."""
 
     agent: str
     servers: Mapping[str, str]
+    router: str
     pull_policy: str
+    cluster_domain: str = "cluster.local"
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +95,16 @@ def labels_of(name: str, revision: str | None = None) -> dict[str, str]:
     return labels | ({REVISION_LABEL: revision} if revision else {})
 
 
+def router_label(name: str) -> str:
+    """The model label of a router's pods. No name has a dot, so no selector of model pods finds them."""
+    return f"{name}{ROUTER_SUFFIX}"
+
+
+def model_of_label(value: str) -> str:
+    """The ModelDeployment that a model label speaks of, a router's pods' included."""
+    return value.removesuffix(ROUTER_SUFFIX)
+
+
 def selector_of(name: str) -> str:
     """The label selector of all its pods, as text: what the scale subresource shows."""
     return f"{MODEL_LABEL}={name}"
@@ -79,13 +115,32 @@ def child_name(name: str, revision: str) -> str:
     return f"{name}-{revision}"
 
 
-def new_revision(deployment: ModelDeployment, images: Images, number: int) -> Revision:
-    """The revision that the spec asks for now, its pod template rendered with today's images."""
+def new_revision(deployment: ModelDeployment, images: Images, number: int, former: Revision | None = None) -> Revision:
+    """The revision that the spec asks for now, its pod template rendered with today's images.
+
+    former: the revision whose carrier it takes over in place; its template stays then, to the letter.
+    """
     spec = deployment.spec
     choice = user_choice(spec)
     name = hash_of(choice)
-    template = render_template(deployment, images, name)
+    template = former.template if former is not None else render_template(deployment, images, name)
     return Revision(name, number, served_version(spec), choice, ways_of_fetching(spec), template)
+
+
+def carried_template(template: Json, name: str, carrier: str) -> Json:
+    """A revision's template with its carrier's name in it: the pods' label, and the ConfigMap of their orders."""
+    spec = template["spec"]
+    volumes = [
+        volume | {"configMap": volume["configMap"] | {"name": child_name(name, carrier)}}
+        if volume["name"] == CONFIG_VOLUME and "configMap" in volume
+        else volume
+        for volume in spec["volumes"]
+    ]
+    labels = template["metadata"]["labels"] | {REVISION_LABEL: carrier}
+    return template | {
+        "metadata": template["metadata"] | {"labels": labels},
+        "spec": spec | {"volumes": volumes},
+    }
 
 
 def render_template(deployment: ModelDeployment, images: Images, revision: str) -> Json:
@@ -98,12 +153,12 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         {"name": "slipway-models", "emptyDir": {}},
         {"name": "slipway-tmp", "emptyDir": {}},
         {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
-        {"name": "slipway-config", "configMap": {"name": child_name(deployment.name, revision)}},
+        {"name": CONFIG_VOLUME, "configMap": {"name": child_name(deployment.name, revision)}},
     ]
     agent_mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
         {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
-        {"name": "slipway-config", "mountPath": "/etc/slipway", "readOnly": True},
+        {"name": CONFIG_VOLUME, "mountPath": "/etc/slipway", "readOnly": True},
     ]
     if scheme == "pvc":
         volumes.append({"name": "slipway-source", "persistentVolumeClaim": {"claimName": place}})
@@ -115,6 +170,20 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         items = [{"key": bundle.key, "path": "ca.crt"}]
         volumes.append({"name": "slipway-ca", "configMap": {"name": bundle.config_map_name, "items": items}})
         agent_mounts.append({"name": "slipway-ca", "mountPath": "/etc/slipway-ca", "readOnly": True})
+    elif scheme == "oci" and spec.storage is not None and spec.storage.image_volume:
+        image = {"reference": image_reference(spec), "pullPolicy": images.pull_policy}
+        volumes.append({"name": "slipway-source", "image": image})
+        agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
+    if spec.storage is not None and spec.storage.secret_ref is not None:
+        # Optional: a Secret that comes later is picked up, and one that never comes is the agent's to explain.
+        secret = {"secretName": spec.storage.secret_ref.name, "optional": True}
+        volumes.append({"name": "slipway-secret", "secret": secret})
+        agent_mounts.append({"name": "slipway-secret", "mountPath": SECRET_FOLDER, "readOnly": True})
+    if spec.storage is not None and spec.storage.cache is not None:
+        claim = {"claimName": spec.storage.cache.claim_name}
+        volumes.append({"name": "slipway-cache", "persistentVolumeClaim": claim})
+        agent_mounts.append({"name": "slipway-cache", "mountPath": CACHE_FOLDER})
+    own_name = {"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
     key = {"name": "SLIPWAY_SERVER_KEY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
     agent = {
         "name": "agent",
@@ -122,7 +191,7 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         "image": images.agent,
         "imagePullPolicy": images.pull_policy,
         "args": ["--config", f"/etc/slipway/{AGENT_CONFIG_KEY}"],
-        "env": [key],
+        "env": [key, own_name],
         "ports": [{"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"}],
         # Holds the server's start back until the served version's files are published; a fetch may take a day.
         "startupProbe": {**_agent_probe("/startz"), "periodSeconds": 1, "failureThreshold": 86_400},
@@ -130,23 +199,26 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         "readinessProbe": {**_agent_probe("/readyz"), "periodSeconds": 1, "failureThreshold": 2},
         "livenessProbe": {**_agent_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": _container_security(),
+        "securityContext": container_security(),
         "volumeMounts": agent_mounts,
     }
+    own = runtime.container(spec, model_name(deployment))
     server = {
         "name": "server",
         "image": spec.runtime.image or images.servers[spec.runtime.name],
         "imagePullPolicy": images.pull_policy,
-        "env": merge_list("env", [key], spec.runtime.env),
-        "ports": [{"name": p.name, "containerPort": p.number, "protocol": "TCP"} for p in runtime.ports],
+        **own,
+        "env": merge_list("env", [key, *own.get("env", [])], spec.runtime.env),
+        "ports": [{"name": p.name, "containerPort": p.number, "protocol": "TCP"} for p in runtime.ports(spec)],
+        # Its last words reach the condition where it ends by itself.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": _resources(deployment),
-        "securityContext": _container_security(),
+        "securityContext": container_security(),
         "volumeMounts": [
             {"name": "slipway-models", "mountPath": "/models", "readOnly": True},
             {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — as above
             {"name": "slipway-shm", "mountPath": "/dev/shm"},  # noqa: S108 — as above
         ],
-        **runtime.container(spec, model_name(deployment)),
     }
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
@@ -171,11 +243,19 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     return merged
 
 
+def image_reference(spec: ModelDeploymentSpec) -> str:
+    """The image of the served version at an oci:// place: REPOSITORY:TAG or REPOSITORY@sha256:DIGEST."""
+    repository = spec.model.uri.removeprefix("oci://").rstrip("/")
+    tag = spec.model.versions[str(served_version(spec))]
+    return f"{repository}{'@' if tag.startswith('sha256:') else ':'}{tag}"
+
+
 def _agent_probe(path: str) -> Json:
     return {"httpGet": {"path": path, "port": "agent"}, "timeoutSeconds": 2}
 
 
-def _container_security() -> Json:
+def container_security() -> Json:
+    """Of every container of ours."""
     return {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
@@ -244,16 +324,21 @@ def spec_of(deployment: ModelDeployment, revision: Revision) -> ModelDeploymentS
     return ModelDeploymentSpec.model_validate(revision.choice)
 
 
-def render_agent_config(deployment: ModelDeployment, revision: Revision, load: Iterable[int]) -> Json:
-    """What the agents of a revision's pods are told (schema 1 of agent.json, see serving-images/agent/README.md).
+def render_agent_config(
+    deployment: ModelDeployment,
+    revision: Revision,
+    load: Iterable[int],
+    labels: Mapping[str, int],
+    golden: Json | None = None,
+) -> Json:
+    """What the agents of a carrier's pods are told (schema 1 of agent.json, see serving-images/agent/README.md).
 
-    Place, served version, batching and model name are the revision's own. Pins, paths and the other versions follow
-    the spec at once, with no pod restart, as long as the spec still speaks of the same place.
+    Place, served version, batching, warm-up and model name are the revision's own. Pins, paths, labels, the memory
+    factor, golden requests and the other versions follow the spec at once, with no pod restart, as long as it speaks
+    of the same place.
     """
     own = spec_of(deployment, revision)
     runtime = RUNTIMES[own.runtime.name]
-    scheme, _, rest = own.model.uri.partition("://")
-    path = rest.partition("/")[2].strip("/")
     fetching = revision.fetching
     if own.model.uri == deployment.spec.model.uri:
         fetching = ways_of_fetching(deployment.spec)
@@ -261,57 +346,94 @@ def render_agent_config(deployment: ModelDeployment, revision: Revision, load: I
             # The spec need not name the versions of revisions before it: those still have to be found.
             fetching["versions"] = revision.fetching["versions"] | fetching["versions"]
     key, settings = runtime.agent_settings(own)
+    storage = own.storage
+    source: Json = {
+        "uri": own.model.uri,
+        "path": _mounted_path(own),
+        # A mounted image is the served version itself; its tag is no path in it.
+        "versions": {} if storage is not None and storage.image_volume else fetching["versions"],
+        "allowRedirects": fetching["allowRedirects"],
+        "caFile": "/etc/slipway-ca/ca.crt" if storage and storage.ca_bundle else None,
+    }
+    if storage is not None and storage.secret_ref is not None:
+        source |= {"credentials": SECRET_FOLDER, "secretName": storage.secret_ref.name}
+    if storage is not None and storage.cache is not None:
+        source["cache"] = CACHE_FOLDER
+    source |= {name: fetching[name] for name in ("endpoint", "region", "pathStyle", "pollSeconds") if name in fetching}
     config: Json = {
         "schema": 1,
         "runtime": own.runtime.name,
         "model": own.model.name or deployment.name,
-        "source": {
-            "uri": own.model.uri,
-            "path": None if scheme == "https" else f"/source/{path}".rstrip("/"),
-            "versions": fetching["versions"],
-            "allowRedirects": fetching["allowRedirects"],
-            "caFile": "/etc/slipway-ca/ca.crt" if own.storage and own.storage.ca_bundle else None,
-        },
-        "served": revision.version,
+        "source": source,
+        "served": revision.version or None,
         "load": list(load),
         "sha256": fetching["sha256"],
         key: settings,
     }
+    if own.runtime.name == "TensorFlowServing":
+        config["labels"] = dict(labels)
+    if limit := memory_limit_bytes(own):
+        config["memory"] = {"limitBytes": limit, "factor": deployment.spec.model.memory_factor}
+    if own.warmup is not None:
+        config["warmup"] = own.warmup.requests
+    if golden is not None:
+        config["golden"] = golden
     return {"generation": hash_of(config)} | config
 
 
-def render_service(deployment: ModelDeployment) -> Child:
-    """The Service that clients use: all ready pods of all revisions."""
+def _mounted_path(spec: ModelDeploymentSpec) -> str | None:
+    """Where the agent finds the source in its own files; None when it has to fetch it."""
+    scheme, _, rest = spec.model.uri.partition("://")
+    if scheme in ("pvc", "volume"):
+        return f"/source/{rest.partition('/')[2].strip('/')}".rstrip("/")
+    return "/source" if spec.storage is not None and spec.storage.image_volume else None
+
+
+def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
+    """The server container's memory limit; None without one."""
+    limit = spec.resources.limits.get("memory") if spec.resources else None
+    return None if limit is None else int(parse_quantity(limit))
+
+
+def render_service(deployment: ModelDeployment, carrier: str | None = None, *, to_router: bool = False) -> Child:
+    """The Service that clients use: the routers, one carrier's ready pods, or all ready pods."""
     runtime = RUNTIMES[deployment.spec.runtime.name]
     ports = [
         {
             "name": port.name,
             "port": port.number,
-            "targetPort": port.name,
+            "targetPort": ROUTER_PORT_NAME if to_router else port.name,
             "protocol": "TCP",
             "appProtocol": port.app_protocol,
         }
-        for port in runtime.ports
+        for port in runtime.ports(deployment.spec)
+        if port.name in ("http", "grpc") or not to_router
     ]
-    return _child(
+    selector = {MODEL_LABEL: router_label(deployment.name) if to_router else deployment.name}
+    if carrier is not None and not to_router:
+        selector[REVISION_LABEL] = carrier
+    return owned(
         deployment,
         "v1",
         "Service",
         deployment.name,
         None,
-        {"spec": {"selector": {MODEL_LABEL: deployment.name}, "ports": ports}},
+        {"spec": {"selector": selector, "ports": ports}},
     )
 
 
-def render_controller_revision(deployment: ModelDeployment, revision: Revision) -> Child:
-    """The object that keeps a revision: its data is immutable, so history survives and a rollback is exact."""
+def render_controller_revision(deployment: ModelDeployment, revision: Revision, digests: Mapping[int, str]) -> Child:
+    """The object that keeps a revision: its data is immutable, so history survives and a rollback is exact.
+
+    digests: version → sha256 of what was served under that number, found out since.
+    """
     data = {
         "version": revision.version,
         "choice": revision.choice,
         "fetching": revision.fetching,
         "template": revision.template,
     }
-    return _child(
+    child = owned(
         deployment,
         "apps/v1",
         "ControllerRevision",
@@ -319,43 +441,57 @@ def render_controller_revision(deployment: ModelDeployment, revision: Revision) 
         revision.hash,
         {"data": data, "revision": revision.number},
     )
+    if digests:
+        child.manifest["metadata"]["annotations"] = {DIGESTS_ANNOTATION: write_digests(digests)}
+    return child
 
 
-def render_config_map(deployment: ModelDeployment, revision: Revision, config: Json) -> Child:
-    """The agent's orders. Each revision has its own, so that a stable pod that restarts loads stable's set."""
-    return _child(
-        deployment,
-        "v1",
-        "ConfigMap",
-        child_name(deployment.name, revision.hash),
-        revision.hash,
-        {"data": {AGENT_CONFIG_KEY: json.dumps(config, indent=1)}},
-    )
+def write_digests(digests: Mapping[int, str]) -> str:
+    """Version → sha256 as JSON, always in the same order."""
+    return json.dumps({str(version): digests[version] for version in sorted(digests)})
 
 
-def render_deployment(deployment: ModelDeployment, revision: Revision, replicas: int) -> Child:
-    """The pods of a revision, from the template that its ControllerRevision keeps."""
-    return _child(
+def render_config_map(
+    deployment: ModelDeployment, carrier: str, orders: Orders, config: Json, recorded: Mapping[int, str]
+) -> Child:
+    """The agents' orders. Each carrier has its own, so that a stable pod that restarts loads stable's set.
+
+    recorded: what the versions' bytes were when they were first served. Agents read it when they fetch; it is no part
+    of the configuration's generation.
+    """
+    data = {AGENT_CONFIG_KEY: json.dumps(config, indent=1)}
+    if recorded:
+        data[RECORDED_KEY] = write_digests(recorded)
+    child = owned(deployment, "v1", "ConfigMap", child_name(deployment.name, carrier), carrier, {"data": data})
+    annotations = {CARRIES_ANNOTATION: orders.revision, REPLACES_ANNOTATION: orders.replaces or ""}
+    child.manifest["metadata"]["annotations"] = annotations
+    return child
+
+
+def render_deployment(deployment: ModelDeployment, carrier: str, template: Json, replicas: int) -> Child:
+    """The pods of a carrier, from the template that the carried revision's ControllerRevision keeps."""
+    return owned(
         deployment,
         "apps/v1",
         "Deployment",
-        child_name(deployment.name, revision.hash),
-        revision.hash,
+        child_name(deployment.name, carrier),
+        carrier,
         {
             "spec": {
                 "replicas": replicas,
                 "revisionHistoryLimit": 0,  # the ControllerRevisions are the history
-                "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: revision.hash}},
+                "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: carrier}},
                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "template": revision.template,
+                "template": carried_template(template, deployment.name, carrier),
             }
         },
     )
 
 
-def _child(
+def owned(
     deployment: ModelDeployment, api_version: str, kind: str, name: str, revision: str | None, body: Json
 ) -> Child:
+    """An object that goes with the ModelDeployment. revision: of the label; None: it belongs to no revision."""
     metadata = {
         "name": name,
         "namespace": deployment.namespace,

@@ -15,5 +15,8 @@ QUEUE_DEPTH = Gauge("slipway_queue_depth", "ModelDeployments that are due for a 
 DEPLOYMENTS = Gauge("slipway_modeldeployments", "ModelDeployments known.")
 UNREADY = Gauge("slipway_modeldeployments_not_ready", "ModelDeployments whose condition Ready is not True.")
 AGENT_READS = Counter("slipway_agent_reads", "Reports read from agents, by outcome: ok, unreachable.", ["outcome"])
+ROUTER_READS = Counter(
+    "slipway_router_reads", "Reports read from routers, by outcome: ok, unreachable, unreadable.", ["outcome"]
+)
 LOOP_LAG = Gauge("slipway_event_loop_lag_seconds", "How late the event loop ran its last heartbeat.")
 STALLED = Gauge("slipway_watch_stalled", "1 while the API server holds changes that no watch has delivered.")

@@ -1,6 +1,7 @@
 """One pass over one ModelDeployment: the calls in order, and nothing decided here.
 
-    cached objects ─ parse ─ agents' reports ─ observe ─ step ─ render ─ apply what differs ─ prune ─ status ─ events
+    cached objects ─ parse ─ agents' reports ─ observe ─ take stock ─ weigh ─ step ─ render ─ apply what differs
+    ─ status ─ events ─ prune
 
 Invariant: every pass computes everything anew from spec, status and what is observed, so it can be ended after any
 write and the next one arrives at the same state. Children are written before the status that tells of them; nothing is
@@ -9,6 +10,7 @@ pruned unless everything was applied.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable
@@ -18,28 +20,30 @@ from typing import Any
 
 from slipway import metrics
 from slipway.agents import Agents
-from slipway.api import KIND, SpecError, parse
-from slipway.api.status import ModelDeploymentStatus, read_status, write_status
+from slipway.api import KIND, ModelDeployment, SpecError, parse
+from slipway.api.status import ModelDeploymentStatus, read_status, write_status, write_time
 from slipway.api.v1alpha1 import GROUP, VERSION
 from slipway.cache import Cache, Key
-from slipway.children import (
-    Rendered,
-    agreed_hash,
-    desired_revision,
-    known_versions,
-    needs_agents_listing,
-    of_same_place,
-    render,
-    settled_hash,
-)
+from slipway.catalog import choose_lister, needs_agents_listing, of_same_place
+from slipway.children import Rendered, agreement, golden_orders, is_told_anew, render, settled_now
 from slipway.cluster import Cluster, ClusterError, TransientError
+from slipway.commands import read_command
 from slipway.drift import differs
-from slipway.manifests import CONFIG_ANNOTATION, Child, Images
-from slipway.observe import PREPARING_SECONDS, Observed, Trouble, is_owned, observe, revision_of, was_owned
+from slipway.evidence import Reading
+from slipway.follow import Followers
+from slipway.manifests import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION, Child, Images
+from slipway.observe import PREPARING_SECONDS, Observed, Pod, Trouble, is_owned, observe, revision_of, was_owned
+from slipway.plan import Plan
 from slipway.queue import Queue
-from slipway.revisions import content_hash
-from slipway.rollout import Plan, Wanted, step
-from slipway.status import Judged, Notice, assess, judge_unreadable, notices, read_memory, write_time
+from slipway.rollout import step
+from slipway.routers import Routers
+from slipway.runtimes import refuse_what_it_cant
+from slipway.server_counts import ServerCounts
+from slipway.status import Judged, Notice, assess, judge_unreadable, notices, sum_up
+from slipway.stock import take_stock
+from slipway.traffic.router import RouterPod, read_counts
+from slipway.traffic.server_metrics import counters_of, refuse_what_provider_cant
+from slipway.weighing import is_judged_now, weigh
 
 log = logging.getLogger("slipway")
 
@@ -51,10 +55,13 @@ NUDGE_SECONDS = 1.0
 PATIENT_NUDGES = 20
 """A kubelet that has not refreshed a pod after so many nudges is asked at MAX_POLL_SECONDS from then on."""
 TOLD_ANEW_SECONDS = 0.05
+PROMPT_SECONDS = 10.0
+PROMPT_LOOK_SECONDS = 0.1
+"""How often, and for how long after a change, routers are asked whether it is in force: a rollback waits for it."""
 MAX_BACKOFF_SECONDS = 60.0
 PROBLEM_SECONDS = 15.0
 """What stands in the way (another's object, a quota) may go without any event that reaches us."""
-PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision")
+PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision", "PodDisruptionBudget")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +83,8 @@ class Reconciler:
         self,
         cluster: Cluster,
         agents: Agents,
+        routers: Routers,
+        server_counts: ServerCounts,
         cache: Cache,
         queue: Queue[Key],
         images: Images,
@@ -83,15 +92,23 @@ class Reconciler:
     ) -> None:
         self._cluster = cluster
         self._agents = agents
+        self._routers = routers
+        self._server_counts = server_counts
         self._cache = cache
         self._queue = queue
         self._images = images
         self._clock = clock
+        self._followers = Followers(agents, queue)
         # Memory of pacing only: losing it costs a few seconds, never a wrong state.
         self._failures: dict[Key, int] = {}
         self._unsettled_since: dict[Key, float] = {}
         self._nudged_at: dict[str, float] = {}
+        self._routed_at: dict[Key, float] = {}
         self._unready: set[Key] = set()
+
+    def close(self) -> None:
+        """End what goes on between passes."""
+        self._followers.close()
 
     async def work(self) -> None:
         """One worker."""
@@ -135,71 +152,75 @@ class Reconciler:
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._unsettled_since.pop(key, None)
             self._failures.pop(key, None)
+            self._followers.follow(key, None)
             self._note_readiness(key, is_ready=True)
             return None
         now = self._clock.now()
         stored = read_status(body.get("status"))
-        uid = body["metadata"]["uid"]
         children = self._cache.children(key)
-        observed = observe(uid, children, {}, now)
+        observed = observe(body["metadata"]["uid"], children, {}, now)
         try:
             deployment = parse(body)
+            refuse_what_it_cant(deployment.spec)
+            refuse_what_provider_cant(deployment.spec)
         except SpecError as error:
             judged = judge_unreadable(body, observed, stored, error)
             await self._report(key, body, judged, observed, stored, now, writes=0)
             return None
-        settled = settled_hash(observed)
-        are_settled = (
-            settled is not None
-            and settled == stored.settled
-            and not (needs_agents_listing(deployment) and not known_versions(deployment, observed, stored))
-        )
-        if not are_settled:
-            observed = observe(uid, children, await self._agents.read_reports(observed.pods), now)
-        desired = desired_revision(deployment, observed, self._images)
-        memory = read_memory(stored, {*observed.revisions, *observed.deployments})
-        plan = step(
-            Wanted(
-                revision=desired.hash,
-                content=content_hash(deployment.spec),
-                replicas=deployment.spec.replicas,
-                deadline_seconds=deployment.spec.rollout.progress_deadline_seconds,
-            ),
-            memory,
-            observed.deployments,
-            now,
-        )
-        listed = known_versions(deployment, observed, stored)
-        rendered = render(deployment, desired, plan, observed, listed)
+        return await self._carry_out(key, body, children, deployment, observed, stored, now)
+
+    async def _carry_out(
+        self,
+        key: Key,
+        body: Json,
+        children: list[Json],
+        asked: ModelDeployment,
+        observed: Observed,
+        stored: ModelDeploymentStatus,
+        now: datetime,
+    ) -> float | None:
+        """A pass over a spec that can be read. observed: without what agents and routers say."""
+        uid, found = body["metadata"]["uid"], self._followers.found(key)
+        settled = settled_now(asked, observed, stored, found)
+        if settled is None:
+            reports, heard = await asyncio.gather(
+                self._agents.read_reports(observed.pods), self._routers.read(observed.routers)
+            )
+            # The same children, though time has passed: a deleted ModelDeployment's would be made anew.
+            observed = observe(uid, children, reports, now, heard)
+        stock = take_stock(asked, observed, stored, found, read_command(body, stored), self._images)
+        reading = await self._count(stock.deployment, observed) if is_judged_now(stock, stored) else None
+        weighed = weigh(stock, observed, stored, reading, now)
+        plan = step(stock.wanted, stock.memory, observed.carriers, now, weighed.scales)
+        try:
+            golden = await self._golden(key, stock.deployment, plan)
+        except SpecError as error:
+            judged = judge_unreadable(body, observed, stored, error)
+            await self._report(key, body, judged, observed, stored, now, writes=0)
+            return PROBLEM_SECONDS
+        rendered = render(stock.deployment, stock.arrival.revision, plan, observed, stock.listed, self._images, golden)
         problem, writes = await self._apply_all(key, uid, rendered, observed)
-        if problem is None:
-            writes += await self._prune(key, rendered, observed)
         nudged = await self._nudge(key, rendered, observed)
-        is_told_anew = any(
-            observed.configured.get(revision) != generation for revision, generation in rendered.configured.items()
-        )
-        agreed = settled if are_settled else agreed_hash(rendered, observed)
-        if is_told_anew:
-            agreed = None
-        shown = plan.stable or plan.canary or ""
-        judged = Judged(
-            name=deployment.name,
-            generation=deployment.generation,
-            replicas=deployment.spec.replicas,
-            revision=desired.hash,
-            version=desired.version,
-            problem=problem,
-            plan=plan,
-            load=rendered.load.get(shown, ()),
-            listed=listed if needs_agents_listing(deployment) and shown in of_same_place(deployment, observed) else (),
-            are_settled=are_settled,
-            settled=agreed,
+        agreed = agreement(rendered, plan, observed, settled)
+        judged = sum_up(
+            stock, plan, rendered, observed, weighed, problem, are_settled=settled is not None, settled=agreed
         )
         await self._report(key, body, judged, observed, stored, now, writes + nudged)
+        if problem is None:
+            # Last: what a failed canary leaves goes only once status tells that it failed, or that would be forgotten.
+            await self._prune(key, rendered, observed)
+        is_following = asked.spec.model.version is None and needs_agents_listing(asked)
+        here = of_same_place(stock.deployment, observed)
+        self._followers.follow(key, choose_lister(observed, here) if is_following or stock.remembered else None)
         if problem is not None:
             return PROBLEM_SECONDS
-        if is_told_anew and any(pod.ip for pod in observed.pods):
+        if is_told_anew(rendered, observed) and any(pod.ip for pod in observed.pods):
             return TOLD_ANEW_SECONDS
+        if observed.routed != rendered.routed and rendered.routed is not None:
+            self._routed_at[key] = self._clock.monotonic()
+            return TOLD_ANEW_SECONDS
+        if is_following and plan.canary is None and max(stock.listed, default=0) > stock.arrival.revision.version:
+            return TOLD_ANEW_SECONDS  # a version that waited for this rollout's end
         return self._next_look(key, plan, observed, now, is_settled=agreed is not None, has_nudged=nudged > 0)
 
     def _next_look(
@@ -207,6 +228,8 @@ class Reconciler:
     ) -> float | None:
         """The deadline of a rollout; and while agents work, a look at them: soon at first, then less often."""
         waits = []
+        if not is_settled and self._clock.monotonic() < self._routed_at.get(key, -1e9) + PROMPT_SECONDS:
+            waits.append(PROMPT_LOOK_SECONDS)
         if plan.wake_at is not None:
             waits.append(max(0.1, (plan.wake_at - now).total_seconds()))
         for pod in observed.pods:
@@ -276,6 +299,8 @@ class Reconciler:
         for (kind, name), live in observed.live.items():
             if revision_of(live) in rendered.unreadable:
                 continue
+            if kind == "Service" and revision_of(live) and observed.routers and rendered.routed is None:
+                continue  # routers that end still find the pods by it, for the clients that they still have
             if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
                 await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
                 writes += 1
@@ -283,26 +308,56 @@ class Reconciler:
         return writes
 
     async def _nudge(self, key: Key, rendered: Rendered, observed: Observed) -> int:
-        """Make kubelets refresh the configuration of pods whose agents still have an older one.
+        """Make kubelets refresh the configuration of pods whose agents or routers still have an older one.
 
         A pod update makes the kubelet sync its volumes at once, where it would take up to a minute by itself. The two
-        watches race, so the value is written anew each time until the agent reports the new generation.
+        watches race, so the value is written anew each time until the new generation is reported.
         """
         writes = 0
         for pod in observed.pods:
-            wanted = rendered.configured.get(pod.revision)
-            if pod.report is None or pod.is_ending or wanted is None or pod.report.generation == wanted:
+            wanted = rendered.configured.get(pod.carrier)
+            if pod.report is not None and wanted is not None and pod.report.generation != wanted:
+                writes += await self._tell(key, pod, CONFIG_ANNOTATION, wanted)
+        for router in observed.routers:
+            heard = observed.router_reports.get(router.uid)
+            if rendered.routed is None or (heard is not None and heard.generation == rendered.routed):
                 continue
-            count = int(pod.told.partition(".")[2] or 0) + 1 if pod.told and pod.told.startswith(wanted) else 1
-            pause = NUDGE_SECONDS if count <= PATIENT_NUDGES else MAX_POLL_SECONDS
-            if self._clock.monotonic() < self._nudged_at.get(pod.uid, 0.0) + pause - 0.1:
-                continue
-            self._nudged_at[pod.uid] = self._clock.monotonic()
-            answer = await self._cluster.annotate_pod(key[0], pod.name, CONFIG_ANNOTATION, f"{wanted}.{count}")
-            writes += 1
-            if answer is not None:
-                self._cache.put("Pod", answer)
+            if heard is None and observed.routed in (None, rendered.routed):
+                continue  # one that starts mounts what is there; but what changes meanwhile must reach it
+            writes += await self._tell(key, router, ROUTER_CONFIG_ANNOTATION, rendered.routed)
         return writes
+
+    async def _tell(self, key: Key, pod: Pod | RouterPod, annotation: str, generation: str) -> int:
+        """Write the generation into a pod, at once when it is new and paced from then on. Returns the writes."""
+        if pod.is_ending:
+            return 0
+        told, _, number = (pod.told or "").partition(".")
+        count = int(number or 0) + 1 if told == generation else 1
+        pause = NUDGE_SECONDS if count <= PATIENT_NUDGES else MAX_POLL_SECONDS
+        if count > 1 and self._clock.monotonic() < self._nudged_at.get(pod.uid, -1e9) + pause - 0.1:
+            return 0
+        self._nudged_at[pod.uid] = self._clock.monotonic()
+        answer = await self._cluster.annotate_pod(key[0], pod.name, annotation, f"{generation}.{count}")
+        if answer is not None:
+            self._cache.put("Pod", answer)
+        return 1
+
+    async def _count(self, deployment: ModelDeployment, observed: Observed) -> Reading:
+        """What was counted so far, by those who split the requests or by the servers themselves."""
+        if observed.entry is not None and observed.entry.is_router:
+            return read_counts(observed.routers, observed.router_reports)
+        carried = {carrier: here.revision for carrier, here in observed.carriers.items()}
+        return await self._server_counts.read(observed.pods, counters_of(deployment, observed.revisions, carried))
+
+    async def _golden(self, key: Key, deployment: ModelDeployment, plan: Plan) -> Json | None:
+        """What a revision that isn't stable is asked first; None: nothing. Raises SpecError where it can't be read."""
+        gates = deployment.spec.rollout.gates
+        if gates is None or gates.golden is None or plan.canary is None:
+            return None
+        if gates.golden.config_map is None:
+            return golden_orders(gates.golden)
+        found = await self._cluster.read("ConfigMap", key[0], gates.golden.config_map.name)
+        return golden_orders(gates.golden, (found.get("data") or {}) if found is not None else None)
 
     async def _report(
         self,

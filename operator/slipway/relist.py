@@ -18,7 +18,7 @@ from slipway.queue import Queue
 
 log = logging.getLogger("slipway")
 
-CHILD_KINDS = ("ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod")
+CHILD_KINDS = ("ControllerRevision", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "Pod")
 RELIST_SECONDS = 600.0
 
 

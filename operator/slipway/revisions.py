@@ -1,5 +1,9 @@
 """Revisions: the user's choice of everything that changes what a pod serves, hashed.
 
+A revision's pods belong to a *carrier*, a Deployment. Most revisions have one of their own, called like them; one that
+arrives in place takes over the carrier of the revision before it, pods and all, with nothing but other orders for the
+agents.
+
 Invariant: the hash covers only what the user set, defaults left out, so that a new operator, a new default image or a
 new default in the CRD starts no rollout. A revision's pod template is rendered once and kept in its ControllerRevision
 (whose data is immutable); later passes take it from there.
@@ -10,12 +14,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec
 
 Json = dict[str, Any]
+
+DIGESTS_ANNOTATION = "slipway.dev/digests"
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +30,11 @@ class Revision:
     """One revision, as it stands in its ControllerRevision.
 
     number: position in the history, from 1; a later revision has a higher one.
-    version: the served version.
+    version: the served version; 0 while none was found yet at a place that is followed.
     choice: `user_choice` of the spec it was made from; a valid spec by itself.
     fetching: `ways_of_fetching` of that spec, for the day when the spec names another place.
-    template: the pod template, complete.
+    template: the pod template, complete but for the carrier's name (`carried_template`).
+    digests: version → sha256 of what was served under that number, as its ControllerRevision's annotation keeps it.
     """
 
     hash: str
@@ -35,12 +43,20 @@ class Revision:
     choice: Json
     fetching: Json
     template: Json
+    digests: Mapping[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a carrier carries. replaces: the revision whose version stays loaded beside it; None: none does."""
+
+    revision: str
+    replaces: str | None = None
 
 
 def served_version(spec: ModelDeploymentSpec) -> int:
-    """The version clients get. `parse` has refused a spec without one."""
-    assert spec.model.version is not None
-    return spec.model.version
+    """The version clients get; 0 when the spec names none and none was found yet."""
+    return spec.model.version or 0
 
 
 def user_choice(spec: ModelDeploymentSpec) -> Json:
@@ -56,7 +72,8 @@ def user_choice(spec: ModelDeploymentSpec) -> Json:
             "batching": True,
             "warmup": True,
             "pod_template": True,
-            "storage": {"ca_bundle"},  # mounted into the pod, so a part of its template
+            # mounted into the pod, so a part of its template
+            "storage": {"ca_bundle", "secret_ref", "cache", "image_volume"},
         },
     )
     for amounts in choice.get("resources", {}).values():
@@ -72,11 +89,29 @@ def hash_of(value: Any) -> str:
 
 def ways_of_fetching(spec: ModelDeploymentSpec) -> Json:
     """What the spec says about fetching that is no part of a revision and reaches agents at once."""
-    return {
+    ways: Json = {
         "versions": dict(sorted(spec.model.versions.items())),
         "sha256": dict(sorted(spec.model.sha256.items())),
         "allowRedirects": bool(spec.storage and spec.storage.allow_redirects),
     }
+    # Left out where nothing is said: what agents are told must not change with the operator's release.
+    if spec.storage is not None and spec.storage.endpoint:
+        ways["endpoint"] = spec.storage.endpoint
+    if spec.storage is not None and spec.storage.region:
+        ways["region"] = spec.storage.region
+    if _is_path_style(spec):
+        ways["pathStyle"] = True
+    if spec.storage is not None and "poll_interval_seconds" in spec.storage.model_fields_set:
+        ways["pollSeconds"] = spec.storage.poll_interval_seconds
+    return ways
+
+
+def _is_path_style(spec: ModelDeploymentSpec) -> bool:
+    """Stores of one's own seldom have a name for every bucket; AWS has."""
+    storage = spec.storage
+    if storage is None:
+        return False
+    return storage.path_style if storage.path_style is not None else storage.endpoint is not None
 
 
 def place_of(revision: Revision) -> str:
@@ -91,13 +126,26 @@ def content_hash(spec: ModelDeploymentSpec) -> str:
     """
     version = str(served_version(spec))
     ways = ways_of_fetching(spec)
-    return hash_of([ways["sha256"].get(version), ways["versions"].get(version), ways["allowRedirects"]])
+    parts = [ways["sha256"].get(version), ways["versions"].get(version), ways["allowRedirects"]]
+    if "endpoint" in ways:  # appended where it is set: what an older operator remembered must stay remembered
+        parts.append(ways["endpoint"])
+    return hash_of(parts)
+
+
+def differs_in_version_only(one: Revision, other: Revision) -> bool:
+    """Whether the user chose the same but for the served version."""
+    return _without_version(one.choice) == _without_version(other.choice)
+
+
+def _without_version(choice: Json) -> Json:
+    return choice | {"model": {key: value for key, value in choice.get("model", {}).items() if key != "version"}}
 
 
 def read_revision(controller_revision: Json) -> Revision | None:
     """The revision kept in a ControllerRevision, or None when the object can't be read as one of ours."""
     data = controller_revision.get("data") or {}
-    labels = controller_revision.get("metadata", {}).get("labels") or {}
+    meta = controller_revision.get("metadata", {})
+    labels = meta.get("labels") or {}
     try:
         return Revision(
             hash=labels["slipway.dev/revision"],
@@ -106,6 +154,16 @@ def read_revision(controller_revision: Json) -> Revision | None:
             choice=dict(data["choice"]),
             fetching=dict(data["fetching"]),
             template=dict(data["template"]),
+            digests=read_digests((meta.get("annotations") or {}).get(DIGESTS_ANNOTATION)),
         )
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def read_digests(text: str | None) -> dict[int, str]:
+    """Version → sha256 from the annotation; what can't be read counts as never recorded."""
+    try:
+        found = json.loads(text or "{}")
+        return {int(version): str(digest) for version, digest in found.items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}

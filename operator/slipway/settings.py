@@ -8,6 +8,14 @@ from dataclasses import dataclass
 from slipway import __version__
 from slipway.manifests import Images
 
+# Variable and default: the official image, or one of this release. Custom has none; its users name theirs.
+SERVER_IMAGES = {
+    "TensorFlowServing": ("SLIPWAY_TENSORFLOW_SERVING_IMAGE", "tensorflow/serving:2.20.0"),
+    "TorchServe": ("SLIPWAY_TORCHSERVE_IMAGE", "pytorch/torchserve:0.12.0-cpu"),
+    "Triton": ("SLIPWAY_TRITON_IMAGE", f"slipway.dev/triton:{__version__}"),
+    "ONNXRuntime": ("SLIPWAY_ONNX_RUNTIME_IMAGE", f"slipway.dev/onnxruntime:{__version__}"),
+}
+
 
 class SettingsError(Exception):
     """A setting that can't be used; the message says which, and what to write."""
@@ -27,8 +35,22 @@ class Settings:
     metrics_port: int
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
-    """Read SLIPWAY_* variables. Raises SettingsError."""
+def read_cluster_domain(resolver: str) -> str:
+    """The domain under which a cluster's Services have names, from a pod's /etc/resolv.conf; the usual one elsewhere.
+
+    >>> read_cluster_domain("search slipway-system.svc.example.org svc.example.org example.org\\nnameserver 10.0.0.10")
+    'example.org'
+    """
+    for line in resolver.splitlines():
+        for name in line.split()[1:] if line.startswith("search") else ():
+            namespace, service, domain = (*name.split(".", 2), "", "")[:3]
+            if namespace and service == "svc" and domain:
+                return domain.rstrip(".")
+    return "cluster.local"
+
+
+def read_settings(environment: Mapping[str, str], resolver: str = "") -> Settings:
+    """Read SLIPWAY_* variables. resolver: what /etc/resolv.conf says. Raises SettingsError."""
 
     def read(name: str, default: str, allowed: tuple[str, ...] = ()) -> str:
         value = environment.get(name) or default
@@ -43,8 +65,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
         namespaces=tuple(part.strip() for part in read("SLIPWAY_NAMESPACES", "").split(",") if part.strip()),
         images=Images(
             agent=read("SLIPWAY_AGENT_IMAGE", f"slipway.dev/agent:{__version__}"),
-            servers={"Triton": read("SLIPWAY_TRITON_IMAGE", f"slipway.dev/triton:{__version__}")},
+            servers={name: read(variable, default) for name, (variable, default) in SERVER_IMAGES.items()},
+            router=read("SLIPWAY_ROUTER_IMAGE", "envoyproxy/envoy:v1.40.0"),
             pull_policy=read("SLIPWAY_IMAGE_PULL_POLICY", "IfNotPresent", ("IfNotPresent", "Always", "Never")),
+            cluster_domain=read("SLIPWAY_CLUSTER_DOMAIN", read_cluster_domain(resolver)),
         ),
         log_format=read("SLIPWAY_LOG_FORMAT", "console", ("json", "console")),
         log_level=read("SLIPWAY_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),

@@ -12,6 +12,24 @@ from collections.abc import Iterable
 from slipway.api.v1alpha1 import VersionPolicy
 
 
+def resolve_served(asked: int | None, found: Iterable[int], stable: int | None, canary: int | None) -> int | None:
+    """The version that clients get: the one that the spec names, else the newest one found; None while none is.
+
+    Discovery only moves up, and never in the middle of a rollout that has something to go back to.
+    stable, canary: versions of the same place's revisions that serve and that take over, None without one.
+
+    >>> resolve_served(None, [1, 2, 3], 2, None), resolve_served(None, [1], 2, None), resolve_served(None, [4], 2, 3)
+    (3, 2, 3)
+    >>> resolve_served(1, [1, 2, 3], 2, None)
+    1
+    """
+    if asked is not None:
+        return asked
+    if canary and stable:
+        return canary
+    return max([*found, stable or 0]) or None
+
+
 def choose_versions(policy: VersionPolicy | None, served: int, listed: Iterable[int]) -> tuple[int, ...]:
     """The versions to load, ascending.
 

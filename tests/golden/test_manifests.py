@@ -14,17 +14,28 @@ import pytest
 import yaml
 
 from slipway.api import parse
-from slipway.children import desired_revision, render
+from slipway.api.status import ModelDeploymentStatus
+from slipway.arrival import arrive
+from slipway.children import render
 from slipway.manifests import Images, new_revision
 from slipway.observe import Observed
-from slipway.revisions import Revision
-from slipway.rollout import Plan, Promotion
+from slipway.plan import Plan, Promotion
+from slipway.revisions import Orders, Revision
+from slipway.steps import wants_split
 
 Json = dict[str, Any]
 
 CASES = Path(__file__).parent / "cases"
 IMAGES = Images(
-    agent="slipway.dev/agent:golden", servers={"Triton": "slipway.dev/triton:golden"}, pull_policy="IfNotPresent"
+    agent="slipway.dev/agent:golden",
+    servers={
+        "Triton": "slipway.dev/triton:golden",
+        "TensorFlowServing": "tensorflow/serving:golden",
+        "TorchServe": "slipway.dev/torchserve:golden",
+        "ONNXRuntime": "slipway.dev/onnxruntime:golden",
+    },
+    router="slipway.dev/router:golden",
+    pull_policy="IfNotPresent",
 )
 LISTED = (1, 2, 3, 4)
 
@@ -51,17 +62,21 @@ def rendered(bodies: list[Json]) -> list[Json]:
         kept[earlier.hash] = earlier
     deployment = parse(bodies[-1])
     replicas = deployment.spec.replicas
-    observed = Observed({}, frozenset(), kept, {}, {}, (), {}, {})
-    desired = desired_revision(deployment, observed, IMAGES)
+    observed = Observed({}, frozenset(), kept, {}, {}, (), {})
+    desired = arrive(deployment, observed, ModelDeploymentStatus(), IMAGES).revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
-        plan = Plan(stable.hash, desired.hash, {stable.hash: replicas, desired.hash: 1}, Promotion.IN_PROGRESS, None)
+        counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Orders(stable.hash)}
+        orders[desired.hash] = Orders(desired.hash)
+        weights = {stable.hash: 75, desired.hash: 25} if wants_split(deployment) else None
+        plan = Plan(stable.hash, desired.hash, counts, orders, Promotion.IN_PROGRESS, weights=weights)
     else:
-        plan = Plan(None, desired.hash, {desired.hash: replicas}, Promotion.IN_PROGRESS, None)
-    children = [child.manifest for child in render(deployment, desired, plan, observed, LISTED).children]
+        orders = {desired.hash: Orders(desired.hash)}
+        plan = Plan(None, desired.hash, {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
+    children = [child.manifest for child in render(deployment, desired, plan, observed, LISTED, IMAGES).children]
     templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
     for child in children:
-        if child["kind"] == "Deployment":  # written once, for those who read
+        if child["kind"] == "Deployment" and child["metadata"]["name"] in templates:  # written once, for those who read
             assert child["spec"]["template"] == templates[child["metadata"]["name"]]
             child["spec"]["template"] = "as in its ControllerRevision"
     return children

@@ -6,7 +6,9 @@ end the operator is at rest: two more minutes bring no write.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -23,10 +25,16 @@ LOAD_FAILED = {"reason": "LoadFailed", "permanent": True, "message": "the server
 HOUR = 3600
 
 
-def serving(spec: dict[str, Any] | None = None, *, at_source: tuple[int, ...] = (1, 2, 3)) -> tuple[World, Operator]:
+def serving(
+    spec: dict[str, Any] | None = None,
+    *,
+    at_source: tuple[int, ...] = (1, 2, 3),
+    strategy: str | None = "RollingUpdate",
+) -> tuple[World, Operator]:
     """A ModelDeployment that serves and is at rest."""
     world = World(at_source=set(at_source))
-    world.edit({"replicas": 2, **(spec or {})})
+    world.edit({"replicas": 2, "rollout": {"strategy": strategy}})
+    world.edit(spec or {})
     operator = Operator(world)
     run(operator, 30)
     assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
@@ -75,7 +83,12 @@ def test_a_new_one_gets_its_children_and_serves() -> None:
         Write("create", "ConfigMap", f"{NAME}-{revision}"),
         Write("create", "Deployment", f"{NAME}-{revision}"),
     ]
-    assert {write.verb for write in world.writes[4:]} == {"status"}
+    # Once it serves, the digest of what it serves is written down, for pods to come.
+    noted = [write for write in world.writes[4:] if write.verb != "status"]
+    assert noted == [
+        Write("apply", "ControllerRevision", f"{NAME}-{revision}"),
+        Write("apply", "ConfigMap", f"{NAME}-{revision}"),
+    ]
     assert_at_rest(operator)
 
 
@@ -344,6 +357,8 @@ def test_a_quota_that_is_too_small_is_reported() -> None:
 def test_when_stable_serves_nothing_the_new_revision_goes_straight() -> None:
     world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
     world.at_source = {2, 3}
+    for pod in world.pods():
+        world.lose("Pod", pod["metadata"]["name"])
     run(operator, 10)
     assert world.ready_by_version() == {}
     world.edit({"model": {"version": 2}})
@@ -372,9 +387,38 @@ def test_an_invalid_spec_keeps_what_serves_and_the_next_edit_is_picked_up() -> N
     assert_healthy(world, 2)
 
 
+def test_what_the_server_cannot_do_is_refused_by_name_and_what_serves_goes_on() -> None:
+    world, operator = serving({"runtime": {"name": "TensorFlowServing"}})
+    world.edit({"runtime": {"instances": 2}})
+    run(operator, 20)
+    assert world.ready_by_version() == {1: 2}
+    assert world.conditions()["Promoted"] == ("False", "NotSupportedByRuntime")
+    assert "spec.runtime.instances" in world.message("Promoted")
+    assert_at_rest(operator)
+    world.edit({"runtime": {"instances": None}})
+    run(operator, 20)
+    assert_healthy(world, 1)
+
+
+@pytest.mark.parametrize("name", ["Triton", "TensorFlowServing", "TorchServe", "ONNXRuntime", "Custom"])
+def test_from_any_server_to_any_other_by_one_word(name: str) -> None:
+    """Custom needs its image too: that is another word."""
+    image = {"image": "registry.example/own:1"} if name == "Custom" else {}
+    world, operator = serving()
+    world.edit({"runtime": {"name": name, **image}})
+    for _ in range(60):
+        run(operator, 1)
+        assert sum(world.ready_by_version().values()) >= 2
+    assert_healthy(world, 1)
+    world.edit({"runtime": {"name": "ONNXRuntime", "image": None}})
+    run(operator, 60)
+    assert_healthy(world, 1)
+    assert_at_rest(operator)
+
+
 def test_a_spec_that_was_never_valid_has_no_children_and_recovers() -> None:
     world = World()
-    world.edit({"model": {"uri": "s3://models/digits"}})
+    world.edit({"model": {"uri": "gs://models/digits"}})
     operator = Operator(world)
     run(operator, 10)
     assert world.writes == [Write("status", "ModelDeployment", NAME)]
@@ -549,6 +593,7 @@ def test_a_policy_change_reaches_the_agents_with_no_pod_restarted() -> None:
     assert [pod["metadata"]["uid"] for pod in world.pods()] == pods
     assert {(write.verb, write.kind) for write in written} == {
         ("apply", "ConfigMap"),
+        ("apply", "ControllerRevision"),
         ("annotate", "Pod"),
         ("status", "ModelDeployment"),
     }
@@ -768,12 +813,15 @@ def happen(operator: Operator, what: str, argument: Any) -> Operator:
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.tuples(HAPPENINGS, st.sampled_from([0, 1, 2, 5, 8, 30])), max_size=12))
+@given(
+    st.sampled_from([None, "RollingUpdate"]),
+    st.lists(st.tuples(HAPPENINGS, st.sampled_from([0, 1, 2, 5, 8, 30])), max_size=12),
+)
 def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
-    happenings: list[tuple[tuple[str, Any], int]],
+    strategy: str | None, happenings: list[tuple[tuple[str, Any], int]]
 ) -> None:
     world = World()
-    world.edit({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20}})
+    world.edit({"replicas": 2, "rollout": {"strategy": strategy, "progressDeadlineSeconds": 20, "bakeSeconds": 10}})
     operator = Operator(world)
     for (what, argument), seconds in happenings:
         operator = happen(operator, what, argument)
@@ -798,7 +846,7 @@ def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
 
 def test_an_operator_with_other_default_images_restarts_no_pod() -> None:
     world, _ = serving()
-    newer = Images(agent="slipway.dev/agent:new", servers={"Triton": "slipway.dev/triton:new"}, pull_policy="Always")
+    newer = Images("slipway.dev/agent:new", {"Triton": "slipway.dev/triton:new"}, "slipway.dev/router:new", "Always")
     upgraded = Operator(world, newer)
     assert_at_rest(upgraded)
     world.edit({"replicas": 3})
@@ -859,10 +907,24 @@ def test_events_tell_changes_once() -> None:
 # ---- an operator that ends at any write
 
 Edit = Callable[[World], None]
+
+
+def edit_version_2(world: World, **conditions: Any) -> None:
+    """Version 2 is asked for in a world where it has its troubles."""
+    for name, value in conditions.items():
+        setattr(world, name, value)
+    world.edit({"model": {"version": 2}})
+
+
 EDITS: dict[str, Edit] = {
     "create": lambda world: world.edit({"replicas": 2}),
-    "new version": lambda world: world.edit({"model": {"version": 2}}),
-    "broken version": lambda world: world.edit({"model": {"version": 9}}),
+    "new version": lambda world: world.edit({"rollout": {"strategy": "RollingUpdate"}, "model": {"version": 2}}),
+    "broken version": lambda world: world.edit({"rollout": {"strategy": "RollingUpdate"}, "model": {"version": 9}}),
+    "new version in place": lambda world: world.edit({"model": {"version": 2}}),
+    "missing version in place": lambda world: world.edit({"model": {"version": 9}}),
+    "broken version in place": lambda world: edit_version_2(world, broken={2: LOAD_FAILED}),
+    "version without room": lambda world: edit_version_2(world, heavy={2}),
+    "found version": lambda world: world.edit({"model": {"version": None}}),
     "scale": lambda world: world.edit({"replicas": 3}),
     "policy": lambda world: world.edit({"versionPolicy": {"all": {}}}),
     "several": lambda world: world.edit({"replicas": 1, "model": {"version": 3}, "batching": {"maxBatchSize": 4}}),
@@ -880,16 +942,21 @@ def test_ended_at_any_write_the_next_operator_comes_to_the_same_end(name: str, *
 
 
 def _live(edit: Edit, name: str, end_at: tuple[int, bool] | None) -> tuple[dict[str, Any], int]:
-    world = World()
+    world = World() if name == "create" else copy.deepcopy(_serving())
     operator = Operator(world)
-    if name != "create":
-        world.edit({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20}})
-        run(operator, 15)
     before = world.requests
     world.end_at = (before + end_at[0], end_at[1]) if end_at else None
     edit(world)
     operator = _live_on(operator, 60)
     return world.state(), world.requests - before
+
+
+@cache
+def _serving() -> World:
+    world = World()
+    world.edit({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20, "bakeSeconds": 10}})
+    run(Operator(world), 15)
+    return world
 
 
 def _live_on(operator: Operator, seconds: int) -> Operator:

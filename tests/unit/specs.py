@@ -16,7 +16,13 @@ NAME = "digits"
 UID = "00000000-0000-4000-8000-000000000001"
 IMAGES = Images(
     agent="slipway.dev/agent:0123456789ab",
-    servers={"Triton": "slipway.dev/triton:0123456789ab"},
+    servers={
+        "Triton": "slipway.dev/triton:0123456789ab",
+        "TensorFlowServing": "tensorflow/serving:2.20.0",
+        "TorchServe": "slipway.dev/torchserve:0123456789ab",
+        "ONNXRuntime": "slipway.dev/onnxruntime:0123456789ab",
+    },
+    router="slipway.dev/router:0123456789ab",
     pull_policy="IfNotPresent",
 )
 SMALLEST: Json = {"runtime": {"name": "Triton"}, "model": {"uri": "pvc://models/digits", "version": 1}}

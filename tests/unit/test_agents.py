@@ -65,6 +65,16 @@ def test_a_report_in_pieces_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> No
     assert set(read(in_pieces, pod("a"), patch=monkeypatch)) == {"a"}
 
 
+@pytest.mark.parametrize(("says", "is_heard"), [("pod-a", True), ("pod-b", False), ("", True), (None, True)])
+def test_another_pods_agent_at_an_address_that_changed_hands_is_not_heard(
+    says: str | None, *, is_heard: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def whose(_: web.Request) -> web.StreamResponse:
+        return web.json_response(REPORT if says is None else {**REPORT, "pod": says})
+
+    assert set(read(whose, pod("a"), patch=monkeypatch)) == ({"a"} if is_heard else set())
+
+
 async def _not_json(_: web.Request) -> web.StreamResponse:
     return web.Response(text="starting")
 

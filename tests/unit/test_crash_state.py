@@ -65,6 +65,10 @@ def half_scaled(objects: Objects) -> None:
     objects["Deployment"][0]["spec"]["replicas"] = 1
 
 
+def not_settled(objects: Objects) -> None:
+    del objects["ModelDeployment"][0]["status"]["settled"]
+
+
 def not_ready(objects: Objects) -> None:
     objects["ModelDeployment"][0]["status"]["conditions"][0]["status"] = "False"
 
@@ -76,6 +80,7 @@ def not_ready(objects: Objects) -> None:
         (duplicate, "Deployment/digits-2"),
         (left_out, "Deployment/digits-1"),
         (half_scaled, '"replicas": 1'),
+        (not_settled, '"settled"'),
         (not_ready, '"status": "False"'),
     ],
 )
@@ -83,3 +88,45 @@ def test_what_a_crash_may_leave_behind_is_a_difference(damage: Any, words: str) 
     other = world("b-2", "u2")
     damage(other)
     assert words in compare(other)
+
+
+def told(number: int, *reasons: str) -> Objects:
+    """The same, where a canary was taken back after so many requests."""
+    objects = world("a-1", "u1") if number == 1 else world("b-2", "u2")
+    why = f"canary {number}/1,2{number}0 errors, stable 0/3{number} at 12:00:0{number}"
+    objects["ModelDeployment"][0]["status"] |= {
+        "transitions": [{"at": "", "reason": reason, "revision": "0d9e7c4f11", "message": why} for reason in reasons],
+        "rejected": [{"revision": "0d9e7c4f11", "message": why}],
+        "conditions": [{"type": "Promoted", "status": "False", "message": f"revision 0d9e7c4f11 failed: {why}"}],
+    }
+    return objects
+
+
+def test_numbers_of_requests_and_what_began_between_two_lives_are_left_out() -> None:
+    one = normalise(told(1, "Started", "Step", "RolledBack"), "a-1")
+    assert difference(one, normalise(told(2, "RolledBack"), "b-2")) == ""
+    assert "RolledBack" in difference(one, normalise(told(2, "Started", "Step"), "b-2"))
+    other = told(2, "RolledBack")
+    other["ModelDeployment"][0]["status"]["rejected"][0]["revision"] = "0d9e7c4f12"
+    assert "0d9e7c4f12" in difference(one, normalise(other, "b-2"))
+
+
+def test_a_router_s_generation_is_left_out_and_what_it_names_is_not() -> None:
+    def routed(namespace: str, generation: str, weight: int) -> Objects:
+        objects = world(namespace, namespace)
+        objects["ConfigMap"].append(
+            {
+                "metadata": {
+                    "name": "digits-router",
+                    "namespace": namespace,
+                    "uid": "r",
+                    "annotations": {"slipway.dev/routed": generation},
+                },
+                "data": {"routes.json": f"{generation} sends {weight} percent to digits-abc.{namespace}.svc"},
+            }
+        )
+        return objects
+
+    one = normalise(routed("a-1", "0123456789", 25), "a-1")
+    assert difference(one, normalise(routed("b-2", "abcdefabcd", 25), "b-2")) == ""
+    assert "50 percent" in difference(one, normalise(routed("b-2", "abcdefabcd", 50), "b-2"))

@@ -23,6 +23,7 @@ from slipway.manifests import (
     render_service,
     render_template,
 )
+from slipway.revisions import Orders
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
 
 
@@ -46,7 +47,7 @@ def agent(changes: Json | None = None) -> Json:
 
 def orders(changes: Json | None = None, load: tuple[int, ...] = (1,)) -> Json:
     wanted = deployment(changes)
-    return render_agent_config(wanted, new_revision(wanted, IMAGES, 1), load)
+    return render_agent_config(wanted, new_revision(wanted, IMAGES, 1), load, {})
 
 
 # ---- merging
@@ -290,9 +291,11 @@ def all_children(changes: Json | None = None) -> list[Any]:
     revision = new_revision(wanted, IMAGES, 1)
     return [
         render_service(wanted),
-        render_controller_revision(wanted, revision),
-        render_config_map(wanted, revision, render_agent_config(wanted, revision, (1,))),
-        render_deployment(wanted, revision, 3),
+        render_controller_revision(wanted, revision, {}),
+        render_config_map(
+            wanted, revision.hash, Orders(revision.hash), render_agent_config(wanted, revision, (1,), {}), {}
+        ),
+        render_deployment(wanted, revision.hash, revision.template, 3),
     ]
 
 
@@ -332,7 +335,7 @@ def test_a_deployments_pods_are_the_kept_template_whatever_the_spec_says_now() -
     before = deployment({"model": {"version": 1}})
     revision = new_revision(before, IMAGES, 1)
     now = deployment({"model": {"version": 2}, "runtime": {"args": ["--new"]}, "replicas": 4})
-    rendered = render_deployment(now, revision, 4).manifest
+    rendered = render_deployment(now, revision.hash, revision.template, 4).manifest
     assert rendered["spec"]["template"] == revision.template
     assert rendered["spec"]["replicas"] == 4
 
@@ -361,7 +364,13 @@ def test_orders() -> None:
         "served": 3,
         "load": [2, 3],
         "sha256": {"3": "a" * 64},
-        "triton": {"httpPort": 8000, "gpu": False, "maxBatchSize": 8, "maxQueueDelayMicroseconds": 100},
+        "triton": {
+            "httpPort": 8000,
+            "grpcPort": 8001,
+            "gpu": False,
+            "maxBatchSize": 8,
+            "maxQueueDelayMicroseconds": 100,
+        },
     }
 
 
@@ -402,7 +411,7 @@ def test_other_orders_are_another_generation(changes: Json, load: tuple[int, ...
 def of_earlier(before: Json, now: Json) -> Json:
     """The orders of the revision before, under the spec of now."""
     earlier = new_revision(deployment(before), IMAGES, 1)
-    return render_agent_config(deployment(now), earlier, (earlier.version,))
+    return render_agent_config(deployment(now), earlier, (earlier.version,), {})
 
 
 def test_an_old_revision_keeps_its_place_name_version_and_batching() -> None:

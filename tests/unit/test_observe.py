@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.observe import AgentReport, Trouble, observe, read_pod, read_report
+from slipway.observe import AgentReport, Ordered, Trouble, observe, read_pod, read_report
+from slipway.traffic.router import RouterReport
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
 
 OWNER = [{"uid": UID, "controller": True, "kind": "ModelDeployment"}]
@@ -147,6 +148,24 @@ def test_a_container_that_ends_again_and_again(state: Json) -> None:
 
 
 @pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("loading\nFailed to start server. Error: no model\n", "(Failed to start server. Error: no model)"),
+        ('Traceback:\n  File "a.py", line 1\nValueError: no model\n', "(ValueError: no model)"),
+        ("java.lang.Error: no model\n\tat org.A.b\n\tat org.A.c\n", "(java.lang.Error: no model)"),
+        ("  ", "(Error)"),
+    ],
+)
+def test_a_containers_last_words_are_what_it_said_last(log: str, words: str) -> None:
+    last = {"terminated": {"exitCode": 1, "reason": "Error", "message": log}}
+    trouble = trouble_of(
+        {"containerStatuses": [container(waiting={"reason": "CrashLoopBackOff"}, restarts=1, last=last)]}
+    )
+    assert trouble is not None
+    assert words in trouble.message
+
+
+@pytest.mark.parametrize(
     "status",
     [
         {},
@@ -191,7 +210,7 @@ RUNNING_AGENT = {"podIP": "198.18.0.9", "initContainerStatuses": [container("age
 )
 def test_a_pod_is_read(status: Json, meta: Json, *, ready: bool, ending: bool, ip: str | None) -> None:
     read = read_pod(pod(status, **meta), {})
-    assert (read.is_ready, read.is_ending, read.ip, read.revision) == (ready, ending, ip, "aaa")
+    assert (read.is_ready, read.is_ending, read.ip, read.carrier) == (ready, ending, ip, "aaa")
 
 
 # ---- all children
@@ -219,15 +238,15 @@ def test_pods_are_counted_by_revision_and_those_that_end_are_not() -> None:
         ],
         {},
     )
-    here = observed.deployments["aaa"]
+    here = observed.carriers["aaa"]
     assert (here.wanted, here.existing, here.ready) == (3, 2, 1)
-    assert observed.deployments["bbb"].existing == 0
+    assert observed.carriers["bbb"].existing == 0
 
 
 def test_a_deployment_that_is_being_deleted_does_not_count() -> None:
     gone = child("Deployment", "d-aaa", spec={"replicas": 3}, metadata={"deletionTimestamp": "x"})
     observed = observe(UID, [gone], {})
-    assert observed.deployments == {}
+    assert observed.carriers == {}
     assert ("Deployment", "d-aaa") in observed.live
 
 
@@ -267,13 +286,13 @@ def test_a_ready_pods_past_is_no_trouble_of_its_revision() -> None:
 def test_want_of_a_node_blocks_a_revision_and_other_troubles_do_not() -> None:
     deployment = child("Deployment", "d", spec={})
     lacking = unscheduled("0/1 nodes are available: 1 Insufficient cpu.")
-    assert observe(UID, [deployment, pod(lacking)], {}).deployments["aaa"].is_blocked
+    assert observe(UID, [deployment, pod(lacking)], {}).carriers["aaa"].is_blocked
     missing = unscheduled('persistentvolumeclaim "models" not found')
-    assert not observe(UID, [deployment, pod(missing)], {}).deployments["aaa"].is_blocked
+    assert not observe(UID, [deployment, pod(missing)], {}).carriers["aaa"].is_blocked
 
 
 def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
-    orders = json.dumps({"generation": "g1", "load": [2, 3]})
+    orders = json.dumps({"generation": "g1", "load": [2, 3], "served": 3})
     observed = observe(
         UID,
         [
@@ -284,8 +303,12 @@ def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
         ],
         {},
     )
-    assert observed.configured == {"aaa": "g1", "bbb": "", "ccc": "", "ddd": ""}
-    assert observed.ordered == {"aaa": (2, 3), "bbb": (), "ccc": (), "ddd": ()}
+    assert observed.ordered == {
+        "aaa": Ordered("g1", "aaa", (2, 3), 3),
+        "bbb": Ordered("", "bbb"),
+        "ccc": Ordered("", "ccc"),
+        "ddd": Ordered("", "ddd"),
+    }
 
 
 @pytest.mark.parametrize(
@@ -300,7 +323,7 @@ def test_fetching_without_error_is_progress(state: str, error: Json | None, *, i
     report = read_report(answer(versions=[{"version": 1, "state": state}], error=error))
     assert report is not None
     observed = observe(UID, [child("Deployment", "d", spec={}), pod(RUNNING_AGENT)], {"uid-p": report})
-    assert observed.deployments["aaa"].is_fetching is is_fetching
+    assert observed.carriers["aaa"].is_fetching is is_fetching
 
 
 # ---- agents' reports
@@ -378,3 +401,66 @@ def test_a_pod_that_cannot_start_on_its_node_is_told(status: Json, seconds: int,
     assert (read.trouble.reason if read.trouble else None) == reason
     if read.trouble:
         assert "kubectl describe pod" in read.trouble.message
+
+
+# ---- routers
+
+
+def router(name: str, *, is_ready: bool = True, runs: bool = True, **meta: Any) -> Json:
+    """A router's pod."""
+    status = {
+        "phase": "Running",
+        "podIP": "198.18.0.2",
+        "conditions": [{"type": "Ready", "status": "True" if is_ready else "False"}],
+        "containerStatuses": [container("envoy", running={})] if runs else [],
+    }
+    return merged(pod(status, name=name, **meta), {"metadata": {"labels": {"slipway.dev/model": f"{NAME}.router"}}})
+
+
+def told(generation: str) -> Json:
+    """The routers' ConfigMap."""
+    meta = {
+        "name": f"{NAME}-router",
+        "namespace": NAMESPACE,
+        "labels": {"slipway.dev/model": NAME},
+        "annotations": {"slipway.dev/routed": generation},
+        "ownerReferences": OWNER,
+    }
+    return {"kind": "ConfigMap", "metadata": meta, "data": {}}
+
+
+@pytest.mark.parametrize(
+    ("second", "says", "is_latest"),
+    [
+        pytest.param(router("b"), "2", True, id="both do what they were told last"),
+        pytest.param(router("b"), "1", False, id="one is behind"),
+        pytest.param(router("b", is_ready=False), "1", False, id="one that is about to be ready is behind"),
+        pytest.param(
+            router("b", is_ready=False), None, False, id="nobody knows what one that is about to be ready does"
+        ),
+        pytest.param(router("b", is_ready=False, runs=False), None, True, id="one that doesn't run yet"),
+        pytest.param(router("b", deletionTimestamp="2026-03-01T12:00:00Z"), "1", True, id="one that ends"),
+    ],
+)
+def test_what_was_told_last_is_in_force_when_every_router_that_runs_does_it(
+    second: Json, says: str | None, *, is_latest: bool
+) -> None:
+    def report(generation: str) -> RouterReport:
+        return RouterReport("source", generation, {"aaa": 100}, {"aaa": 1}, {})
+
+    heard = {"uid-a": report("2")} | ({"uid-b": report(says)} if says else {})
+    seen = observe(UID, [told("2"), router("a"), second], {}, router_reports=heard)
+    assert seen.by_router is not None
+    assert (seen.by_router.weights, seen.by_router.is_latest) == ({"aaa": 100}, is_latest)
+
+
+@pytest.mark.parametrize(("answers", "lingering"), [(True, frozenset({"bbb"})), (False, frozenset())])
+def test_a_router_that_ends_is_known_by_what_it_still_says(*, answers: bool, lingering: frozenset[str]) -> None:
+    ending = router("b", deletionTimestamp="2026-03-01T12:00:00Z")
+    heard = {"uid-a": RouterReport("source", "2", {"aaa": 100, "bbb": 0}, {"aaa": 1}, {})}
+    if answers:
+        heard["uid-b"] = RouterReport("other", "1", {"aaa": 0, "bbb": 100}, {"bbb": 1}, {})
+    seen = observe(UID, [told("2"), router("a"), ending], {}, router_reports=heard)
+    assert seen.by_router is not None
+    assert seen.by_router.weights == {"aaa": 100, "bbb": 0}
+    assert seen.by_router.lingering == lingering

@@ -32,7 +32,23 @@ def test_without_any_variable_there_are_settings() -> None:
     assert (settings.log_format, settings.log_level) == ("console", "INFO")
     assert settings.images.agent.startswith("slipway.dev/agent:")
     assert settings.images.servers["Triton"].startswith("slipway.dev/triton:")
+    assert settings.images.servers["ONNXRuntime"].startswith("slipway.dev/onnxruntime:")
+    assert settings.images.servers["TensorFlowServing"] == "tensorflow/serving:2.20.0"
+    assert settings.images.servers["TorchServe"] == "pytorch/torchserve:0.12.0-cpu"
+    assert "Custom" not in settings.images.servers
     assert settings.images.pull_policy == "IfNotPresent"
+
+
+@pytest.mark.parametrize(
+    ("resolver", "domain"),
+    [
+        ("", "cluster.local"),
+        ("search home\nnameserver 192.0.2.1", "cluster.local"),
+        ("nameserver 198.51.100.1\nsearch slipway-system.svc.example.org svc.example.org example.org", "example.org"),
+    ],
+)
+def test_the_domain_of_the_cluster_is_that_of_the_operators_own_pod(resolver: str, domain: str) -> None:
+    assert read_settings({}, resolver).images.cluster_domain == domain
 
 
 def test_all_variables_are_read() -> None:
@@ -40,7 +56,12 @@ def test_all_variables_are_read() -> None:
         {
             "SLIPWAY_NAMESPACES": " a, b ,,c",
             "SLIPWAY_AGENT_IMAGE": "agent:1",
+            "SLIPWAY_TENSORFLOW_SERVING_IMAGE": "tensorflow-serving:1",
+            "SLIPWAY_TORCHSERVE_IMAGE": "torchserve:1",
             "SLIPWAY_TRITON_IMAGE": "triton:1",
+            "SLIPWAY_ONNX_RUNTIME_IMAGE": "onnxruntime:1",
+            "SLIPWAY_ROUTER_IMAGE": "envoy:1",
+            "SLIPWAY_CLUSTER_DOMAIN": "example.org",
             "SLIPWAY_IMAGE_PULL_POLICY": "Always",
             "SLIPWAY_LOG_FORMAT": "json",
             "SLIPWAY_LOG_LEVEL": "DEBUG",
@@ -48,9 +69,15 @@ def test_all_variables_are_read() -> None:
         }
     )
     assert settings.namespaces == ("a", "b", "c")
+    assert (settings.images.router, settings.images.cluster_domain) == ("envoy:1", "example.org")
     assert (settings.images.agent, settings.images.servers, settings.images.pull_policy) == (
         "agent:1",
-        {"Triton": "triton:1"},
+        {
+            "TensorFlowServing": "tensorflow-serving:1",
+            "TorchServe": "torchserve:1",
+            "Triton": "triton:1",
+            "ONNXRuntime": "onnxruntime:1",
+        },
         "Always",
     )
     assert (settings.log_format, settings.log_level, settings.metrics_port) == ("json", "DEBUG", 9000)

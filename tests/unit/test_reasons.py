@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from slipway.rollout import Promotion
+from slipway.plan import Promotion
 from slipway_agent.failures import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 EXPLAINED = set(re.findall(r"`([A-Z][A-Za-z]+)`", (ROOT / "docs" / "conditions.md").read_text()))
-PLACES = {"Trouble": 0, "SpecError": 0, "_condition": 2}
+PLACES = {"Trouble": 0, "SpecError": 0, "Cause": 0, "_condition": 2}
 
 
 def reasons(file: Path) -> set[str]:
@@ -26,10 +26,10 @@ def reasons(file: Path) -> set[str]:
         candidates = [node.args[place]] if 0 <= place < len(node.args) else []
         candidates += [keyword.value for keyword in node.keywords if keyword.arg == "reason"]
         found |= {c.value for c in candidates if isinstance(c, ast.Constant) and isinstance(c.value, str)}
-    return found
+    return found - {""}
 
 
-MODULES = ["observe", "status", "reconcile", "api/v1alpha1"]
+MODULES = ["observe", "status", "reconcile", "children", "canary", "commands", "traffic/server_metrics", "api/v1alpha1"]
 OURS = set().union(*(reasons(ROOT / "operator" / "slipway" / f"{name}.py") for name in MODULES))
 FOUND = OURS | set(Promotion) | set(Reason)
 

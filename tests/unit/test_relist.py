@@ -85,4 +85,4 @@ def test_all_children_are_there_before_the_first_pass() -> None:
     cache = Cache()
     asyncio.run(list_children(cast("Cluster", Listing(service(5))), cache, ()))
     kinds = {child["kind"] for child in cache.children(DIGITS)}
-    assert kinds == {"ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod"}
+    assert kinds == {"ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod", "PodDisruptionBudget"}

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.rollout import Memory, Plan, Promotion, Rejection, RevisionPods, Wanted, enough, step
+from slipway import rollout
+from slipway.plan import (
+    ABSENT,
+    CarrierPods,
+    Memory,
+    Plan,
+    Promotion,
+    Rejection,
+    Wanted,
+    carrier_of,
+    enough,
+)
+from slipway.revisions import Orders
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600
@@ -17,13 +31,26 @@ RUNNING = {"existing": 0, "ready": 0}
 
 
 def wanted(revision: str = "new", replicas: int = 2, content: str = "") -> Wanted:
-    return Wanted(revision, content, replicas, DEADLINE_SECONDS)
+    """Each revision has a carrier of its own, called like it."""
+    return Wanted(revision, content, replicas, DEADLINE_SECONDS, revision)
 
 
-def pods(wanted: int, existing: int | None = None, ready: int | None = None, **more: bool) -> RevisionPods:
+def pods(wanted: int, existing: int | None = None, ready: int | None = None, **more: Any) -> CarrierPods:
     """All existing and ready, unless said otherwise."""
     there = wanted if existing is None else existing
-    return RevisionPods(wanted, there, there if ready is None else ready, **more)
+    return CarrierPods("", wanted, there, there if ready is None else ready, **more)
+
+
+def step(wanted: Wanted, memory: Memory, world: Mapping[str, CarrierPods], now: datetime) -> Plan:
+    """A step in a world whose carriers carry the revisions that they are called by, unless said otherwise."""
+    carriers = {name: replace(here, revision=here.revision or name) for name, here in world.items()}
+    return rollout.step(wanted, memory, carriers, now)
+
+
+def planned(plan: Plan) -> tuple[str | None, str | None, Mapping[str, int], Promotion]:
+    """The plan without times; every carrier carries what it is called by."""
+    assert plan.orders == {name: Orders(name) for name in plan.replicas}
+    return plan.stable, plan.canary, plan.replicas, plan.promotion
 
 
 def since(seconds: float, ready: int = 0) -> Memory:
@@ -70,7 +97,7 @@ ROLLING = [
 
 
 @pytest.mark.parametrize(("world", "replicas"), ROLLING)
-def test_rolling_on(world: dict[str, RevisionPods], replicas: dict[str, int]) -> None:
+def test_rolling_on(world: dict[str, CarrierPods], replicas: dict[str, int]) -> None:
     plan = step(wanted(), since(10, ready=2), world, NOW)
     assert (plan.stable, plan.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
     assert plan.replicas == replicas
@@ -93,9 +120,9 @@ STABLE = [
 
 
 @pytest.mark.parametrize(("replicas", "world", "expected"), STABLE)
-def test_stable(replicas: int, world: dict[str, RevisionPods], expected: dict[str, int]) -> None:
+def test_stable(replicas: int, world: dict[str, CarrierPods], expected: dict[str, int]) -> None:
     plan = step(wanted(replicas=replicas), Memory("new"), world, NOW)
-    assert plan == Plan("new", None, expected, Promotion.PROMOTED, None)
+    assert planned(plan) == ("new", None, expected, Promotion.PROMOTED)
 
 
 @pytest.mark.parametrize(
@@ -110,7 +137,8 @@ def test_the_first_revision_is_stable_once_enough_pods_are_ready(replicas: int, 
 
 def test_the_first_revision_starts_with_all_its_pods() -> None:
     plan = step(wanted(replicas=3), Memory(), {}, NOW)
-    assert plan == Plan(None, "new", {"new": 3}, Promotion.IN_PROGRESS, NOW, 0)
+    assert planned(plan) == (None, "new", {"new": 3}, Promotion.IN_PROGRESS)
+    assert (plan.progress_since, plan.canary_ready) == (NOW, 0)
 
 
 def test_a_first_revision_is_never_given_up() -> None:
@@ -127,12 +155,12 @@ def test_a_first_revision_that_never_served_makes_room_for_the_next_at_once() ->
 
 def test_promoted_when_all_its_pods_are_ready() -> None:
     plan = step(wanted(), since(10), {"old": pods(0), "new": pods(2)}, NOW)
-    assert plan == Plan("new", None, {"new": 2}, Promotion.PROMOTED, None)
+    assert planned(plan) == ("new", None, {"new": 2}, Promotion.PROMOTED)
 
 
 def test_the_spec_set_back_is_a_rollback_at_once_and_new_pods_serve_until_old_ones_do() -> None:
     plan = step(wanted("old", 3), since(10, ready=2), {"old": pods(1), "new": pods(2)}, NOW)
-    assert plan == Plan("old", None, {"old": 3, "new": 2}, Promotion.PROMOTED, None)
+    assert planned(plan) == ("old", None, {"old": 3, "new": 2}, Promotion.PROMOTED)
 
 
 def test_without_status_the_revision_with_most_ready_pods_is_stable() -> None:
@@ -191,7 +219,7 @@ def test_taken_back_pods_that_serve_go_only_when_old_ones_do() -> None:
 def test_a_rejected_revision_gets_no_pod() -> None:
     memory = Memory("old", None, 0, None, (Rejection("new", "c"),))
     plan = step(wanted(content="c"), memory, {"old": pods(2)}, NOW)
-    assert plan == Plan("old", None, {"old": 2}, Promotion.ROLLED_BACK, None)
+    assert planned(plan) == ("old", None, {"old": 2}, Promotion.ROLLED_BACK)
 
 
 def test_a_rejected_revision_with_other_bytes_is_tried_again() -> None:
@@ -226,9 +254,9 @@ class Anywhere:
     now: datetime = NOW
     rejected: frozenset[Rejection] = frozenset()
 
-    def observed(self) -> dict[str, RevisionPods]:
+    def observed(self) -> dict[str, CarrierPods]:
         return {
-            revision: RevisionPods(scale, len(self.pods.get(revision, [])), sum(self.pods.get(revision, [])))
+            revision: CarrierPods(revision, scale, len(self.pods.get(revision, [])), sum(self.pods.get(revision, [])))
             for revision, scale in self.scale.items()
         }
 
@@ -249,7 +277,7 @@ class Anywhere:
         self.check_repeated(plan)
         return plan
 
-    def check_capacity(self, plan: Plan, world: dict[str, RevisionPods]) -> None:
+    def check_capacity(self, plan: Plan, world: dict[str, CarrierPods]) -> None:
         """Of the pods that serve and were to stay, the plan gives none up that is needed.
 
         A Deployment that shrinks loses pods that are not ready first.
@@ -258,14 +286,14 @@ class Anywhere:
         left = sum(min(here.ready, plan.replicas.get(revision, 0)) for revision, here in world.items())
         assert left >= min(self.spec.replicas, staying), (plan, world)
 
-    def check_rejected(self, plan: Plan, world: dict[str, RevisionPods]) -> None:
+    def check_rejected(self, plan: Plan, world: dict[str, CarrierPods]) -> None:
         """A rejected revision gets no new pod, and none at all once others serve."""
         if plan.promotion is not Promotion.ROLLED_BACK:
             return
         assert plan.stable is not None
-        here = world.get(self.spec.revision, RevisionPods(0, 0, 0))
+        here = world.get(self.spec.revision, ABSENT)
         assert plan.replicas.get(self.spec.revision, 0) <= here.wanted
-        stable = world.get(plan.stable, RevisionPods(0, 0, 0))
+        stable = world.get(plan.stable, ABSENT)
         if stable.ready >= self.spec.replicas:
             assert plan.replicas.get(self.spec.revision, 0) == 0
 
@@ -335,11 +363,15 @@ def happen(world: Anywhere, what: str, argument: object) -> None:
         case "wait", int(seconds):
             world.now += timedelta(seconds=seconds)
         case "spec", str(revision):
-            world.spec = Wanted(revision, world.spec.content, world.spec.replicas, DEADLINE_SECONDS)
+            world.spec = Wanted(revision, world.spec.content, world.spec.replicas, DEADLINE_SECONDS, revision)
         case "scale", int(replicas):
-            world.spec = Wanted(world.spec.revision, world.spec.content, replicas, DEADLINE_SECONDS)
+            world.spec = Wanted(
+                world.spec.revision, world.spec.content, replicas, DEADLINE_SECONDS, world.spec.revision
+            )
         case "correct", str(content):
-            world.spec = Wanted(world.spec.revision, content, world.spec.replicas, DEADLINE_SECONDS)
+            world.spec = Wanted(
+                world.spec.revision, content, world.spec.replicas, DEADLINE_SECONDS, world.spec.revision
+            )
         case "lose status", _:
             world.memory = Memory()
     world.operate(is_ended_before_status=what == "end before status")
@@ -350,7 +382,7 @@ def happen(world: Anywhere, what: str, argument: object) -> None:
 def test_whatever_happens_capacity_is_kept_and_the_end_is_reached(
     replicas: int, events: list[tuple[str, object]]
 ) -> None:
-    world = Anywhere(Wanted(GOOD, "", replicas, DEADLINE_SECONDS))
+    world = Anywhere(Wanted(GOOD, "", replicas, DEADLINE_SECONDS, GOOD))
     world.settle()
     for what, argument in events:
         happen(world, what, argument)
@@ -375,12 +407,12 @@ def test_whatever_happens_capacity_is_kept_and_the_end_is_reached(
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 8), st.booleans(), st.booleans())
 def test_a_rollout_without_trouble_never_has_fewer_ready_pods(replicas: int, ends: bool, back: bool) -> None:
-    world = Anywhere(Wanted(GOOD, "", replicas, DEADLINE_SECONDS))
+    world = Anywhere(Wanted(GOOD, "", replicas, DEADLINE_SECONDS, GOOD))
     world.settle()
-    world.spec = Wanted(ALSO_GOOD, "", replicas, DEADLINE_SECONDS)
+    world.spec = Wanted(ALSO_GOOD, "", replicas, DEADLINE_SECONDS, ALSO_GOOD)
     for number in range(8 * replicas):
         if back and number == 3 * replicas:
-            world.spec = Wanted(GOOD, "", replicas, DEADLINE_SECONDS)
+            world.spec = Wanted(GOOD, "", replicas, DEADLINE_SECONDS, GOOD)
         world.operate(is_ended_before_status=ends and number % 3 == 0)
         for revision in (GOOD, ALSO_GOOD):
             world.control(revision)
@@ -390,3 +422,196 @@ def test_a_rollout_without_trouble_never_has_fewer_ready_pods(replicas: int, end
         world.start(ALSO_GOOD)
     world.settle()
     assert world.scale == {GOOD if back else ALSO_GOOD: replicas}
+
+
+# ---- in place: one carrier, called like the old revision
+
+
+def home(revision: str = "old", replaces: str | None = None, ready: int = 2, **more: Any) -> dict[str, CarrierPods]:
+    """The stable revision's carrier, with two pods."""
+    return {"old": CarrierPods(revision, 2, more.pop("existing", 2), ready, replaces, **more)}
+
+
+def into(revision: str = "new", content: str = "", replicas: int = 2, bake_seconds: int = 300) -> Wanted:
+    """A revision that arrives in the stable one's carrier."""
+    return Wanted(revision, content, replicas, DEADLINE_SECONDS, "old", bake_seconds)
+
+
+IN_PLACE = [
+    pytest.param(home(), Orders("new", "old"), id="told"),
+    pytest.param(home("new", "old"), Orders("new", "old"), id="loading: do nothing"),
+    pytest.param(home("new", "old", switched=1), Orders("new", "old"), id="one of two: do nothing"),
+    pytest.param(home("new", "old", ready=1, switched=1), Orders("new", "old"), id="the other one is not ready: wait"),
+    pytest.param(home("new", "old", existing=3, ready=3, switched=2), Orders("new", "old"), id="an extra pod: wait"),
+    pytest.param(home("mid", "old", switched=2), Orders("new", "old"), id="another was on its way: told anew"),
+]
+
+
+@pytest.mark.parametrize(("world", "orders"), IN_PLACE)
+def test_loading_in_place(world: dict[str, CarrierPods], orders: Orders) -> None:
+    plan = rollout.step(into(), since(10, ready=2), world, NOW)
+    assert (plan.stable, plan.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
+    assert (plan.replicas, plan.orders) == ({"old": 2}, {"old": orders})
+    assert plan.wake_at == NOW + timedelta(seconds=DEADLINE_SECONDS - 10)
+
+
+def test_a_pod_that_finds_no_node_holds_no_version_up() -> None:
+    world = home("new", "old", existing=4, ready=3, switched=3)
+    assert rollout.step(into(replicas=4), since(10), world, NOW).promotion is Promotion.PROMOTED
+
+
+@pytest.mark.parametrize(("bake_seconds", "replaces"), [(300, "old"), (0, None)])
+def test_when_all_pods_serve_it_it_is_stable_and_the_old_one_bakes(bake_seconds: int, replaces: str | None) -> None:
+    world = home("new", "old", switched=2)
+    plan = rollout.step(into(bake_seconds=bake_seconds), since(10), world, NOW)
+    assert (plan.stable, plan.canary, plan.promotion) == ("new", None, Promotion.PROMOTED)
+    assert plan.orders == {"old": Orders("new", replaces)}
+    until = NOW + timedelta(seconds=bake_seconds) if bake_seconds else None
+    assert (plan.bake_until, plan.wake_at) == (until, until)
+
+
+@pytest.mark.parametrize(("seconds", "replaces"), [(1, "old"), (0, None), (-1, None)])
+def test_bake_ends_at_its_time(seconds: int, replaces: str | None) -> None:
+    memory = Memory("new", bake_until=NOW + timedelta(seconds=seconds))
+    plan = rollout.step(into(), memory, home("new", "old", switched=2), NOW)
+    assert plan.orders == {"old": Orders("new", replaces)}
+    assert plan.bake_until == (memory.bake_until if replaces else None)
+
+
+def test_set_back_in_place_is_a_switch_at_once() -> None:
+    plan = rollout.step(into("old"), since(10), home("new", "old", switched=1), NOW)
+    assert (plan.stable, plan.canary, plan.promotion) == ("old", None, Promotion.PROMOTED)
+    assert plan.orders == {"old": Orders("old")}
+
+
+def test_refused_by_a_pod_it_is_taken_back_at_once() -> None:
+    world = home("new", "old", switched=1, is_refused=True)
+    plan = rollout.step(into(content="c"), since(1), world, NOW)
+    assert plan.promotion is Promotion.ROLLED_BACK
+    assert plan.newly_rejected == Rejection("new", "c")
+    assert (plan.replicas, plan.orders) == ({"old": 2}, {"old": Orders("old")})
+    memory = Memory("old", None, 0, None, (Rejection("new", "c"),))
+    again = rollout.step(into(content="c"), memory, home("old"), NOW)
+    assert (again.promotion, again.newly_rejected, again.orders) == (
+        Promotion.ROLLED_BACK,
+        None,
+        {"old": Orders("old")},
+    )
+
+
+@pytest.mark.parametrize(
+    ("seconds", "more", "is_over"), [(599, {}, False), (600, {}, True), (900, {"is_fetching": True}, False)]
+)
+def test_the_deadline_holds_in_place_too(seconds: int, more: dict[str, bool], *, is_over: bool) -> None:
+    plan = rollout.step(into(), since(seconds), home("new", "old", **more), NOW)
+    assert plan.promotion is (Promotion.ROLLED_BACK if is_over else Promotion.IN_PROGRESS)
+
+
+def test_from_in_place_to_pods_of_its_own_the_old_carrier_goes_back_to_the_old_revision() -> None:
+    plan = rollout.step(wanted(), since(10), home("new", "old"), NOW)
+    assert plan.replicas == {"old": 2, "new": 1}
+    assert plan.orders == {"old": Orders("old"), "new": Orders("new")}
+
+
+def test_pods_that_waited_for_a_version_serve_when_they_are_ready() -> None:
+    world = {"none": CarrierPods("none", 2, 2, 0)}
+    asked = Wanted("new", "", 2, DEADLINE_SECONDS, "none", 300)
+    plan = rollout.step(asked, Memory(None, "none"), world, NOW)
+    assert (plan.orders, plan.promotion) == ({"none": Orders("new")}, Promotion.IN_PROGRESS)
+    ready = {"none": CarrierPods("new", 2, 2, 2)}
+    assert rollout.step(asked, Memory(None, "new"), ready, NOW).stable == "new"
+
+
+def test_ready_pods_of_the_revision_before_are_no_arrival() -> None:
+    """A canary's pods go over to the next revision: they are ready, and serve the one before."""
+    old, canary = CarrierPods("old", 1, 1, 1), CarrierPods("mid", 2, 2, 2)
+    asked = Wanted("new", "", 2, DEADLINE_SECONDS, "mid", 300)
+    plan = rollout.step(asked, Memory("old", "mid"), {"old": old, "mid": canary}, NOW)
+    assert plan.orders["mid"] == Orders("new", "mid")
+    told = replace(canary, revision="new", replaces="mid")
+    plan = rollout.step(asked, Memory("old", "new"), {"old": old, "mid": told}, NOW)
+    assert plan.promotion is Promotion.IN_PROGRESS
+    switched = replace(told, switched=2)
+    plan = rollout.step(asked, Memory("old", "new"), {"old": old, "mid": switched}, NOW)
+    assert (plan.stable, plan.orders["mid"]) == ("new", Orders("new"))
+
+
+@pytest.mark.parametrize(("revision", "carrier"), [("a", "one"), ("b", "two"), ("c", "one"), ("nowhere", None)])
+def test_the_carrier_of_a_revision(revision: str, carrier: str | None) -> None:
+    carriers = {
+        "one": CarrierPods("a", 1, 1, 1, "c"),
+        "two": CarrierPods("b", 1, 1, 0),
+        "three": CarrierPods("d", 0, 0, 0),
+    }
+    assert carrier_of(revision, carriers) == carrier
+
+
+PATHS = st.lists(
+    st.one_of(
+        st.tuples(st.just("spec"), st.sampled_from(["a", "b", "c"])),
+        st.tuples(st.just("take up"), st.integers(0, 3)),
+        st.tuples(st.just("die"), st.integers(0, 3)),
+        st.tuples(st.just("wait"), st.sampled_from([1, 301, 601])),
+        st.tuples(st.just("lose status"), st.none()),
+    ),
+    max_size=30,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(1, 4), PATHS)
+def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
+    replicas: int, path: list[tuple[str, Any]]
+) -> None:
+    """c can't be loaded by any pod. A pod that is told serves what it has until it has what it is told."""
+    orders, memory, now, asked = Orders("a"), Memory("a"), NOW, "a"
+    serving: list[str] = ["a"] * replicas
+
+    def operate() -> Plan:
+        nonlocal orders, memory
+        here = CarrierPods(
+            orders.revision,
+            replicas,
+            replicas,
+            sum(bool(each) for each in serving),
+            orders.replaces,
+            switched=serving.count(orders.revision),
+            is_refused=orders.revision == "c",
+        )
+        wanted_now = Wanted(asked, "", replicas, DEADLINE_SECONDS, "a", 300)
+        plan = rollout.step(wanted_now, memory, {"a": here}, now)
+        assert plan.replicas == {"a": replicas}
+        orders = plan.orders["a"]
+        rejected = tuple(entry for entry in memory.rejected if entry.revision == asked)
+        newly = (plan.newly_rejected,) if plan.newly_rejected else ()
+        memory = Memory(
+            plan.stable, plan.canary, plan.canary_ready, plan.progress_since, rejected + newly, plan.bake_until
+        )
+        assert orders.revision != "c" or plan.canary == "c"  # a bad revision is only ever on its way
+        return plan
+
+    def take_up(number: int) -> None:
+        if number < replicas and orders.revision != "c":
+            serving[number] = orders.revision
+
+    for what, argument in path:
+        match what:
+            case "spec":
+                asked = argument
+            case "take up":
+                take_up(argument)
+            case "die" if argument < replicas:
+                serving[argument] = ""
+            case "wait":
+                now += timedelta(seconds=argument)
+            case "lose status" if all(serving):  # with both lost, nothing tells what was stable
+                memory = Memory()
+        operate()
+    for _ in range(6):
+        for number in range(replicas):
+            take_up(number)
+        now += timedelta(seconds=301)
+        plan = operate()
+    assert plan.orders == {"a": Orders(plan.stable or "")}
+    assert serving == [plan.stable] * replicas
+    assert plan.stable == asked or (asked == "c" and plan.promotion is Promotion.ROLLED_BACK) or memory.rejected

@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.api.status import Condition, ModelDeploymentStatus, read_status, write_status
+from slipway.api.status import Condition, ModelDeploymentStatus, read_status, read_time, write_status, write_time
 from slipway.observe import AgentReport, Observed, Pod, Trouble, VersionReport
-from slipway.revisions import Revision
-from slipway.rollout import Plan, Promotion, Rejection, RevisionPods
-from slipway.status import Judged, assess, notices, read_memory, read_time, write_time
+from slipway.plan import CarrierPods, Plan, Promotion, Rejection
+from slipway.revisions import Orders, Revision
+from slipway.status import Judged, assess, notices
+from slipway.stock import read_memory, still_rejected
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -47,18 +48,19 @@ def pod(name: str, of: str, *, ready: bool = True, ending: bool = False, says: A
 def observed(*pods: Pod, troubles: dict[str, Trouble] | None = None) -> Observed:
     revisions = {"old": revision("old", 1), "new": revision("new", 2)}
     here = {
-        name: RevisionPods(
-            0, sum(p.revision == name for p in pods), sum(p.revision == name and p.is_ready for p in pods)
+        name: CarrierPods(
+            name, 0, sum(p.carrier == name for p in pods), sum(p.carrier == name and p.is_ready for p in pods)
         )
-        for name in {p.revision for p in pods}
+        for name in {p.carrier for p in pods}
     }
-    return Observed({}, frozenset(), revisions, here, troubles or {}, pods, {}, {})
+    return Observed({}, frozenset(), revisions, here, troubles or {}, pods, {})
 
 
-STABLE = Plan("new", None, {"new": 2}, Promotion.PROMOTED, None)
-FIRST = Plan(None, "new", {"new": 2}, Promotion.IN_PROGRESS, NOW)
-ROLLING = Plan("old", "new", {"old": 2, "new": 1}, Promotion.IN_PROGRESS, NOW)
-TAKEN_BACK = Plan("old", None, {"old": 2}, Promotion.ROLLED_BACK, None)
+OWN = {"old": Orders("old"), "new": Orders("new")}
+STABLE = Plan("new", None, {"new": 2}, OWN, Promotion.PROMOTED)
+FIRST = Plan(None, "new", {"new": 2}, OWN, Promotion.IN_PROGRESS, NOW)
+ROLLING = Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW)
+TAKEN_BACK = Plan("old", None, {"old": 2}, OWN, Promotion.ROLLED_BACK)
 JUDGED = Judged(
     name="digits",
     generation=4,
@@ -311,7 +313,8 @@ def test_a_rejection_after_a_refusal_names_the_refusal() -> None:
 
 def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
     once = rejecting(observed(*OLD_SERVES, troubles={"new": BROKEN}))
-    later = assess(replace(JUDGED, plan=TAKEN_BACK), observed(*OLD_SERVES), once, LATER)
+    judged = replace(JUDGED, plan=TAKEN_BACK, remembered=tuple(once.rejected))
+    later = assess(judged, observed(*OLD_SERVES), once, LATER)
     condition = later.condition("Promoted")
     assert condition is not None
     assert BROKEN.message in condition.message
@@ -335,16 +338,16 @@ def test_the_longest_words_fit() -> None:
 
 def test_memory_is_what_was_written() -> None:
     status = rejecting(observed(*OLD_SERVES))
-    memory = read_memory(read_status(write_status(status)), {"old"})
+    memory = read_memory(read_status(write_status(status)), {"old"}, status.rejected)
     assert (memory.stable, memory.canary, memory.rejected) == ("old", None, (Rejection("new", "c"),))
     rolling = assess(replace(JUDGED, plan=replace(ROLLING, canary_ready=1)), observed(*OLD_SERVES), EMPTY, NOW)
-    memory = read_memory(read_status(write_status(rolling)), {"old", "new"})
+    memory = read_memory(read_status(write_status(rolling)), {"old", "new"}, [])
     assert (memory.stable, memory.canary, memory.canary_ready, memory.progress_since) == ("old", "new", 1, NOW)
 
 
 def test_a_stable_revision_that_is_kept_nowhere_is_forgotten() -> None:
     status = rejecting(observed(*OLD_SERVES))
-    assert read_memory(status, {"new"}).stable is None
+    assert read_memory(status, {"new"}, []).stable is None
 
 
 # ---- events
@@ -458,7 +461,7 @@ STORED = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max
 def test_garbage_never_raises(stored: dict[str, Any]) -> None:
     status = read_status(stored)
     assert read_status(write_status(status)) == status
-    read_memory(status, {"old"})
+    read_memory(status, {"old"}, status.rejected)
     assess(JUDGED, SERVING, status, NOW)
 
 
@@ -477,3 +480,59 @@ def test_absent_values_are_not_written() -> None:
     assert "canary" not in write_status(assess(JUDGED, SERVING, EMPTY, NOW))
     condition = Condition(type="Ready", status="True", reason="R", message="m", observed_generation=1)
     assert write_status(ModelDeploymentStatus(conditions=[condition]))["conditions"][0]["observedGeneration"] == 1
+
+
+# ---- versions
+
+
+def test_pods_with_different_bytes_under_one_number_are_told() -> None:
+    one = replace(report((2, "Available")), versions=(VersionReport(2, "Available", "", "", "a" * 64),))
+    other = replace(one, versions=(VersionReport(2, "Available", "", "", "b" * 64),))
+    status = assess(JUDGED, observed(pod("a", "new", says=one), pod("b", "new", says=other)), EMPTY, NOW)
+    assert conditions(status)["VersionsReady"] == "False ContentChanged"
+    assert conditions(status)["Ready"] == "True MinimumReplicasReady"
+    assert "aaaaaaaaaaaa, bbbbbbbbbbbb" in (status.versions[0].message or "")
+
+
+def test_a_label_that_stands_on_nothing_is_told_and_serves() -> None:
+    label = Trouble("LabelNotLoaded", "label 'beta' names version 7, which isn't loaded")
+    says = replace(report((2, "Available")), labels=(label,))
+    status = assess(JUDGED, observed(pod("a", "new", says=says), pod("b", "new", says=says)), EMPTY, NOW)
+    assert conditions(status)["VersionsReady"] == "False LabelNotLoaded"
+    assert conditions(status)["Degraded"] == "True LabelNotLoaded"
+    assert conditions(status)["Ready"] == "True MinimumReplicasReady"
+
+
+def test_since_is_when_the_state_was_first_seen() -> None:
+    says = replace(report((2, "Available")), versions=(VersionReport(2, "Available", "", "", None, "10:00"),))
+    first = assess(JUDGED, observed(pod("a", "new", says=says)), EMPTY, NOW)
+    later = replace(says, versions=(VersionReport(2, "Available", "", "", None, "11:00"),))
+    again = assess(JUDGED, observed(pod("a", "new", says=later)), first, LATER)
+    assert (first.versions[0].since, again.versions[0].since) == ("10:00", "10:00")
+    failed = replace(says, versions=(VersionReport(2, "Failed", "LoadFailed", "m", None, "12:00"),))
+    assert assess(JUDGED, observed(pod("a", "new", says=failed)), again, LATER).versions[0].since == "12:00"
+
+
+# ---- what arrives in place
+
+
+def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline() -> None:
+    says = AgentReport(
+        "g",
+        (),
+        (VersionReport(1, "Available", "", "", None), VersionReport(2, "Failed", "LoadFailed", "no", None)),
+        None,
+    )
+    here = observed(pod("a", "old", says=says))
+    carriers = {"old": replace(here.carriers["old"], revision="new", replaces="old")}
+    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    status = assess(replace(JUDGED, plan=plan), replace(here, carriers=carriers), EMPTY, NOW)
+    assert status.rejected[0].message == "LoadFailed: version 2: no"
+    assert conditions(status)["Promoted"] == "False RolledBack"
+
+
+@pytest.mark.parametrize(("stamp", "is_kept"), [(None, True), ("x", True), ("y", False)])
+def test_other_bytes_at_the_source_clear_a_rejection(stamp: str | None, *, is_kept: bool) -> None:
+    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    status = assess(replace(JUDGED, plan=plan, stamps={2: "x"}), observed(*OLD_SERVES), EMPTY, NOW)
+    assert bool(still_rejected(status, "new", 2, {2: stamp} if stamp else {})) is is_kept

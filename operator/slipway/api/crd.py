@@ -15,6 +15,7 @@ import yaml
 from kubernetes.client import models as core
 from pydantic import BaseModel
 
+from slipway.api.quantity import QUANTITY
 from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import (
     DNS_LABEL,
@@ -22,7 +23,6 @@ from slipway.api.v1alpha1 import (
     KIND,
     MAX_NAME_LENGTH,
     PLURAL,
-    QUANTITY,
     RULES,
     VERSION,
     ModelDeploymentSpec,
@@ -44,7 +44,9 @@ def render() -> Schema:
     for rule in RULES:
         target = spec
         for part in filter(None, rule.path.split(".")):
-            target = target["properties"][part]
+            target = target["properties"][part.removesuffix("[]")]
+            if part.endswith("[]"):
+                target = target["items"]
         target.setdefault("x-kubernetes-validations", []).append({"rule": rule.cel, "message": rule.message})
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
@@ -128,7 +130,11 @@ def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
     if "x-slipway-core" in node:
         return _with_description(_core_field(node), node)
     if "x-slipway-open" in node:
-        item = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+        item: Schema = {"x-kubernetes-preserve-unknown-fields": True}
+        if node["x-slipway-open"] != "any":
+            item = {"type": "object"} | item
+        if "maxItems" not in node:
+            return _with_description(item, node)
         return _with_description({"type": "array", "items": item, "maxItems": node["maxItems"]}, node)
     out: Schema = {}
     if "$ref" in node:

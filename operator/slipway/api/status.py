@@ -8,6 +8,7 @@ Must not import: kopf, kubernetes, anything that does I/O.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -27,6 +28,18 @@ class RevisionStatus(_Report):
     version: int = Field(description="The model version it serves.")
     ready_replicas: int = Field(default=0, description="Its ready pods.")
     weight_percent: int | None = Field(default=None, description="Its share of the requests, where one is set.")
+    weight_in_force: int | None = Field(
+        default=None, description="Its share as the routers say that they split, or as its ready pods make it."
+    )
+    carrier: str | None = Field(
+        default=None, max_length=63, description="The Deployment of its pods is <name>-<carrier>. Absent: none yet."
+    )
+    strategy: str | None = Field(
+        default=None, max_length=64, description="How it arrives: Canary, InPlace or RollingUpdate."
+    )
+    rolls_because: str | None = Field(
+        default=None, max_length=2048, description="Why it does not arrive in place, where it would by the spec."
+    )
 
 
 class VersionStatus(_Report):
@@ -40,6 +53,7 @@ class VersionStatus(_Report):
     reason: str | None = Field(default=None, max_length=128, description="Why it is not available.")
     message: str | None = Field(default=None, max_length=2048, description="In the server's or the store's own words.")
     sha256: str | None = Field(default=None, max_length=64, description="Digest of what was fetched.")
+    since: str | None = Field(default=None, max_length=64, description="When it came into this state.")
 
 
 class Rejected(_Report):
@@ -50,6 +64,9 @@ class Rejected(_Report):
     reason: str = Field(max_length=128, description="Why it was taken back.")
     message: str = Field(max_length=2048, description="What happened, and what to do.")
     at: str = Field(max_length=64, description="When.")
+    stamp: str | None = Field(
+        default=None, max_length=128, description="Name of its bytes at their source; other bytes are tried again."
+    )
 
 
 class Condition(_Report):
@@ -63,6 +80,63 @@ class Condition(_Report):
     last_transition_time: str = Field(default="", max_length=64, description="When status last changed.")
 
 
+class StepStatus(_Report):
+    """How far a canary is in its steps."""
+
+    index: int = Field(default=0, description="The step, from 1; 0 while it prepares. One more than there are: 100 %.")
+    count: int = Field(default=0, description="How many steps there are.")
+    since: str | None = Field(
+        default=None, max_length=64, description="Its weight is in force, or it pauses, since then."
+    )
+    paused: bool = Field(default=False, description="A person said pause.")
+    hurried: bool = Field(default=False, description="A person said promote.")
+    waits_for: str | None = Field(default=None, max_length=1024, description="What it waits for, in words.")
+
+
+class VerdictStatus(_Report):
+    """What the evidence says of the canary."""
+
+    result: Literal["Pass", "Fail", "Inconclusive", "Error"] = Field(
+        description="Error: the source of the counts did not answer."
+    )
+    reason: str = Field(max_length=128, description="A CamelCase constant.")
+    message: str = Field(max_length=2048, description="The numbers.")
+
+
+class Transition(_Report):
+    """Something that happened in a rollout."""
+
+    at: str = Field(max_length=64, description="When.")
+    revision: str = Field(max_length=63, description="To which revision.")
+    reason: str = Field(max_length=128, description="A CamelCase constant.")
+    message: str = Field(max_length=1024, description="What, in words.")
+
+
+class CommandStatus(_Report):
+    """The last command of a person, by the annotation slipway.dev/command."""
+
+    id: str = Field(max_length=128, description="As in the annotation; the same one is never carried out again.")
+    verb: str = Field(max_length=32, description="promote, abort, skip, pause, resume, retry or rollback.")
+    revision: str = Field(max_length=63, description="Which revision it speaks of.")
+    at: str = Field(max_length=64, description="When it was read.")
+    accepted: bool = Field(description="Whether it was carried out.")
+    message: str = Field(default="", max_length=1024, description="What it did, or why it was not carried out.")
+
+
+class Pinned(_Report):
+    """`rollback --to`: this revision serves instead of the spec's, until the spec names another."""
+
+    revision: str = Field(max_length=63, description="The revision that serves.")
+    instead_of: str = Field(max_length=63, description="The spec's revision at that time.")
+
+
+class TrafficStatus(_Report):
+    """Who splits the requests."""
+
+    entry: str = Field(max_length=64, description="What Service <name> reaches: Router, Pods, or one carrier's pods.")
+    message: str = Field(default="", max_length=1024, description="Weights that can't be reached; what is missing.")
+
+
 class ModelDeploymentStatus(_Report):
     """What is running, and how far it is."""
 
@@ -74,12 +148,36 @@ class ModelDeploymentStatus(_Report):
         default=None, max_length=64, description="When the canary last made progress; its deadline counts from here."
     )
     progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
+    bake_until: str | None = Field(
+        default=None, max_length=64, description="Until then the version before the served one stays loaded."
+    )
+    previous: RevisionStatus | None = Field(
+        default=None, description="The revision before the stable one, kept warm until bake is over."
+    )
+    step: StepStatus | None = Field(default=None, description="How far the canary is.")
+    verdict: VerdictStatus | None = Field(default=None, description="What the evidence says of the canary.")
+    evidence: dict[str, Any] | None = Field(
+        default=None,
+        description="What was counted so far, for the next look; only Slipway reads it.",
+        json_schema_extra={"x-slipway-open": True},
+    )
+    traffic: TrafficStatus | None = Field(default=None, description="Who splits the requests.")
+    pinned: Pinned | None = Field(default=None, description="A person's rollback.")
+    last_command: CommandStatus | None = Field(default=None, description="A person's last command.")
+    transitions: list[Transition] = Field(default_factory=list, max_length=10, description="What happened last.")
+    next_look: str | None = Field(
+        default=None,
+        max_length=64,
+        description="When time alone changes something: a hold ends, a deadline passes, bake is over.",
+    )
     rejected: list[Rejected] = Field(default_factory=list, max_length=10, description="Revisions that failed.")
     versions: list[VersionStatus] = Field(
         default_factory=list, max_length=256, description="The stable revision's versions."
     )
     listed: list[int] = Field(
-        default_factory=list, max_length=256, description="The newest versions seen at the URI, up to the served one."
+        default_factory=list,
+        max_length=256,
+        description="The newest versions at the URI; with a version named, up to that one.",
     )
     settled: str | None = Field(
         default=None, max_length=63, description="Hash of the pods and configuration whose agents all agree."
@@ -112,3 +210,17 @@ def read_status(stored: dict[str, Any] | None) -> ModelDeploymentStatus:
 def write_status(status: ModelDeploymentStatus) -> dict[str, Any]:
     """The status as JSON, absent values left out."""
     return status.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def read_time(text: object) -> datetime | None:
+    """A time as `write_time` writes it; None when there is none to read."""
+    try:
+        moment = datetime.fromisoformat(text) if isinstance(text, str) and text else None
+    except ValueError:
+        return None
+    return moment.astimezone(UTC) if moment is not None and moment.tzinfo is not None else None
+
+
+def write_time(moment: datetime) -> str:
+    """RFC 3339 with seconds, in UTC, as Kubernetes writes times."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -13,10 +13,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
+
+from slipway.api.quantity import QUANTITY
 
 GROUP = "slipway.dev"
 VERSION = "v1alpha1"
@@ -30,8 +33,6 @@ URI_PATTERN = "^(pvc|https|volume|s3|gs|az|hf|oci)://[^/[:space:]?#]+(/[^[:space
 """RE2, as CEL reads it."""
 URI_FORM = "must be SCHEME://PLACE/path without spaces, with a scheme of pvc, https, volume, s3, gs, az, hf, oci"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
-NUMBER = r"(([0-9]+(\.[0-9]*)?)|(\.[0-9]+))"
-QUANTITY = rf"^[+-]?{NUMBER}([KMGTPE]i|[numkMGTPE]|[eE][+-]?{NUMBER})?$"
 SHA256 = r"^[a-f0-9]{64}$"
 
 
@@ -60,15 +61,36 @@ VersionKey = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$")]
 Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY})]
 
 
+class Paths(_Part):
+    """REST paths of a server; {model} and {version} stand for the names of the model and the version."""
+
+    live: str = Field(default="/v2/health/live", max_length=256, pattern="^/", description="200 while it lives.")
+    ready: str = Field(
+        default="/v2/models/{model}/ready",
+        max_length=256,
+        pattern="^/",
+        description="200 when it can answer predictions.",
+    )
+    predict: str = Field(
+        default="/v2/models/{model}/infer", max_length=256, pattern="^/", description="Answers predictions."
+    )
+
+
 class Runtime(_Part):
     """The model server, and the escape hatches for its container."""
 
     name: Literal["Triton", "TensorFlowServing", "TorchServe", "ONNXRuntime", "Custom"] = Field(
-        description="The server that runs the model. This release serves with Triton (ONNX and every other format "
-        "that Triton reads)."
+        description="The server that runs the model. Triton: ONNX and every other format that it reads. ONNXRuntime: "
+        "ONNX on CPUs in a small image. Custom: any container of yours."
     )
     image: str | None = Field(
-        default=None, min_length=1, max_length=512, description="Another image of that server. Default: the operator's."
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Another image of that server. Default: the operator's. Required for Custom.",
+    )
+    command: list[Annotated[str, Field(max_length=1024)]] = Field(
+        default_factory=list, max_length=16, description="Custom: the container's command. Default: the image's."
     )
     args: list[Annotated[str, Field(max_length=1024)]] = Field(
         default_factory=list, max_length=64, description="Arguments appended to the server's command line."
@@ -78,6 +100,24 @@ class Runtime(_Part):
         max_length=64,
         description="Environment variables of the server container, as in a Pod.",
         json_schema_extra={"x-slipway-core": "V1EnvVar"},
+    )
+    instances: int | None = Field(
+        default=None,
+        ge=1,
+        le=256,
+        description="Copies of each version that one server runs side by side. Default: 1, on each GPU where there is "
+        "one. Triton: instance_group count; TorchServe: workers; ONNXRuntime: predictions side by side, on one copy.",
+    )
+    gpu_memory_fraction: float | None = Field(
+        default=None,
+        gt=0,
+        le=1,
+        description="Share of a GPU's memory that the server may take, where the server can be told.",
+    )
+    http_port: int | None = Field(default=None, ge=1, le=65_535, description="Custom: its HTTP port. Default: 8080.")
+    grpc_port: int | None = Field(default=None, ge=1, le=65_535, description="Custom: its gRPC port. Default: none.")
+    paths: Paths | None = Field(
+        default=None, description="Custom: its REST paths. Default: those of the Open Inference Protocol."
     )
 
 
@@ -110,6 +150,18 @@ class Model(_Part):
         max_length=256,
         description="Pins: version number to digest. Of a file: its sha256. Of a folder: the sha256 of the "
         "path-sorted sha256sum lines of its files.",
+    )
+    labels: dict[Annotated[str, Field(max_length=63)], Version] = Field(
+        default_factory=dict,
+        max_length=32,
+        description="TensorFlowServing: more labels for loaded versions. 'stable' and 'canary' are Slipway's own.",
+    )
+    memory_factor: float = Field(
+        default=1.5,
+        ge=1,
+        le=100,
+        description="Memory that a version takes in the server, as a multiple of its bytes on disk. Where another "
+        "version would not fit beside those loaded, under the memory limit, it is not loaded into that pod.",
     )
 
 
@@ -200,34 +252,115 @@ class Storage(_Part):
         default=False, description="Follow HTTP redirects. Off by default: a redirect can lead anywhere."
     )
     ca_bundle: Key | None = Field(default=None, description="Certificates of a private CA, PEM, for https.")
-    secret_ref: Reference | None = Field(default=None, description="Secret with credentials for the store.")
+    secret_ref: Reference | None = Field(
+        default=None,
+        description="Secret with credentials for the store. s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
+        "AWS_SESSION_TOKEN. https: token, or username and password. oci: .dockerconfigjson, or username and password. "
+        "Absent: the pod's own identity (its ServiceAccount's role), or none.",
+    )
+    endpoint: str | None = Field(
+        default=None,
+        max_length=512,
+        pattern="^https?://[^/[:space:]?#]+/?$",
+        description="s3: where the store answers; default: AWS. oci: http://HOST:PORT of a registry without TLS.",
+    )
+    region: str | None = Field(default=None, max_length=63, description="Region of the s3 store. Default: us-east-1.")
+    path_style: bool | None = Field(
+        default=None,
+        description="s3: the bucket stands in the path, not in the host's name. Default: true with an endpoint.",
+    )
+    image_volume: bool = Field(
+        default=False,
+        description="oci: the node's container runtime mounts the image; the agent pulls nothing. Another version is "
+        "another pod then.",
+    )
     cache: Cache | None = Field(default=None, description="Keep fetched versions on a shared volume.")
-    poll_interval_seconds: int | None = Field(
-        default=None, ge=5, le=86_400, description="How often new versions are looked for when model.version is absent."
+    poll_interval_seconds: int = Field(
+        default=60, ge=1, le=86_400, description="How often new versions are looked for."
     )
 
 
 class Warmup(_Part):
-    """Requests that run before a version counts as ready."""
+    """Requests that run against each version, in each pod, before it counts as ready."""
 
     requests: list[dict[str, Any]] = Field(
-        default_factory=list,
+        min_length=1,
         max_length=64,
-        description="Requests in the server's own REST form.",
+        description="Bodies of predictions, in the server's own REST form.",
         json_schema_extra={"x-slipway-open": True},
     )
 
 
 class Pause(_Part):
-    """Wait for a person."""
+    """Wait for a person (kubectl slipway resume), or for a time."""
+
+    duration_seconds: int | None = Field(
+        default=None, ge=1, le=604_800, description="Go on by itself after this long. Absent: when a person resumes."
+    )
 
 
 class Step(_Part):
-    """One step of a canary: a weight, or a pause."""
+    """One step of a canary: a weight, or a pause. Weights rise; after the last step the canary is promoted."""
 
     weight: int | None = Field(default=None, ge=0, le=100, description="Percent of requests to the canary.")
     hold_seconds: int | None = Field(default=None, ge=0, le=604_800, description="How long the weight is held.")
-    pause: Pause | None = Field(default=None, description="Wait until a person resumes.")
+    pause: Pause | None = Field(default=None, description="Wait until a person resumes, or for a time.")
+
+
+class GoldenRequest(_Part):
+    """A prediction whose answer is known."""
+
+    name: str | None = Field(default=None, max_length=63, description="What messages call it. Default: its number.")
+    request: dict[str, Any] = Field(
+        description="Body of the prediction, in the server's own REST form.", json_schema_extra={"x-slipway-open": True}
+    )
+    response: Any = Field(
+        description="What the answer must contain: its fields, numbers within the tolerance. Others are not compared. "
+        "Any JSON: a TorchServe handler may answer with a list, or a number.",
+        json_schema_extra={"x-slipway-open": "any"},
+    )
+    max_latency_milliseconds: int | None = Field(
+        default=None, ge=1, le=3_600_000, description="The longest that the answer may take, once warm."
+    )
+
+
+class ConfigMapKey(_Part):
+    """A key of a ConfigMap in the same namespace."""
+
+    name: str = Field(max_length=253, description="Name of the ConfigMap.")
+    key: str = Field(default="golden.json", max_length=253, description="Key in it.")
+
+
+class Tolerance(_Part):
+    """How far a number may be from the expected one: the larger of the two."""
+
+    absolute: float = Field(default=1e-6, ge=0, description="By itself.")
+    relative: float = Field(default=1e-4, ge=0, description="As a share of the expected number.")
+
+
+class Golden(_Part):
+    """Requests with known answers, asked of the new revision alone before it gets traffic. One of the three sources."""
+
+    requests: list[GoldenRequest] = Field(default_factory=list, max_length=64, description="Written here.")
+    config_map: ConfigMapKey | None = Field(
+        default=None, description="A ConfigMap's key: a JSON list of objects with name, request, response."
+    )
+    file: str | None = Field(
+        default=None, min_length=1, max_length=512, description="A file of that form in each version's own folder."
+    )
+    tolerance: Tolerance = Field(default_factory=Tolerance, description="How far numbers may be off.")
+
+
+class Gates(_Part):
+    """What a new revision must pass before it gets any live traffic."""
+
+    golden: Golden | None = Field(default=None, description="Requests with known answers.")
+    signature: Literal["Compatible", "Ignore"] | None = Field(
+        default=None,
+        description="Compatible: clients of the old version can use the new one: every input, output, type and shape "
+        "that they know is still there. Default: Compatible where the server tells its models' signatures and there "
+        "are steps, else Ignore.",
+    )
 
 
 class Analysis(_Part):
@@ -239,9 +372,18 @@ class Analysis(_Part):
     alpha: float = Field(
         default=0.01, gt=0, lt=1, description="Most that a healthy canary may be rolled back wrongly, per rollout."
     )
-    min_requests: int = Field(default=100, ge=1, description="Requests in a step before it can pass.")
+    min_requests: int = Field(default=100, ge=1, description="Canary requests in a step before it can pass.")
+    margin: float = Field(
+        default=0.01,
+        gt=0,
+        lt=1,
+        description="A difference that nobody cares about: the share of requests by which the canary may fail, or be "
+        "slow, more often than stable. A step passes when the difference is surely below it.",
+    )
     max_error_rate: float | None = Field(default=None, ge=0, le=1, description="Share of requests that may fail.")
-    max_latency_milliseconds: int | None = Field(default=None, ge=1, description="Bound on the latency quantile.")
+    max_latency_milliseconds: int | None = Field(
+        default=None, ge=1, le=60_000, description="Bound on the latency quantile."
+    )
     latency_quantile: float = Field(default=0.99, gt=0, lt=1, description="Which quantile that bound is for.")
     on_inconclusive: Literal["RollBack", "Hold"] = Field(
         default="RollBack", description="What the deadline does when evidence is missing."
@@ -253,10 +395,17 @@ class Rollout(_Part):
 
     strategy: Literal["RollingUpdate", "Canary", "InPlace", "BlueGreen", "Recreate"] | None = Field(
         default=None,
-        description="RollingUpdate: new pods ready, then traffic moves pod by pod. Default: Canary with steps, "
-        "InPlace when only the version differs, else RollingUpdate; this release: RollingUpdate.",
+        description="Canary: pods of the new revision beside the old ones, traffic by steps, judged. RollingUpdate: "
+        "new pods ready, then traffic moves pod by pod. InPlace: the new version is loaded into the serving pods, "
+        "where only the version differs. Default: Canary with steps, InPlace when only the version differs, else "
+        "RollingUpdate.",
     )
-    steps: list[Step] = Field(default_factory=list, max_length=32, description="Steps of a canary.")
+    steps: list[Step] = Field(
+        default_factory=list,
+        max_length=32,
+        description="Steps of a canary. Default with strategy Canary: 5, 25 and 50 percent for a minute each.",
+    )
+    gates: Gates | None = Field(default=None, description="What a new revision must pass before any live traffic.")
     analysis: Analysis | None = Field(default=None, description="How live traffic is judged. Absent: not at all.")
     surge: Literal["Pods", "Swap"] = Field(
         default="Pods", description="Pods: new pods beside old ones. Swap: one old pod makes room for each new one."
@@ -264,10 +413,28 @@ class Rollout(_Part):
     progress_deadline_seconds: int = Field(
         default=600, ge=10, le=86_400, description="A new revision without progress for this long is taken back."
     )
-    bake_seconds: int | None = Field(
-        default=None, ge=0, le=604_800, description="How long the old revision stays warm after promotion."
+    bake_seconds: int = Field(
+        default=300,
+        ge=0,
+        le=604_800,
+        description="How long the old version stays warm after a promotion by steps or in place; back takes seconds.",
     )
     revision_history_limit: int = Field(default=5, ge=1, le=50, description="Old revisions kept for a rollback.")
+
+
+class RouterPods(_Part):
+    """The router's own pods."""
+
+    replicas: int = Field(default=2, ge=1, le=64, description="How many.")
+    image: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=512,
+        description="Another image of it. Default: the operator's at the time when the router was made.",
+    )
+    resources: ResourceRequirements | None = Field(
+        default=None, description="Resources of its container. Default: 50m CPU and 64Mi asked for, 256Mi at most."
+    )
 
 
 class Traffic(_Part):
@@ -276,7 +443,13 @@ class Traffic(_Part):
     provider: Literal["Router", "GatewayAPI", "Istio", "Replicas"] = Field(
         default="Router", description="Only needed while traffic is split; without steps there is no router."
     )
-    timeout_seconds: int | None = Field(default=None, ge=1, le=86_400, description="The longest a request may take.")
+    timeout_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="Router: the longest a request may take. Default: as long as it takes.",
+    )
+    router: RouterPods | None = Field(default=None, description="Router: its pods.")
 
 
 class Autoscaling(_Part):
@@ -351,9 +524,63 @@ RULES: tuple[Rule, ...] = (
         "versionPolicy.specific must name model.version, and none above it: an unversioned request gets the highest",
     ),
     Rule(
+        "",
+        "!has(self.versionPolicy) || !has(self.versionPolicy.specific) || has(self.model.version)",
+        "versionPolicy.specific needs model.version: with none, the next one found would be above all of them",
+    ),
+    Rule(
+        "",
+        "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || !has(self.versionPolicy)",
+        "storage.imageVolume mounts the served version alone: no versionPolicy with it",
+    ),
+    Rule(
         "versionPolicy",
         "(has(self.latest) ? 1 : 0) + (has(self.specific) ? 1 : 0) + (has(self.all) ? 1 : 0) == 1",
         "name exactly one of latest, specific, all",
+    ),
+    Rule("runtime", "self.name != 'Custom' || has(self.image)", "Custom needs spec.runtime.image"),
+    Rule(
+        "runtime",
+        "self.name == 'Custom' || !(has(self.command) || has(self.httpPort) || has(self.grpcPort) || has(self.paths))",
+        "command, httpPort, grpcPort and paths are for Custom; other servers have their own",
+    ),
+    Rule(
+        "",
+        "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || "
+        "self.model.uri.startsWith('oci://')",
+        "storage.imageVolume is for oci:// only",
+    ),
+    Rule(
+        "rollout.steps[]",
+        "has(self.weight) != has(self.pause) && (has(self.weight) || !has(self.holdSeconds))",
+        "a step is a weight (with holdSeconds, if it is to last) or a pause",
+    ),
+    Rule(
+        "rollout",
+        "!has(self.strategy) || self.strategy == 'Canary' || !has(self.steps) || size(self.steps) == 0",
+        "steps are for strategy Canary: remove them, or the other strategy",
+    ),
+    Rule(
+        "rollout",
+        "!has(self.analysis) || (has(self.steps) && size(self.steps) > 0) || "
+        "(has(self.strategy) && self.strategy == 'Canary')",
+        "analysis judges the traffic of steps: add steps, or remove analysis",
+    ),
+    Rule(
+        "rollout",
+        "!has(self.strategy) || self.strategy != 'InPlace' || !has(self.gates) || !has(self.gates.golden)",
+        "gates.golden needs pods that get no requests yet: leave strategy InPlace out",
+    ),
+    Rule(
+        "rollout.gates.golden",
+        "(has(self.requests) && size(self.requests) > 0 ? 1 : 0) + (has(self.configMap) ? 1 : 0) + "
+        "(has(self.file) ? 1 : 0) == 1",
+        "name exactly one of requests, configMap, file",
+    ),
+    Rule(
+        "",
+        "!has(self.rollout) || !has(self.rollout.surge) || self.rollout.surge != 'Swap' || self.replicas != 1",
+        "rollout.surge Swap needs replicas of 2 or more: the only pod can't make room for its successor",
     ),
     Rule("resources.limits", "self.all(k, !string(self[k]).startsWith('-'))", "a limit can't be negative"),
     Rule("resources.requests", "self.all(k, !string(self[k]).startsWith('-'))", "a request can't be negative"),
@@ -361,13 +588,6 @@ RULES: tuple[Rule, ...] = (
 
 NOT_YET: tuple[tuple[str, str], ...] = (
     ("autoscaling", "write spec.replicas, or scale this object with a HorizontalPodAutoscaler of your own"),
-    ("warmup", "leave it out"),
-    ("traffic", "leave it out: Service <name> reaches all ready pods"),
-    ("storage.secret_ref", "use pvc://, volume:// or an https:// URL that needs no credentials"),
-    ("storage.cache", "leave it out: each pod fetches for itself"),
-    ("storage.poll_interval_seconds", "leave it out, and name spec.model.version"),
-    ("rollout.steps", "leave them out: a new revision rolls out pod by pod"),
-    ("rollout.analysis", "leave it out"),
 )
 """Fields (dotted) that a later release implements, with what to write until then."""
 
@@ -420,7 +640,17 @@ def _plain(problem: Any) -> str:
 def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
     """The Python form of RULES and of the CRD's bounds on names."""
     model = spec.model
+    runtime = spec.runtime
     broken = [
+        (
+            runtime.name == "Custom" and runtime.image is None,
+            "spec.runtime.image is missing; Custom has no image of the operator's",
+        ),
+        (
+            runtime.name != "Custom" and any((runtime.command, runtime.http_port, runtime.grpc_port, runtime.paths)),
+            "spec.runtime: command, httpPort, grpcPort and paths are for Custom; "
+            f"{runtime.name} has its own. Remove them",
+        ),
         (
             len(name) > MAX_NAME_LENGTH or not re.match(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", name),
             f"metadata.name {name!r} must be a DNS-1035 label of at most {MAX_NAME_LENGTH} characters",
@@ -443,6 +673,19 @@ def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
             model.version is not None and bool(model.versions) and str(model.version) not in model.versions,
             f"spec.model.versions does not name version {model.version}",
         ),
+        (
+            spec.storage is not None and spec.storage.image_volume and not model.uri.startswith("oci://"),
+            "spec.storage.imageVolume is for oci:// only; remove it",
+        ),
+        (
+            spec.storage is not None and spec.storage.image_volume and spec.version_policy is not None,
+            "spec.storage.imageVolume mounts the served version alone; remove spec.versionPolicy, or imageVolume",
+        ),
+        (
+            model.version is None and spec.version_policy is not None and spec.version_policy.specific is not None,
+            "spec.versionPolicy.specific needs spec.model.version: without one, the next version found would be above "
+            "all of them. Name it, or write latest or all",
+        ),
     ]
     if model.uri.startswith("volume://"):
         volume = model.uri.removeprefix("volume://").partition("/")[0]
@@ -455,6 +698,7 @@ def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
                 f"{', '.join(names) or 'none'}; add it there",
             )
         )
+    broken += _broken_rollout(spec)
     policy = spec.version_policy
     if policy is not None and policy.specific is not None and model.version is not None:
         named = policy.specific.versions
@@ -470,6 +714,44 @@ def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
             raise SpecError("InvalidSpec", message)
 
 
+def _broken_rollout(spec: ModelDeploymentSpec) -> list[tuple[bool, str]]:
+    rollout = spec.rollout
+    golden = rollout.gates.golden if rollout.gates else None
+    weights = [step.weight for step in rollout.steps if step.weight is not None]
+    has_steps = bool(rollout.steps) or rollout.strategy == "Canary"
+    return [
+        (
+            any((step.weight is None) == (step.pause is None) for step in rollout.steps)
+            or any(step.weight is None and step.hold_seconds is not None for step in rollout.steps),
+            "spec.rollout.steps: a step is a weight (with holdSeconds, if it is to last) or a pause",
+        ),
+        (
+            any(later < earlier for earlier, later in pairwise(weights)),
+            f"spec.rollout.steps: weights must rise, and {weights} do not; to take a revision back, abort it",
+        ),
+        (
+            bool(rollout.steps) and rollout.strategy not in (None, "Canary"),
+            f"spec.rollout.steps are for strategy Canary, and spec.rollout.strategy is {rollout.strategy}: remove one",
+        ),
+        (
+            rollout.analysis is not None and not has_steps,
+            "spec.rollout.analysis judges the traffic of steps: add spec.rollout.steps, or remove it",
+        ),
+        (
+            golden is not None and rollout.strategy == "InPlace",
+            "spec.rollout.gates.golden needs pods that get no requests yet: leave spec.rollout.strategy InPlace out",
+        ),
+        (
+            golden is not None and bool(golden.requests) + bool(golden.config_map) + bool(golden.file) != 1,
+            "spec.rollout.gates.golden: name exactly one of requests, configMap, file",
+        ),
+        (
+            rollout.surge == "Swap" and spec.replicas == 1,
+            "spec.rollout.surge Swap needs spec.replicas of 2 or more: the only pod can't make room for its successor",
+        ),
+    ]
+
+
 def _escapes(path: str) -> bool:
     return ".." in re.split(r"[/:]", path)
 
@@ -478,22 +760,16 @@ def _refuse_not_yet(spec: ModelDeploymentSpec) -> None:
     def refuse(what: str, instead: str) -> None:
         raise SpecError("NotYetSupported", f"{what} is not implemented in this release; {instead}")
 
-    if spec.runtime.name != "Triton":
-        refuse(f"spec.runtime.name {spec.runtime.name}", "write Triton")
     scheme = spec.model.uri.partition("://")[0]
-    if scheme not in ("pvc", "https", "volume"):
-        refuse(f"spec.model.uri {scheme}://", "use pvc://, https:// or volume://")
-    if spec.model.version is None:
-        refuse("finding the newest version by itself", "write spec.model.version")
+    if scheme in ("gs", "az", "hf"):
+        refuse(f"spec.model.uri {scheme}://", "use s3://, oci://, https://, pvc:// or volume://")
     for path, instead in NOT_YET:
         value: Any = spec
         for part in path.split("."):
             value = getattr(value, part, None)
         if value:
             refuse("spec." + ".".join(to_camel(part) for part in path.split(".")), instead)
-    if spec.rollout.strategy not in (None, "RollingUpdate"):
-        refuse(f"spec.rollout.strategy {spec.rollout.strategy}", "write RollingUpdate, or leave it out")
-    if spec.rollout.surge != "Pods":
-        refuse(f"spec.rollout.surge {spec.rollout.surge}", "write Pods, or leave it out")
-    if spec.rollout.bake_seconds:
-        refuse("spec.rollout.bakeSeconds", "leave it out")
+    if spec.rollout.strategy not in (None, "Canary", "RollingUpdate", "InPlace"):
+        refuse(f"spec.rollout.strategy {spec.rollout.strategy}", "write Canary, RollingUpdate or InPlace")
+    if spec.traffic is not None and spec.traffic.provider not in ("Router", "Replicas"):
+        refuse(f"spec.traffic.provider {spec.traffic.provider}", "write Router or Replicas")

@@ -5,9 +5,25 @@ A new server is one module and one entry in RUNTIMES.
 
 from __future__ import annotations
 
-from slipway.runtimes import triton
-from slipway.runtimes.server import Port, ServerRuntime
+from slipway.api.v1alpha1 import ModelDeploymentSpec, SpecError
+from slipway.runtimes import custom, onnx_runtime, tensorflow_serving, torchserve, triton
+from slipway.runtimes.server import Metrics, Port, Samples, ServerRuntime
 
-RUNTIMES: dict[str, ServerRuntime] = {"Triton": triton.TRITON}
+RUNTIMES: dict[str, ServerRuntime] = {
+    "Triton": triton.TRITON,
+    "TensorFlowServing": tensorflow_serving.TENSORFLOW_SERVING,
+    "TorchServe": torchserve.TORCHSERVE,
+    "ONNXRuntime": onnx_runtime.ONNX_RUNTIME,
+    "Custom": custom.CUSTOM,
+}
 
-__all__ = ["RUNTIMES", "Port", "ServerRuntime"]
+
+def refuse_what_it_cant(spec: ModelDeploymentSpec) -> None:
+    """Raise SpecError(NotSupportedByRuntime) when the spec asks its server for what that one can't do."""
+    runtime = RUNTIMES[spec.runtime.name]
+    refusals = runtime.refusals(spec)
+    if refusals:
+        raise SpecError("NotSupportedByRuntime", "; ".join(refusals))
+
+
+__all__ = ["RUNTIMES", "Metrics", "Port", "Samples", "ServerRuntime", "refuse_what_it_cant"]

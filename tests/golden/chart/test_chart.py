@@ -141,6 +141,8 @@ def test_operator_may_read_no_secret_and_grant_no_right() -> None:
         ("images.operator.tagg=x", "tagg"),
         ("watchNamespaces={Not_A_Name}", "watchNamespaces"),
         ("images.triton.digest=sha256:12", "digest"),
+        ("images.tensorflowServing.tag=x", "tensorflowServing"),
+        ("images.torchserve.repository=", "repository"),
         ("logFormat=xml", "logFormat"),
         ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
     ],

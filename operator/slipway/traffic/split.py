@@ -1,0 +1,34 @@
+"""What those who split the traffic are told.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A carrier that requests can be sent to.
+
+    weight_percent: its share of the unversioned requests. versions: those loaded in all of its ready pods: requests
+    that name one go to a carrier that holds it. http_port, grpc_port: its server's; grpc_port None: it has none.
+    """
+
+    carrier: str
+    weight_percent: int
+    versions: tuple[int, ...]
+    http_port: int
+    grpc_port: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The carriers with their weights (sum 100), the stable one first.
+
+    domain: the cluster's, under which Services have names.
+    """
+
+    backends: tuple[Backend, ...]
+    domain: str = "cluster.local"

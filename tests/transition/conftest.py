@@ -1,0 +1,21 @@
+"""What transition tests leave behind is ended here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.transition import world
+
+
+@pytest.fixture(autouse=True)
+def _operators_end() -> Iterator[None]:
+    yield
+    world.close_all()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _loop_ends() -> Iterator[None]:
+    yield
+    world.LOOP.close()

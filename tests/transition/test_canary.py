@@ -1,0 +1,877 @@
+"""A canary by steps: the world before, passes of the operator, the world after, with clients that lose no request.
+
+Each world has a router of two pods unless said otherwise; what is in force is what these have mounted. Each test ends
+with the operator at rest.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+
+from slipway.manifests import Images
+from tests.transition.test_transitions import LOAD_FAILED, stable_of
+from tests.transition.world import Operator, OperatorEndedError, World, run, writes_of
+from tests.unit.specs import IMAGES, NAME
+
+Json = dict[str, Any]
+
+BAKE_SECONDS = 8
+DEADLINE_SECONDS = 20
+STEPS: list[Json] = [{"weight": 25, "holdSeconds": 4}, {"weight": 50, "holdSeconds": 4}]
+CANARY: Json = {
+    "replicas": 2,
+    "rollout": {
+        "strategy": None,
+        "steps": STEPS,
+        "bakeSeconds": BAKE_SECONDS,
+        "progressDeadlineSeconds": DEADLINE_SECONDS,
+    },
+}
+JUDGED: Json = {"rollout": {"analysis": {"minRequests": 50, "margin": 0.1}}}
+GOLDEN: Json = {"rollout": {"gates": {"golden": {"requests": [{"request": {"x": 1}, "response": {"y": 2}}]}}}}
+LONG: Json = {"rollout": {"steps": [{"weight": 25, "holdSeconds": 600}]}}
+OLD, NEW, NEWER = 1, 2, 3
+
+
+def serving(*specs: Json, requests_per_second: float = 50) -> tuple[World, Operator]:
+    """Version 1 serves through routers, and clients ask."""
+    world = copy.deepcopy(_served(json.dumps(specs)))
+    world.requests_per_second = requests_per_second
+    return world, Operator(world)
+
+
+@cache
+def _served(specs: str) -> World:
+    world = World()
+    world.edit(CANARY)
+    for spec in json.loads(specs):
+        world.edit(spec)
+    run(Operator(world), 15)
+    assert world.conditions()["Promoted"] == ("True", "Promoted")
+    world.waiting.clear()
+    return world
+
+
+def arriving(*specs: Json, weight: int = 25, **more: Any) -> tuple[World, Operator]:
+    """Version 2 is at that weight, in force."""
+    world, operator = serving(*specs, **more)
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == weight)
+    return world, operator
+
+
+def until(operator: Operator, is_so: Callable[[], bool], seconds: int = 60) -> None:
+    """Live on until it is so."""
+    for _ in range(seconds):
+        if is_so():
+            return
+        run(operator, 1)
+    raise AssertionError(f"not within {seconds} s: {status(operator.world)}")
+
+
+def until_ready(operator: Operator, seconds: int = 60) -> None:
+    """Live on until the spec's revision serves and no other has pods."""
+    world = operator.world
+
+    def is_so() -> bool:
+        served = {**status(world).get("stable", {})}.get("version")
+        return (phase(world), served) == ("Ready", world.deployment()["spec"]["model"]["version"])
+
+    until(operator, is_so, seconds)
+    run(operator, 4)  # pods end
+
+
+def status(world: World) -> Json:
+    found: Json = world.deployment().get("status", {})
+    return found
+
+
+def weights(world: World) -> tuple[int | None, int | None]:
+    """In force, of the stable revision and the canary."""
+    stable, canary = status(world).get("stable") or {}, status(world).get("canary") or {}
+    return stable.get("weightInForce"), canary.get("weightInForce")
+
+
+def shares_of(world: World, revision: str) -> list[int]:
+    """The weights that routers were told for a revision, each change once."""
+    told = [routed[revision] for routed in world.routed if revision in routed]
+    return [share for number, share in enumerate(told) if number == 0 or share != told[number - 1]]
+
+
+def reasons(world: World) -> list[str]:
+    return [each["reason"] for each in status(world)["transitions"]]
+
+
+def canary_of(world: World) -> str:
+    found: str = status(world)["canary"]["revision"]
+    return found
+
+
+def phase(world: World) -> str:
+    found: str = status(world).get("phase", "")
+    return found
+
+
+def assert_rested(world: World, operator: Operator, version: int, replicas: int = 2) -> None:
+    """One version serves, alone, through routers; nothing more is written, and no client lost a request."""
+    run(operator, 6)
+    assert world.ready_by_version() == {version: replicas}
+    assert status(world)["stable"]["version"] == version
+    assert weights(world) == (100, None)
+    assert "canary" not in status(world)
+    assert "previous" not in status(world)
+    assert world.named("Deployment") == sorted([f"{NAME}-{stable_of(world)}", f"{NAME}-router"])
+    assert world.named("ConfigMap") == world.named("Deployment")
+    assert world.lost == 0
+    assert writes_of(operator, 30) == []
+
+
+# ---- a version that is well
+
+
+def test_a_better_version_is_promoted_by_steps() -> None:
+    world, operator = serving()
+    first = stable_of(world)
+    pods = {pod["metadata"]["name"] for pod in world.pods()}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "Baking")
+    assert world.ready_by_version() == {OLD: 2, NEW: 2}
+    assert pods <= {pod["metadata"]["name"] for pod in world.pods()}
+    promoted = [pod["metadata"]["name"] for pod in world.pods() if pod["metadata"]["name"] not in pods]
+    run(operator, BAKE_SECONDS + 5)
+    second = stable_of(world)
+    assert shares_of(world, second) == [0, 25, 50, 100]
+    assert all(sum(routed.values()) == 100 for routed in world.routed)
+    assert world.routed[-1] == {second: 100}
+    assert world.routed[0] == {first: 100}
+    # What serves is what was judged: no pod of it was made a second time.
+    assert [pod["metadata"]["name"] for pod in world.pods() if pod not in world.routers()] == promoted
+    assert reasons(world) == ["Promoted", "Started", "Step", "Step", "Step", "Promoted", "Baked"]
+    assert_rested(world, operator, NEW)
+
+
+def test_with_analysis_a_version_that_is_well_is_promoted_by_evidence() -> None:
+    world, operator = arriving(JUDGED)
+    until(operator, lambda: status(world).get("verdict", {}).get("result") == "Pass")
+    until(operator, lambda: phase(world) == "Baking")
+    run(operator, BAKE_SECONDS + 5)
+    assert "evidence" not in status(world)
+    assert_rested(world, operator, NEW)
+
+
+def test_without_requests_nothing_that_is_judged_advances() -> None:
+    world, operator = arriving(JUDGED, requests_per_second=0)
+    run(operator, 4 + DEADLINE_SECONDS - 3)
+    assert weights(world) == (75, 25)
+    assert status(world)["step"]["index"] == 1
+    assert status(world)["step"]["waitsFor"].startswith("evidence")
+
+
+@pytest.mark.parametrize("word", ["RollBack", "Hold"])
+def test_the_deadline_does_with_missing_evidence_what_is_asked_of_it(word: str) -> None:
+    analysis = {"rollout": {"analysis": {"minRequests": 50, "onInconclusive": word}}}
+    world, operator = arriving(analysis, requests_per_second=0)
+    run(operator, 4 + DEADLINE_SECONDS + 5)
+    if word == "Hold":
+        assert weights(world) == (75, 25)
+        assert phase(world) == "RollingOut"
+        return
+    assert status(world)["rejected"][0]["reason"] == "Inconclusive"
+    assert_rested(world, operator, OLD)
+
+
+def test_a_weight_that_reaches_one_router_late_is_waited_for() -> None:
+    world, operator = serving({"rollout": {"progressDeadlineSeconds": 300}})
+    world.is_deaf = True
+    world.edit({"model": {"version": NEW}})
+    run(operator, 40)
+    second = canary_of(world)
+    assert shares_of(world, second) == [0]  # one router doesn't know it yet
+    until(operator, lambda: 25 in shares_of(world, second), 90)
+    run(operator, 30)
+    # Routers that differ are no reason to take a weight back, and nothing advances before they agree.
+    assert shares_of(world, second) == [0, 25]
+    assert status(world)["step"]["waitsFor"] == "weight 25 to be in force"
+    assert world.lost == 0
+
+
+# ---- a version that is not
+
+
+def assert_taken_back(world: World, operator: Operator, revision: str, reason: str, words: str) -> None:
+    """The stable revision serves alone, and status says why."""
+    [entry] = status(world)["rejected"]
+    assert (entry["revision"], entry["reason"]) == (revision, reason)
+    assert words in entry["message"]
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.conditions()["Degraded"][0] == "True"
+    assert words in world.message("Promoted")
+    assert phase(world) == "RolledBack"
+    assert_rested(world, operator, OLD)
+    assert_never_again(world, revision)
+
+
+def assert_never_again(world: World, revision: str) -> None:
+    """Once its weight went back to 0, no configuration gives it any."""
+    shares = [routed.get(revision, 0) for routed in world.routed]
+    falls = [number for number in range(1, len(shares)) if shares[number] < shares[number - 1]]
+    assert len(falls) <= 1
+    assert not falls or not any(shares[falls[0] :])
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"),
+    [({"error_rate": {NEW: 0.5}}, "ErrorsRose"), ({"milliseconds": {NEW: 900.0}}, "SlowerThanStable")],
+)
+def test_a_version_that_answers_worse_is_rolled_back_with_its_numbers(trouble: Json, reason: str) -> None:
+    world, operator = serving(JUDGED, {"rollout": {"steps": [{"weight": 25, "holdSeconds": 60}]}})
+    for name, value in trouble.items():
+        setattr(world, name, value)
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == 25)
+    revision, since = canary_of(world), world.seconds
+    until(operator, lambda: phase(world) == "RolledBack")
+    assert world.seconds - since <= 30
+    [entry] = status(world)["rejected"]
+    assert entry["reason"] == reason
+    assert_taken_back(world, operator, revision, reason, "canary")
+
+
+def test_a_version_that_answers_golden_requests_wrongly_gets_no_request() -> None:
+    world, operator = serving(GOLDEN)
+    world.wrong = {NEW}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "RolledBack")
+    assert NEW not in world.answered
+    revision = status(world)["rejected"][0]["revision"]
+    assert all(routed.get(revision, 0) == 0 for routed in world.routed)
+    assert_taken_back(world, operator, revision, "GoldenFailed", "expected 0.9")
+
+
+def test_the_first_version_is_asked_golden_requests_too() -> None:
+    world = World(wrong={OLD}, requests_per_second=50)
+    world.edit(CANARY)
+    world.edit(GOLDEN)
+    operator = Operator(world)
+    run(operator, 20)
+    assert world.conditions()["Ready"] == ("False", "GoldenFailed")
+    assert world.answered == {}
+    world.wrong = set()
+    run(operator, 20)
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+
+
+def test_where_evidence_is_only_shown_nothing_is_taken_back() -> None:
+    world, operator = arriving({"rollout": {"analysis": {"mode": "Observe", "minRequests": 50}}})
+    world.error_rate = {NEW: 0.5}
+    until(operator, lambda: status(world).get("verdict", {}).get("result") == "Fail")
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+
+
+def test_only_a_version_that_is_not_stable_is_asked_golden_requests() -> None:
+    world, operator = serving(GOLDEN)
+    assert "golden" not in world.agent_config(stable_of(world))
+    world.edit({"model": {"version": NEW}})
+    run(operator, 2)
+    assert "golden" in world.agent_config(canary_of(world))
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+    assert "golden" not in world.agent_config(stable_of(world))
+
+
+def test_a_version_with_another_signature_gets_no_request() -> None:
+    world, operator = serving()
+    world.signatures[NEW] = {"inputs": [], "outputs": []}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "RolledBack")
+    assert NEW not in world.answered
+    revision = status(world)["rejected"][0]["revision"]
+    assert_taken_back(world, operator, revision, "SignatureChanged", "input x is gone")
+
+
+def test_a_version_that_never_becomes_ready_is_taken_back_at_its_deadline() -> None:
+    world, operator = serving()
+    world.slow = {NEW}
+    world.edit({"model": {"version": NEW}})
+    run(operator, DEADLINE_SECONDS - 2)
+    assert phase(world) == "RollingOut"
+    revision = canary_of(world)
+    run(operator, 6)
+    assert_taken_back(world, operator, revision, "ProgressDeadlineExceeded", "did not become ready")
+
+
+def test_a_version_that_its_server_refuses_is_taken_back_at_once() -> None:
+    world, operator = serving()
+    world.broken = {NEW: LOAD_FAILED}
+    world.edit({"model": {"version": NEW}})
+    run(operator, 6)
+    assert_taken_back(world, operator, status(world)["rejected"][0]["revision"], "LoadFailed", "no ONNX")
+
+
+def test_no_gpu_to_spare_is_said_by_name_and_number() -> None:
+    world, operator = serving()
+    world.unschedulable = {NEW}
+    world.edit({"model": {"version": NEW}})
+    run(operator, 5)
+    assert world.conditions()["Degraded"] == ("True", "Unschedulable")
+    assert "nvidia.com/gpu is missing on 1 of 1 nodes" in world.message("Promoted")
+    revision = canary_of(world)
+    run(operator, DEADLINE_SECONDS)
+    assert_taken_back(world, operator, revision, "Unschedulable", "nvidia.com/gpu is missing on 1 of 1 nodes")
+
+
+def test_a_version_whose_server_ends_under_traffic_is_taken_back_at_once() -> None:
+    world, operator = arriving()
+    revision = canary_of(world)
+    world.crash(NEW)
+    run(operator, 5)
+    assert_taken_back(world, operator, revision, "CanaryCrashed", "segmentation fault")
+
+
+def test_in_bake_a_server_that_ends_brings_the_old_version_back_in_seconds() -> None:
+    world, operator = arriving()
+    until(operator, lambda: phase(world) == "Baking")
+    revision = stable_of(world)
+    world.crash(NEW)
+    run(operator, 2)
+    assert world.routed[-1].get(revision, 0) == 0
+    assert status(world)["stable"]["version"] == OLD
+    run(operator, 5)
+    assert_taken_back(world, operator, revision, "CanaryCrashed", "in bake")
+
+
+def test_in_bake_no_ready_pod_brings_the_old_version_back() -> None:
+    world, operator = arriving()
+    until(operator, lambda: phase(world) == "Baking")
+    revision = stable_of(world)
+    world.unschedulable = {NEW}
+    run(operator, 3)
+    assert status(world)["stable"]["version"] == OLD
+    world.lost = 0  # those of the seconds without a ready pod
+    run(operator, 5)
+    assert_taken_back(world, operator, revision, "NoReadyPods", "none of its pods was ready")
+
+
+def test_in_bake_errors_above_the_limit_bring_the_old_version_back() -> None:
+    limits = {"rollout": {"analysis": {"minRequests": 50, "margin": 0.1, "maxErrorRate": 0.05}, "bakeSeconds": 60}}
+    world, operator = arriving(limits)
+    until(operator, lambda: phase(world) == "Baking")
+    revision = stable_of(world)
+    world.error_rate = {NEW: 0.5}
+    until(operator, lambda: status(world)["stable"]["version"] == OLD, 30)
+    run(operator, 5)
+    assert_taken_back(world, operator, revision, status(world)["rejected"][0]["reason"], "in bake")
+
+
+def test_a_deployment_that_is_deleted_in_bake_brings_the_old_version_back() -> None:
+    world, operator = arriving()
+    until(operator, lambda: phase(world) == "Baking")
+    revision = stable_of(world)
+    world.lose("Deployment", f"{NAME}-{revision}")
+    run(operator, 10)
+    world.lost = 0
+    assert_taken_back(world, operator, revision, "NoReadyPods", "none of its pods was ready")
+
+
+# ---- a person
+
+
+def test_it_waits_at_a_pause_until_a_person_resumes() -> None:
+    world, operator = serving({"rollout": {"steps": [{"weight": 25}, {"pause": {}}]}})
+    world.edit({"model": {"version": NEW}})
+    run(operator, 3 * DEADLINE_SECONDS)
+    assert world.conditions()["Promoted"] == ("False", "Paused")
+    assert phase(world) == "Paused"
+    assert weights(world) == (75, 25)
+    world.command("resume", canary_of(world))
+    until_ready(operator)
+    assert status(world)["lastCommand"]["accepted"]
+    assert_rested(world, operator, NEW)
+
+
+def test_a_pause_with_a_duration_ends_by_itself() -> None:
+    world, operator = serving({"rollout": {"steps": [{"weight": 25}, {"pause": {"durationSeconds": 10}}]}})
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == 25)
+    run(operator, 9)
+    assert weights(world) == (75, 25)
+    until_ready(operator, 40)
+    assert_rested(world, operator, NEW)
+
+
+def test_paused_by_a_person_it_stays_where_it_is() -> None:
+    world, operator = arriving()
+    world.command("pause", canary_of(world))
+    run(operator, 3 * DEADLINE_SECONDS)
+    assert weights(world) == (75, 25)
+    assert phase(world) == "Paused"
+    world.command("resume", canary_of(world), 2)
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+
+
+def test_promote_goes_to_all_requests_at_once_with_all_pods_ready() -> None:
+    world, operator = arriving(LONG)
+    revision = canary_of(world)
+    world.command("promote", revision)
+    until(operator, lambda: phase(world) == "Baking", 12)
+    assert stable_of(world) == revision
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+
+
+def test_promote_while_it_prepares_still_waits_for_pods_and_gates() -> None:
+    world, operator = serving(LONG)
+    world.edit({"model": {"version": NEW}})
+    run(operator, 1)
+    revision = canary_of(world)
+    world.command("promote", revision)
+    until(operator, lambda: phase(world) == "Baking", 20)
+    # The weight waited for the pods that it takes: one of two was never given more than half.
+    assert shares_of(world, revision)[:2] == [0, 100]
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+
+
+def test_skip_goes_to_the_next_step() -> None:
+    world, operator = arriving({"rollout": {"steps": [{"weight": 25, "holdSeconds": 600}, {"weight": 50}]}})
+    world.command("skip", canary_of(world))
+    until_ready(operator, 40)
+    assert_rested(world, operator, NEW)
+
+
+def test_abort_takes_it_back_and_retry_tries_it_again() -> None:
+    world, operator = arriving()
+    revision = canary_of(world)
+    world.command("abort", revision)
+    run(operator, 6)
+    assert_taken_back(world, operator, revision, "Aborted", "a person aborted it")
+    world.edit({"replicas": 3})
+    run(operator, 10)
+    assert world.ready_by_version() == {OLD: 3}  # a change of replicas never retries it
+    world.command("retry", revision, 2)
+    until_ready(operator)
+    assert_rested(world, operator, NEW, 3)
+
+
+def test_abort_in_bake_brings_the_old_version_back() -> None:
+    world, operator = arriving()
+    until(operator, lambda: phase(world) == "Baking")
+    revision = stable_of(world)
+    world.command("abort", revision)
+    run(operator, 6)
+    assert_taken_back(world, operator, revision, "Aborted", "a person aborted it")
+
+
+def test_promote_in_bake_ends_it() -> None:
+    world, operator = arriving({"rollout": {"bakeSeconds": 600}})
+    until(operator, lambda: phase(world) == "Baking")
+    world.command("promote", stable_of(world))
+    run(operator, 6)
+    assert phase(world) == "Ready"
+    assert_rested(world, operator, NEW)
+
+
+def test_rollback_serves_a_revision_of_the_history_until_the_spec_names_another() -> None:
+    world, operator = serving()
+    first = stable_of(world)
+    world.edit({"model": {"version": NEW}})
+    until_ready(operator)
+    second = stable_of(world)
+    world.command("rollback", first)
+    until(operator, lambda: phase(world) == "RolledBack", 40)
+    assert status(world)["pinned"] == {"revision": first, "insteadOf": second}
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert "a person rolled back" in world.message("Promoted")
+    assert_rested(world, operator, OLD)
+    world.edit({"replicas": 3})
+    run(operator, 15)
+    assert world.ready_by_version() == {OLD: 3}
+    world.edit({"model": {"version": NEWER}})
+    until_ready(operator)
+    assert "pinned" not in status(world)
+    assert_rested(world, operator, NEWER, 3)
+
+
+def test_a_rollback_to_a_revision_that_does_not_serve_leaves_what_serves_and_is_not_tried_again() -> None:
+    world, operator = serving()
+    first = stable_of(world)
+    world.edit({"model": {"version": NEW}})
+    until_ready(operator)
+    world.broken = {OLD: LOAD_FAILED}
+    world.command("rollback", first)
+    run(operator, 15)
+    made = len([write for write in world.writes if write.kind == "Deployment" and write.verb == "create"])
+    run(operator, 3 * DEADLINE_SECONDS)
+    assert len([write for write in world.writes if write.kind == "Deployment" and write.verb == "create"]) == made
+    assert phase(world) == "RolledBack"
+    assert "LoadFailed" in world.message("Promoted")
+    assert_rested(world, operator, NEW)
+
+
+def test_a_command_is_carried_out_once_and_only_on_the_revision_that_it_names() -> None:
+    world, operator = arriving(LONG)
+    world.command("abort", stable_of(world))
+    run(operator, 3)
+    assert weights(world) == (75, 25)
+    told = status(world)["lastCommand"]
+    assert (told["accepted"], told["verb"]) == (False, "abort")
+    world.command("pause", canary_of(world), 2)
+    run(operator, 3)
+    world.command("resume", canary_of(world), 3)
+    run(operator, 3)
+    assert phase(world) == "RollingOut"  # the annotation still stands, and pauses nothing again
+    reborn = Operator(world)
+    run(reborn, 3)
+    assert phase(world) == "RollingOut"
+
+
+# ---- the spec changes on the way
+
+
+def test_a_new_spec_in_mid_rollout_replaces_the_canary() -> None:
+    world, operator = arriving(LONG)
+    second = canary_of(world)
+    world.edit({"model": {"version": NEWER}})
+    run(operator, 2)
+    assert canary_of(world) != second
+    until(operator, lambda: weights(world)[1] == 25)
+    for routed in world.routed:
+        assert len([share for share in routed.values() if share]) <= 2
+    assert f"{NAME}-{second}" not in world.named("Deployment")
+    world.command("promote", canary_of(world))
+    until_ready(operator)
+    assert_rested(world, operator, NEWER)
+    assert_never_again(world, second)
+
+
+def test_a_new_spec_in_bake_waits_for_its_end() -> None:
+    world, operator = arriving()
+    until(operator, lambda: phase(world) == "Baking")
+    second = stable_of(world)
+    world.edit({"model": {"version": NEWER}})
+    run(operator, BAKE_SECONDS - 2)
+    assert stable_of(world) == second
+    assert "canary" not in status(world)
+    assert "the bake of the stable revision" in world.message("Promoted") or phase(world) == "Baking"
+    until_ready(operator)
+    assert_rested(world, operator, NEWER)
+
+
+def test_a_bake_that_fails_while_a_new_spec_waits_is_told_as_a_rollback_and_the_new_one_takes_over() -> None:
+    world, operator = arriving({"rollout": {"bakeSeconds": 600}})
+    until(operator, lambda: phase(world) == "Baking")
+    second = stable_of(world)
+    world.edit({"model": {"version": NEWER}})
+    run(operator, 2)
+    world.crash(NEW)
+    until(operator, lambda: status(world)["stable"]["version"] == OLD)
+    told = [each for each in status(world)["transitions"] if each["reason"] == "RolledBack"][-1]
+    assert told["revision"] == second
+    assert "CanaryCrashed: in bake, " in told["message"]
+    assert any(event["reason"] == "RolledBack" and event["type"] == "Warning" for event in world.events)
+    until(operator, lambda: status(world)["stable"]["version"] == NEWER)
+
+
+def test_a_found_version_waits_for_the_end_of_the_rollout() -> None:
+    world, operator = serving({"model": {"version": None}})
+    until(operator, lambda: status(world).get("stable", {}).get("version") == NEWER)
+    world.at_source.add(4)
+    until(operator, lambda: weights(world)[1] == 25)
+    fourth = canary_of(world)
+    world.at_source.add(5)
+    for _ in range(30):
+        run(operator, 1)
+        assert status(world).get("canary", {}).get("revision") in (fourth, None)
+        if phase(world) == "Baking":
+            break
+    until(operator, lambda: status(world)["stable"]["version"] == 5)
+    run(operator, BAKE_SECONDS + 5)
+    assert_rested(world, operator, 5)
+
+
+def test_set_back_in_mid_rollout_it_is_a_rollback_at_once() -> None:
+    world, operator = arriving(LONG)
+    revision = stable_of(world)
+    world.edit({"model": {"version": OLD}})
+    run(operator, 1)
+    assert world.routed[-1][revision] == 100
+    run(operator, 4)
+    assert world.conditions()["Promoted"] == ("True", "Promoted")
+    assert_rested(world, operator, OLD)
+
+
+def test_set_back_in_bake_it_is_a_rollback_at_once() -> None:
+    world, operator = arriving({"rollout": {"bakeSeconds": 600}})
+    until(operator, lambda: phase(world) == "Baking")
+    revision = stable_of(world)
+    world.edit({"model": {"version": OLD}})
+    run(operator, 1)
+    assert world.routed[-1][revision] == 0
+    run(operator, 4)
+    assert status(world)["stable"]["version"] == OLD
+    assert_rested(world, operator, OLD)
+
+
+@pytest.mark.parametrize("replicas", [1, 4])
+def test_scaled_in_mid_rollout_the_weight_stays_and_pods_follow(replicas: int) -> None:
+    world, operator = arriving(LONG)
+    world.edit({"replicas": replicas})
+    run(operator, 10)
+    assert weights(world) == (75, 25)
+    assert world.ready_by_version() == {OLD: replicas, NEW: 1}
+    world.command("promote", canary_of(world))
+    until_ready(operator)
+    assert_rested(world, operator, NEW, replicas)
+
+
+def test_scaled_to_zero_in_mid_rollout_nothing_serves_and_the_spec_stands() -> None:
+    world, operator = arriving(LONG)
+    world.requests_per_second = 0
+    world.edit({"replicas": 0})
+    run(operator, 10)
+    assert world.ready_by_version() == {}
+    assert phase(world) == "ScaledToZero"
+    world.edit({"replicas": 2})
+    run(operator, 15)
+    assert_rested(world, operator, NEW)
+
+
+def test_stable_without_a_ready_pod_is_replaced_at_once() -> None:
+    world, operator = serving(LONG)
+    world.unschedulable = {OLD}
+    run(operator, 2)
+    world.edit({"model": {"version": NEW}})
+    run(operator, 10)
+    world.lost = 0
+    assert status(world)["stable"]["version"] == NEW
+    assert_rested(world, operator, NEW)
+
+
+def test_a_canary_pod_that_is_lost_sends_requests_to_stable_until_it_is_back() -> None:
+    world, operator = arriving(LONG)
+    [pod] = [pod for pod in world.pods() if canary_of(world) in pod["metadata"]["name"]]
+    world.lose("Pod", pod["metadata"]["name"])
+    run(operator, 1)
+    revision = canary_of(world)
+    world.lost = 0
+    assert world.routed[-1][revision] == 0
+    until(operator, lambda: weights(world)[1] == 25, 15)
+    assert shares_of(world, revision) == [0, 25, 0, 25]
+    assert world.lost == 0
+
+
+# ---- who splits
+
+
+def test_routers_that_cannot_be_asked_change_no_weight() -> None:
+    world, operator = arriving(LONG)
+    before = len(world.routed)
+    run(operator, 2 * DEADLINE_SECONDS)
+    world.are_silent = True
+    run(operator, DEADLINE_SECONDS)
+    world.are_silent = False
+    run(operator, 3)
+    assert len(world.routed) == before
+    assert weights(world) == (75, 25)
+    assert phase(world) == "RollingOut"
+
+
+@pytest.mark.parametrize("seconds", [0, 1, 2, 3])
+def test_a_router_that_starts_while_a_version_is_taken_back_finds_its_pods(seconds: int) -> None:
+    world, operator = arriving(LONG)
+    world.end(world.routers()[0])
+    run(operator, seconds)
+    world.command("abort", canary_of(world))
+    run(operator, 15)
+    assert phase(world) == "RolledBack"
+    assert_rested(world, operator, OLD)
+
+
+def test_without_routers_clients_reach_stable_and_the_rollout_goes_on_when_they_are_back() -> None:
+    world, operator = arriving(LONG)
+    world.lose("Deployment", f"{NAME}-router")
+    run(operator, 3)
+    world.lost = 0
+    run(operator, 10)
+    assert world.lost == 0
+    assert weights(world) == (75, 25)
+    world.command("promote", canary_of(world))
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+
+
+REPLICAS: Json = {"traffic": {"provider": "Replicas"}}
+
+
+def test_by_replicas_the_ratio_of_pods_splits_and_the_selector_makes_all() -> None:
+    world, operator = serving({"replicas": 3}, REPLICAS)
+    assert world.named("Deployment") == [f"{NAME}-{stable_of(world)}"]
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world) == (75, 25))
+    assert world.ready_by_version() == {OLD: 3, NEW: 1}
+    until(operator, lambda: weights(world) == (50, 50))
+    until_ready(operator)
+    assert world.ready_by_version() == {NEW: 3}
+    assert weights(world) == (100, None)
+    assert world.lost == 0
+    assert writes_of(operator, 30) == []
+
+
+def test_by_replicas_a_version_that_fails_gets_no_new_request_before_its_pods_go() -> None:
+    world, operator = arriving({"replicas": 3}, REPLICAS)
+    revision = canary_of(world)
+    world.command("abort", revision)
+    run(operator, 8)
+    assert world.ready_by_version() == {OLD: 3}
+    assert status(world)["rejected"][0]["revision"] == revision
+    assert world.lost == 0
+
+
+def test_by_replicas_the_servers_own_counts_judge() -> None:
+    world, operator = serving({"replicas": 3}, REPLICAS, JUDGED, LONG)
+    world.error_rate = {NEW: 0.5}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "RolledBack")
+    assert status(world)["rejected"][0]["reason"] == "ErrorsRose"
+    run(operator, 8)
+    assert world.ready_by_version() == {OLD: 3}
+
+
+@pytest.mark.parametrize("is_on_the_way", [False, True])
+def test_the_provider_is_switched_there_and_back_without_a_lost_request(*, is_on_the_way: bool) -> None:
+    world, operator = arriving(LONG, {"replicas": 3}) if is_on_the_way else serving({"replicas": 3})
+    world.edit(REPLICAS)
+    run(operator, 15)
+    assert f"{NAME}-router" not in world.named("Deployment")
+    assert world.routers() == []
+    assert weights(world) == ((75, 25) if is_on_the_way else (100, None))
+    world.edit({"traffic": None})
+    run(operator, 15)
+    assert len(world.routers()) == 2
+    assert weights(world) == ((75, 25) if is_on_the_way else (100, None))
+    assert status(world)["traffic"]["entry"] == "Router"
+    assert world.lost == 0
+
+
+def test_steps_are_added_and_removed_without_a_lost_request_or_a_new_pod() -> None:
+    world, operator = serving({"rollout": {"steps": None}})
+    pods = [pod["metadata"]["name"] for pod in world.pods()]
+    assert world.routers() == []
+    world.edit(CANARY)
+    run(operator, 15)
+    assert weights(world) == (100, None)
+    assert len(world.routers()) == 2
+    world.edit({"rollout": {"steps": None}})
+    run(operator, 15)
+    assert [pod["metadata"]["name"] for pod in world.pods()] == pods
+    assert world.named("Deployment") == [f"{NAME}-{stable_of(world)}"]
+    assert world.lost == 0
+    assert writes_of(operator, 30) == []
+
+
+def test_steps_are_removed_in_mid_rollout_and_it_goes_on_pod_by_pod() -> None:
+    world, operator = arriving(LONG)
+    world.edit({"rollout": {"steps": None}})
+    until_ready(operator)
+    assert world.ready_by_version() == {NEW: 2}
+    assert world.lost == 0
+    assert writes_of(operator, 30) == []
+
+
+def test_steps_are_added_in_mid_rollout_and_no_capacity_is_lost() -> None:
+    world, operator = serving({"replicas": 4, "rollout": {"steps": None, "strategy": "RollingUpdate"}})
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: world.ready_by_version().get(NEW, 0) >= 2)
+    world.edit({"rollout": {**CANARY["rollout"], **LONG["rollout"]}})
+    for _ in range(20):
+        run(operator, 1)
+        assert sum(world.ready_by_version().values()) >= 4
+    assert weights(world)[1] == 25
+    assert world.lost == 0
+
+
+def test_with_swap_no_more_pods_than_replicas_are_made() -> None:
+    world, operator = serving({"replicas": 3, "rollout": {"surge": "Swap"}})
+    world.edit({"model": {"version": NEW}})
+    for _ in range(60):
+        run(operator, 1)
+        models = [pod for pod in world.pods() if pod not in world.routers()]
+        assert len(models) <= 3 or phase(world) == "Ready"
+    assert_rested(world, operator, NEW, 3)
+
+
+# ---- the operator
+
+
+def test_an_operator_with_other_default_images_writes_nothing() -> None:
+    world, operator = serving()
+    run(operator, 15)
+    newer = Images(
+        agent="agent:2", servers=dict.fromkeys(IMAGES.servers, "server:2"), pull_policy="Always", router="r:2"
+    )
+    assert writes_of(Operator(world, newer), 30) == []
+    world, operator = arriving({"rollout": {"steps": [{"weight": 25}, {"pause": {}}]}})
+    run(operator, 15)
+    assert phase(world) == "Paused"
+    assert [write for write in writes_of(Operator(world, newer), 30) if write.verb != "status"] == []
+
+
+def test_a_restarted_operator_goes_on_from_status_alone() -> None:
+    world, operator = arriving(JUDGED, {"rollout": {"steps": [{"weight": 25, "holdSeconds": 10}]}})
+    for _ in range(60):
+        operator = Operator(world)
+        run(operator, 1)
+    until_ready(operator)
+    assert_rested(world, operator, NEW)
+
+
+def test_with_status_lost_the_canary_begins_anew_and_what_serves_is_kept() -> None:
+    world, operator = arriving()
+    world.lose_status()
+    until_ready(operator, 90)
+    assert_rested(world, operator, NEW)
+
+
+SHORT: Json = {"rollout": {"steps": [{"weight": 50}], "bakeSeconds": 2}}
+ENDS: dict[str, Callable[[World], None]] = {
+    "promoted": lambda world: None,
+    "rolled back": lambda world: world.crash(NEW),
+}
+
+
+@pytest.mark.parametrize("name", list(ENDS))
+def test_ended_after_any_write_the_next_operator_comes_to_the_same_end(name: str) -> None:
+    expected, writes = _live(name, None)
+    assert writes > 20
+    for number in range(1, writes + 1):
+        reached, _ = _live(name, number)
+        assert reached == expected, f"ended at write {number}"
+
+
+def _live(name: str, end_after: int | None) -> tuple[Json, int]:
+    """Version 2 arrives, and ends as it does; the operator's process ends after that write."""
+    world, operator = serving(SHORT)
+    before, has_happened = world.requests, False
+    world.end_at = (before + end_after, True) if end_after else None
+    world.edit({"model": {"version": NEW}})
+    for _ in range(20):
+        try:
+            run(operator, 1)
+        except OperatorEndedError:
+            operator = Operator(world)
+        if not has_happened and world.answered.get(NEW):
+            has_happened = True
+            ENDS[name](world)
+    revision = next(iter(set(world.routed[-2]) - {stable_of(world)}), "")
+    if name == "rolled back":
+        assert_never_again(world, revision)
+    assert world.lost == 0
+    return world.state(), world.requests - before

@@ -1,0 +1,383 @@
+"""A new version in pods that go on serving: loaded hot, made the served one, kept through bake, taken back by a switch.
+
+And where new versions come from when the spec names none. Each test ends with the operator at rest, as in
+test_transitions.py.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from slipway.manifests import RECORDED_KEY
+from tests.transition.test_transitions import (
+    HOUR,
+    LOAD_FAILED,
+    assert_at_rest,
+    assert_healthy,
+    serving,
+    stable_of,
+)
+from tests.transition.world import Operator, World, run, writes_of
+from tests.unit.specs import NAME
+
+BAKE_SECONDS = 60
+IN_PLACE = {"rollout": {"bakeSeconds": BAKE_SECONDS, "progressDeadlineSeconds": 60}}
+FOLLOWING: dict[str, Any] = {**IN_PLACE, "model": {"version": None}}
+
+
+def in_place(spec: dict[str, Any] | None = None, **more: Any) -> tuple[World, Operator]:
+    """Version 1 serves in two pods; the next version comes in place."""
+    world, operator = serving({**IN_PLACE, **(spec or {})}, strategy=None, **more)
+    return world, operator
+
+
+def pod_names(world: World) -> list[str]:
+    return [pod["metadata"]["name"] for pod in world.pods()]
+
+
+def orders(world: World) -> dict[str, Any]:
+    """What the agents of the only carrier are told."""
+    [name] = world.named("ConfigMap")
+    return world.agent_config(name.removeprefix(f"{NAME}-"))
+
+
+def test_a_new_version_is_loaded_into_the_pods_that_serve() -> None:
+    world, operator = in_place()
+    first, pods = stable_of(world), pod_names(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    assert world.least_ready == 2
+    assert pod_names(world) == pods
+    assert_healthy(world, 2)
+    stable = world.deployment()["status"]["stable"]
+    assert stable["revision"] != first
+    assert stable["carrier"] == first
+    assert world.named("Deployment") == [f"{NAME}-{first}"]
+    assert sorted(world.named("ControllerRevision")) == sorted([f"{NAME}-{first}", f"{NAME}-{stable['revision']}"])
+
+
+def test_the_version_before_stays_loaded_through_bake_and_no_longer() -> None:
+    world, operator = in_place()
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    assert (orders(world)["served"], orders(world)["load"]) == (2, [1, 2])
+    assert [entry["version"] for entry in world.deployment()["status"]["versions"]] == [1, 2]
+    run(operator, BAKE_SECONDS)
+    assert (orders(world)["served"], orders(world)["load"]) == (2, [2])
+    assert "bakeUntil" not in world.deployment()["status"]
+    assert_healthy(world, 2)
+    assert_at_rest(operator)
+
+
+def test_without_bake_the_version_before_goes_at_once() -> None:
+    world, operator = in_place({"rollout": {"bakeSeconds": 0}})
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    assert orders(world)["load"] == [2]
+    assert_at_rest(operator)
+
+
+def test_set_back_during_bake_the_version_before_serves_at_once() -> None:
+    world, operator = in_place()
+    first, pods = stable_of(world), pod_names(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    world.edit({"model": {"version": 1}})
+    run(operator, 3)
+    assert world.ready_by_version() == {1: 2}
+    run(operator, 2 * BAKE_SECONDS)
+    assert world.least_ready == 2
+    assert stable_of(world) == first
+    assert pod_names(world) == pods
+    assert_healthy(world, 1)
+    assert_at_rest(operator)
+
+
+def test_set_back_on_the_way_the_stable_version_stays() -> None:
+    world, operator = in_place()
+    first = stable_of(world)
+    world.slow = {2}
+    world.edit({"model": {"version": 2}})
+    run(operator, 10)
+    assert world.deployment()["status"]["canary"]["strategy"] == "InPlace"
+    world.edit({"model": {"version": 1}})
+    run(operator, 20)
+    assert stable_of(world) == first
+    assert orders(world)["load"] == [1]
+    assert_healthy(world, 1)
+    assert_at_rest(operator)
+
+
+def test_a_version_that_fails_to_load_leaves_the_old_one_serving_and_says_why() -> None:
+    world, operator = in_place()
+    first, pods = stable_of(world), pod_names(world)
+    world.broken = {2: LOAD_FAILED}
+    world.edit({"model": {"version": 2}})
+    run(operator, 10)
+    assert world.least_ready == 2
+    assert world.ready_by_version() == {1: 2}
+    assert stable_of(world) == first
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert "LoadFailed" in world.message("Promoted")
+    assert "the server says: version 2 is no ONNX" in world.message("Promoted")
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert (orders(world)["served"], orders(world)["load"]) == (1, [1])
+    assert pod_names(world) == pods
+    assert writes_of(operator, HOUR) == []
+
+
+def test_a_version_that_never_loads_is_taken_back_at_its_deadline() -> None:
+    world, operator = in_place()
+    world.slow = {2}
+    world.edit({"model": {"version": 2}})
+    run(operator, 50)
+    assert world.conditions()["Promoted"] == ("False", "InProgress")
+    run(operator, 20)
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.ready_by_version() == {1: 2}
+    assert_at_rest(operator)
+
+
+def test_a_version_that_does_not_fit_beside_the_old_one_rolls_in_pods_of_its_own() -> None:
+    world, operator = in_place()
+    first = stable_of(world)
+    world.heavy = {2}
+    world.edit({"model": {"version": 2}})
+    seen: set[str] = set()
+    for _ in range(40):
+        run(operator, 1)
+        seen.add(world.message("Promoted"))
+        assert sum(world.ready_by_version().values()) >= 2
+    assert any("NotEnoughMemory" in message and "4.0 GiB" in message for message in seen), seen
+    assert_healthy(world, 2)
+    assert world.named("Deployment") == [f"{NAME}-{stable_of(world)}"]
+    assert stable_of(world) != first
+    assert_at_rest(operator)
+
+
+def test_with_anything_else_changed_pods_roll() -> None:
+    world, operator = in_place()
+    pods = pod_names(world)
+    world.edit({"model": {"version": 2}, "runtime": {"args": ["--more"]}})
+    run(operator, 60)
+    assert_healthy(world, 2)
+    assert not set(pods) & set(pod_names(world))
+    assert_at_rest(operator)
+
+
+def test_a_third_version_replaces_the_second_on_its_way() -> None:
+    world, operator = in_place()
+    pods = pod_names(world)
+    world.slow = {2}
+    world.edit({"model": {"version": 2}})
+    run(operator, 10)
+    world.edit({"model": {"version": 3}})
+    run(operator, 20)
+    assert_healthy(world, 3)
+    assert orders(world)["load"] == [1, 3]
+    assert pod_names(world) == pods
+    run(operator, BAKE_SECONDS)
+    assert_at_rest(operator)
+
+
+def test_to_a_lower_version_and_up_again() -> None:
+    world, operator = in_place({"model": {"version": 3}})
+    pods = pod_names(world)
+    for version in (1, 2, 1, 3):
+        world.edit({"model": {"version": version}})
+        run(operator, 20)
+        assert world.least_ready == 2
+        assert_healthy(world, version)
+    assert pod_names(world) == pods
+    run(operator, BAKE_SECONDS)
+    assert_at_rest(operator)
+
+
+def test_pods_that_come_on_the_way_serve_the_new_version() -> None:
+    world, operator = in_place()
+    world.edit({"model": {"version": 2}, "replicas": 4})
+    run(operator, 20)
+    assert_healthy(world, 2, 4)
+
+
+def test_after_a_promotion_in_place_another_revision_still_rolls() -> None:
+    world, operator = in_place()
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    world.edit({"runtime": {"args": ["--more"]}})
+    run(operator, 60)
+    assert_healthy(world, 2)
+    world.edit({"runtime": {"args": []}, "model": {"version": 1}})
+    run(operator, 60)
+    assert_healthy(world, 1)
+    assert stable_of(world) == first
+    assert_at_rest(operator)
+
+
+def test_a_rolling_update_to_the_revision_whose_name_its_carrier_has() -> None:
+    """Version 2 is carried by the Deployment that is called like version 1; back to 1, with pods of its own."""
+    world, operator = in_place()
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 90)
+    world.edit({"rollout": {"strategy": "RollingUpdate"}, "model": {"version": 1}})
+    run(operator, 60)
+    assert_healthy(world, 1)
+    assert stable_of(world) == first
+    [deployment] = world.named("Deployment")
+    assert deployment != f"{NAME}-{first}"
+    assert_at_rest(operator)
+
+
+def test_with_status_lost_on_the_way_the_end_is_the_same() -> None:
+    world, operator = in_place()
+    world.edit({"model": {"version": 2}})
+    run(operator, 1)
+    world.lose_status()
+    run(operator, 20)
+    assert_healthy(world, 2)
+    run(operator, BAKE_SECONDS)
+    assert_at_rest(operator)
+
+
+# ---- versions that are found
+
+
+def test_with_no_version_named_the_newest_one_found_serves() -> None:
+    world = World(at_source={1, 2})
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    assert_healthy(world, 2)
+    assert world.deployment()["status"]["listed"] == [1, 2]
+    assert len(world.named("Deployment")) == 1
+    assert_at_rest(operator)
+
+
+def test_with_nothing_there_it_says_so_and_serves_the_first_that_comes() -> None:
+    world = World(at_source=set())
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    assert world.conditions()["Ready"] == ("False", "NoVersionFound")
+    pods = pod_names(world)
+    assert_no_version_is_loaded(world)
+    world.at_source = {7}
+    run(operator, 20)
+    assert_healthy(world, 7)
+    assert pod_names(world) == pods
+    assert_at_rest(operator)
+
+
+def assert_no_version_is_loaded(world: World) -> None:
+    assert (orders(world)["served"], orders(world)["load"]) == (None, [])
+
+
+@pytest.mark.parametrize("strategy", [None, "RollingUpdate"])
+def test_a_new_version_is_found_and_serves(strategy: str | None) -> None:
+    world = World(at_source={1})
+    world.edit({"replicas": 2, **FOLLOWING, "rollout": {**IN_PLACE["rollout"], "strategy": strategy}})
+    operator = Operator(world)
+    run(operator, 20)
+    pods = pod_names(world)
+    world.at_source = {1, 2}
+    run(operator, 60)
+    assert_healthy(world, 2)
+    assert (pod_names(world) == pods) is (strategy is None)
+    run(operator, BAKE_SECONDS)
+    assert_at_rest(operator)
+
+
+def test_discovery_only_moves_up_and_a_shorter_listing_changes_nothing() -> None:
+    world = World(at_source={1, 3})
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    for listing in ({1, 2, 3}, {1}, set[int]()):
+        world.at_source = listing
+        run(operator, 20)
+        assert_healthy(world, 3)
+    assert_at_rest(operator)
+    assert_at_rest(Operator(world))
+
+
+def test_a_found_version_waits_for_the_rollout_that_runs() -> None:
+    world = World(at_source={1})
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    world.slow = {2}
+    world.at_source = {1, 2}
+    run(operator, 10)
+    world.at_source = {1, 2, 3}
+    run(operator, 10)
+    assert world.deployment()["status"]["canary"]["version"] == 2
+    world.slow = set()
+    run(operator, 20)
+    assert_healthy(world, 3)
+
+
+def test_a_found_version_that_fails_is_tried_again_with_other_bytes_only() -> None:
+    world = World(at_source={1})
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    world.broken = {2: LOAD_FAILED}
+    world.at_source = {1, 2}
+    run(operator, 20)
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.ready_by_version() == {1: 2}
+    world.broken = {}
+    run(operator, 60)
+    run(Operator(world), 60)
+    assert world.ready_by_version() == {1: 2}
+    operator = Operator(world)
+    world.changed = {2: "second"}
+    run(operator, 20)
+    assert_healthy(world, 2)
+
+
+def test_a_version_named_that_is_served_already_changes_nothing() -> None:
+    world = World(at_source={1, 2})
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    stable = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    assert [write for write in writes_of(operator, 30) if write.verb != "status"] == []
+    assert stable_of(world) == stable
+
+
+def test_followed_to_another_place_the_old_one_serves_until_something_is_found_there() -> None:
+    world = World(at_source={1})
+    world.edit({"replicas": 2, **FOLLOWING})
+    operator = Operator(world)
+    run(operator, 20)
+    world.at_source = set()
+    world.edit({"model": {"uri": "pvc://models/others"}})
+    run(operator, 20)
+    assert world.ready_by_version() == {1: 2}
+    world.at_source = {5}
+    run(operator, 60)
+    assert_healthy(world, 5)
+    assert_at_rest(operator)
+
+
+# ---- digests
+
+
+def test_what_was_served_under_a_number_is_written_down_for_pods_to_come() -> None:
+    world, operator = in_place({"versionPolicy": {"latest": {"count": 2}}, "model": {"version": 2}})
+    [name] = world.named("ConfigMap")
+    digests = f'{{"1": "{1:064x}", "2": "{2:064x}"}}'
+    assert world.objects["ConfigMap", name]["data"][RECORDED_KEY] == digests
+    world.edit({"model": {"version": 3}})
+    run(operator, 20 + BAKE_SECONDS)
+    assert f"{3:064x}" in world.objects["ConfigMap", name]["data"][RECORDED_KEY]
+    revision = stable_of(world)
+    kept = world.objects["ControllerRevision", f"{NAME}-{revision}"]["metadata"]["annotations"]
+    assert all(f"{version:064x}" in kept["slipway.dev/digests"] for version in (1, 2, 3))
+    assert_at_rest(Operator(world))

@@ -1,0 +1,81 @@
+"""What the crash tests call a breach: each is seen at the moment at which it began, and a good rollout has none."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from tests.crash.history import Seen, breaches
+
+
+def router(version: int, weights: Mapping[str, int]) -> Seen:
+    told = json.dumps({"generation": "g", "weights": weights})
+    status = {"name": "status", "routes": [{"direct_response": {"body": {"inline_string": told}}}]}
+    routes = {"resources": [{"virtual_hosts": [status, {"name": "traffic"}]}]}
+    return Seen(version, "ConfigMap", "digits-router", {"data": {"routes.json": json.dumps(routes)}})
+
+
+def service(version: int, **selector: str) -> Seen:
+    return Seen(version, "Service", "digits", {"spec": {"selector": selector}})
+
+
+def carrier(version: int, name: str, replicas: int | None) -> Seen:
+    content: dict[str, Any] | None = None if replicas is None else {"spec": {"replicas": replicas}}
+    return Seen(version, "Deployment", f"digits-{name}", content)
+
+
+def rejects(version: int, *revisions: str) -> Seen:
+    status = {"rejected": [{"revision": revision} for revision in revisions]}
+    return Seen(version, "ModelDeployment", "digits", {"status": status})
+
+
+ROUTED = {"slipway.dev/model": "digits.router"}
+PODS = {"slipway.dev/model": "digits"}
+
+
+def test_a_canary_that_is_taken_back_breaches_nothing() -> None:
+    history = [
+        carrier(1, "old", 2),
+        service(2, **ROUTED),
+        router(3, {"old": 100}),
+        carrier(4, "new", 1),
+        router(5, {"old": 100, "new": 0}),
+        router(6, {"old": 75, "new": 25}),
+        router(7, {"old": 100, "new": 0}),
+        rejects(8, "new"),
+        router(9, {"old": 100}),
+        carrier(10, "new", None),
+    ]
+    assert breaches(history) == []
+
+
+@pytest.mark.parametrize(
+    ("history", "said"),
+    [
+        pytest.param([rejects(1, "new"), router(2, {"old": 75, "new": 25})], "since 2", id="a rejected one, again"),
+        pytest.param([router(1, {"old": 75, "new": 25}), rejects(2, "new")], "since 2", id="rejected too early"),
+        pytest.param([router(1, {"old": 50, "new": 25, "newer": 25})], "two canaries have weight", id="two canaries"),
+        pytest.param([router(1, {"old": 75, "new": 24})], "don't sum to 100", id="a sum"),
+        pytest.param(
+            [rejects(1, "new"), service(2, **PODS, **{"slipway.dev/revision": "new"})],
+            "the Service leads to its pods",
+            id="the Service leads to it alone",
+        ),
+        pytest.param(
+            [service(1, **PODS), rejects(2, "new"), carrier(3, "old", 2), carrier(4, "new", 1)],
+            "since 4",
+            id="the Service leads to all pods",
+        ),
+        pytest.param(
+            [service(1, **PODS), *(carrier(2 + number, name, 1) for number, name in enumerate("abc"))],
+            "two canaries are behind the Service",
+            id="two canaries by pods",
+        ),
+    ],
+)
+def test_a_breach_is_said_with_the_moment_at_which_it_began(history: list[Seen], said: str) -> None:
+    (breach,) = breaches(reversed(history))
+    assert said in breach
