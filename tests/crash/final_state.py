@@ -1,8 +1,8 @@
 """What a namespace looks like once everything has come to rest, in a form that two namespaces can be compared in.
 
 Left out is only what must differ between two runs: uids, resource versions, times, cluster addresses, the namespace's
-own name, and counters of how often a thing was touched. An owner reference is compared by what it points to: one that
-points to nothing alive shows as an orphan.
+own name, numbers of requests that were counted, and counters of how often a thing was touched. An owner reference is
+compared by what it points to: one that points to nothing alive shows as an orphan.
 Pure; must not import slipway.
 """
 
@@ -30,10 +30,14 @@ STATE_KINDS = (
 EVERY_NAMESPACE_HAS = {("ConfigMap", "kube-root-ca.crt"), ("ServiceAccount", "default")}
 DROPPED_METADATA = ("uid", "resourceVersion", "creationTimestamp", "managedFields", "selfLink")
 DROPPED_SPEC = {"Service": ("clusterIP", "clusterIPs")}
-# A hash over the uids of the pods that agreed: other pods, another hash.
-DROPPED_STATUS = {"ModelDeployment": ("settled",)}
+# What began and ended between two lives of the operator is in nobody's memory: only how it ended must be told.
+BEGINNINGS = ("Started", "Step")
+# Moments and counts of requests; hashes and names have letters beside their digits.
+NUMBER = re.compile(r"(?:over )?(?<![\w.:-])\d[\d.,:]*(?![\w-])")
+TOLD_BY_COUNTS = ("transitions", "rejected", "verdict")
 # How often a Deployment was touched on its way is no part of where it ends.
 COUNTING_KINDS = ("Deployment", "ReplicaSet")
+ROUTED = "slipway.dev/routed"
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
 
 State = Mapping[str, Manifest]
@@ -58,8 +62,14 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 metadata.pop(field, None)
             for field in DROPPED_SPEC.get(kind, ()):
                 kept["spec"].pop(field, None)
-            for field in DROPPED_STATUS.get(kind, ()):
-                kept.get("status", {}).pop(field, None)
+            if kind == "ModelDeployment":
+                if "settled" in kept.get("status", {}):
+                    kept["status"]["settled"] = "HASH"  # over uids: that all agree is compared, not who
+                _leave_counts_out(kept)
+            if kind == "ConfigMap" and (generation := metadata.get("annotations", {}).get(ROUTED)):
+                # Names the whole of it, and so the namespace, which is in the names of the hosts.
+                kept = json.loads(json.dumps(kept).replace(generation, "GENERATION"))
+                metadata = kept["metadata"]
             if kind in COUNTING_KINDS:
                 metadata.pop("generation", None)
                 kept.get("status", {}).pop("observedGeneration", None)
@@ -67,6 +77,20 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 owner["uid"] = names.get(owner["uid"], "ORPHAN: its owner is gone")
             state[f"{kind}/{name}"] = _scrub(kept, namespace)
     return state
+
+
+def _leave_counts_out(model_deployment: Manifest) -> None:
+    """What tells of moments and of requests that were counted is compared without its numbers."""
+    status = model_deployment.get("status", {})
+    if "transitions" in status:
+        status["transitions"] = [each for each in status["transitions"] if each["reason"] not in BEGINNINGS]
+    rejected = {each["message"] for each in status.get("rejected", [])}
+    told = [status[name] for name in TOLD_BY_COUNTS if name in status]
+    entries = [each for one in told for each in (one if isinstance(one, list) else [one])]
+    for entry in [*entries, *status.get("conditions", [])]:
+        message = entry.get("message", "")
+        if entry in entries or any(each in message for each in rejected):
+            entry["message"] = NUMBER.sub("N", message)
 
 
 def _scrub(value: Any, namespace: str) -> Any:

@@ -106,7 +106,7 @@ def live(life: Life) -> None:
 def fork_server(module: str) -> multiprocessing.context.ForkServerContext:
     """The server that lives are forked from; it imports the product once."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([f"{module}.__main__", "tests.crash.launcher"])
+    context.set_forkserver_preload([f"{module}.__main__", "tests.crash.launcher", "tests.crash.frozen"])
     return context
 
 

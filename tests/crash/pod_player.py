@@ -1,14 +1,17 @@
-"""Plays kubelet and agent for pods that no node runs: marks them ready and answers for their agents.
+"""Plays kubelet, agent and router for pods that no node runs: marks them ready and answers for them.
 
 A pod made by the ReplicaSet controller gets an address of its own out of the network namespace's loopback, Running and
 Ready; a pod that the scheduler marks afterwards is marked again. The agent's /status is answered from the revision's
-ConfigMap as it stands: everything named is Available.
+ConfigMap as it stands: everything named is Available, but for version BROKEN; versions 1 to 3 are found at the source.
+A router says and counts what `played_router` plays, and reads its ConfigMap anew only when its pod is touched.
 Must not import slipway.
 """
 
 import asyncio
+import itertools
 import json
 import subprocess
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -17,7 +20,12 @@ from aiohttp import web
 
 from tests.apiserver import ApiServer, Manifest, RequestError
 
-AGENT_PORT = 8081
+from .played_router import PlayedRouter
+
+AGENT_PORT, ROUTER_PORT, STATS_PORT = 8081, 10080, 10090
+OURS = "slipway.dev/model"
+BROKEN = 99
+FOUND = {"1": "first", "2": "second", "3": "third"}
 ADDRESSES = "198.18.128.0/17"
 
 
@@ -52,9 +60,12 @@ class PodPlayer:
 
     def __init__(self, api: ApiServer) -> None:
         self._api = api
-        self._pods: dict[str, tuple[str, str]] = {}  # address → (namespace, its revision's ConfigMap)
+        self._pods: dict[str, Played] = {}  # by address
+        # In turn, as nodes give them out: one that was given back is another pod's only much later.
+        self._addresses = map(address_of, itertools.cycle(range(32_000)))
+        self._orders: dict[tuple[str, str], Manifest] = {}  # (namespace, name) → a ConfigMap of ours
         self._runner: web.AppRunner | None = None
-        self._playing: asyncio.Task[None] | None = None
+        self._playing: list[asyncio.Task[None]] = []
 
     async def __aenter__(self) -> Self:
         # Makes the whole range this host's own, so that one server answers on each pod's address.
@@ -62,44 +73,63 @@ class PodPlayer:
         await asyncio.to_thread(subprocess.run, route, check=True)
         application = web.Application()
         application.router.add_get("/status", self._answer_status)
+        application.router.add_get("/listing", self._answer_listing)
+        application.router.add_get("/", self._answer_routes)
+        application.router.add_get("/stats/prometheus", self._answer_stats)
         self._runner = web.AppRunner(application)
         await self._runner.setup()
-        await web.TCPSite(self._runner, "0.0.0.0", AGENT_PORT).start()
-        self._playing = asyncio.create_task(self._play())
+        for port in (AGENT_PORT, ROUTER_PORT, STATS_PORT):
+            await web.TCPSite(self._runner, "0.0.0.0", port).start()
+        self._playing = [asyncio.create_task(self._follow(kind)) for kind in ("ConfigMap", "Pod")]
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._playing is not None:
-            if self._playing.done():
-                self._playing.result()
-            self._playing.cancel()
-            await asyncio.gather(self._playing, return_exceptions=True)
+        for playing in self._playing:
+            if playing.done():
+                playing.result()
+            playing.cancel()
+        await asyncio.gather(*self._playing, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
 
-    async def _play(self) -> None:
+    async def _follow(self, kind: str) -> None:
         while True:
-            pods, version = await self._api.list_all("Pod")
-            for pod in pods:
-                await self._play_one(pod)
-            async for event, pod in self._api.watch("Pod", "", version):
-                if event in ("ADDED", "MODIFIED"):
-                    await self._play_one(pod)
-                elif event == "DELETED":
-                    self._pods.pop(pod.get("status", {}).get("podIP", ""), None)
-                elif event == "ERROR":
+            items, version = await self._api.list_all(kind, selector=OURS)
+            for item in items:
+                await self._see(kind, "ADDED", item)
+            async for event, item in self._api.watch(kind, "", version, selector=OURS):
+                if event == "ERROR":
                     break
+                await self._see(kind, event, item)
 
-    async def _play_one(self, pod: Manifest) -> None:
+    async def _see(self, kind: str, event: str, item: Manifest) -> None:
+        if kind == "ConfigMap":
+            name = (item["metadata"]["namespace"], item["metadata"]["name"])
+            if event == "DELETED":
+                self._orders.pop(name, None)
+            else:
+                self._orders[name] = item
+        elif event == "DELETED":
+            self._pods.pop(item.get("status", {}).get("podIP", ""), None)
+        elif event in ("ADDED", "MODIFIED"):
+            await self._play(item)
+
+    async def _play(self, pod: Manifest) -> None:
         metadata, status = pod["metadata"], pod.get("status", {})
-        address = status.get("podIP") or next(a for a in map(address_of, range(32_000)) if a not in self._pods)
+        address = status.get("podIP") or next(a for a in self._addresses if a not in self._pods)
         labels = metadata.get("labels", {})
-        config_map = f"{labels.get('slipway.dev/model')}-{labels.get('slipway.dev/revision')}"
-        self._pods[address] = (metadata["namespace"], config_map)
+        model, _, role = labels["slipway.dev/model"].partition(".")
+        carrier = labels.get("slipway.dev/revision", "")
+        played = self._pods.setdefault(
+            address, Played(metadata["namespace"], model, carrier, PlayedRouter() if role == "router" else None)
+        )
         conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
         is_played = conditions.get("Ready") == "True" and conditions.get("PodScheduled") == "True"
+        played.is_ready = is_played and "deletionTimestamp" not in metadata
+        if played.router is not None:
+            await self._tell(played, (metadata.get("annotations") or {}).get("slipway.dev/router-config", ""))
         if metadata.get("deletionTimestamp") or is_played:
             return
         ready = [
@@ -123,26 +153,82 @@ class PodPlayer:
             if error.status not in (404, 409):  # gone, or changed meanwhile: another event follows
                 raise
 
-    async def _answer_status(self, request: web.Request) -> web.Response:
+    async def _tell(self, played: "Played", nudge: str) -> None:
+        """A router reads its ConfigMap when it starts, and when its pod is touched: its kubelet syncs it then."""
+        if played.router is None or (played.router.told and played.nudge == nudge):
+            return
+        config_map = await self._api.read("ConfigMap", played.namespace, f"{played.model}-router")
+        if config_map is not None:
+            played.nudge = nudge
+            played.router.read(config_map, self._versions_of(played), asyncio.get_running_loop().time())
+
+    def _versions_of(self, played: "Played") -> dict[str, int | None]:
+        """Carrier → the version that its pods serve."""
+        prefix = f"{played.model}-"
+        return {
+            name.removeprefix(prefix): json.loads(orders["data"]["agent.json"])["served"]
+            for (namespace, name), orders in self._orders.items()
+            if namespace == played.namespace and name.startswith(prefix) and "agent.json" in orders["data"]
+        }
+
+    def _asked(self, request: web.Request) -> "Played":
         assert request.transport is not None
         address = request.transport.get_extra_info("sockname")[0]
         if address not in self._pods:
-            return web.Response(status=404)
-        namespace, name = self._pods[address]
-        config_map = await self._api.read("ConfigMap", namespace, name)
-        if config_map is None:
+            raise web.HTTPNotFound
+        return self._pods[address]
+
+    async def _answer_status(self, request: web.Request) -> web.Response:
+        played = self._asked(request)
+        orders = self._orders.get((played.namespace, f"{played.model}-{played.carrier}"))
+        if orders is None:
             return web.Response(status=503)
-        return web.json_response(report_of(json.loads(config_map["data"]["agent.json"])))
+        return web.json_response(report_of(json.loads(orders["data"]["agent.json"])))
+
+    async def _answer_listing(self, request: web.Request) -> web.Response:
+        if request.query.get("after") == "only":
+            await asyncio.sleep(float(request.query.get("wait", "0")))
+        return web.json_response({"token": "only", "found": FOUND, "error": None})
+
+    async def _answer_routes(self, request: web.Request) -> web.Response:
+        router = self._asked(request).router
+        if router is None or not router.told:
+            raise web.HTTPServiceUnavailable
+        return web.Response(text=router.told)
+
+    async def _answer_stats(self, request: web.Request) -> web.Response:
+        played = self._asked(request)
+        if played.router is None:
+            raise web.HTTPNotFound
+        played.router.count(self._versions_of(played), asyncio.get_running_loop().time())
+        ready: dict[str, int] = {}
+        for pod in self._pods.values():
+            if (pod.namespace, pod.model) == (played.namespace, played.model) and pod.is_ready and pod.router is None:
+                ready[pod.carrier] = ready.get(pod.carrier, 0) + 1
+        return web.Response(text=played.router.stats(ready))
+
+
+@dataclass(slots=True)
+class Played:
+    """A pod. carrier: empty for a router's. nudge: the annotation at which it last read its configuration."""
+
+    namespace: str
+    model: str
+    carrier: str
+    router: PlayedRouter | None
+    is_ready: bool = False
+    nudge: str = ""
 
 
 def report_of(config: Manifest) -> Manifest:
-    """An agent's report (schema 1) once everything it was told to load is loaded."""
+    """An agent's report (schema 1) once everything it was told to load is loaded, or has failed."""
+    loaded = [version for version in config["load"] if version != BROKEN]
     versions = [
         {
             "version": version,
-            "state": "Available",
-            "reason": "",
-            "message": "",
+            "state": "Available" if version in loaded else "Failed",
+            "reason": "" if version in loaded else "LoadFailed",
+            "message": "" if version in loaded else "the server says: no",
             "sha256": config.get("sha256", {}).get(str(version)) or f"{version:064x}",
             "bytes": 1000,
             "fetchedBytes": 1000,
@@ -154,8 +240,10 @@ def report_of(config: Manifest) -> Manifest:
         "schema": 1,
         "generation": config["generation"],
         "served": config["served"],
-        "ready": True,
-        "listed": config["load"],
+        "ready": config["served"] in loaded,
+        "serving": max(loaded, default=None),
+        "listed": [int(version) for version in FOUND],
+        "found": FOUND,
         "versions": versions,
         "error": None,
     }

@@ -6,7 +6,7 @@ the load that the test then waits for.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -17,10 +17,10 @@ from tests.apiserver import ApiServer, Manifest
 from .conftest import ControlPlane
 from .final_state import STATE_KINDS, State, normalise
 from .launcher import JournalEntry, Life, Moment, OperatorLife
-from .scenarios import NAME
+from .scenarios import ENDS, NAME
 
 REST_SECONDS = 1.5
-PATIENCE_SECONDS = 60.0
+PATIENCE_SECONDS = 120.0
 
 _ports = itertools.count(21_000)
 
@@ -36,17 +36,19 @@ async def wait_for(condition: Callable[[], Awaitable[bool]], pause_seconds: floa
         await asyncio.sleep(pause_seconds)
 
 
-def is_converged(model_deployment: Manifest | None) -> bool:
-    """Whether the ModelDeployment says, of the spec as it is now, that it is ready and promoted."""
+def is_converged(model_deployment: Manifest | None, ends: Collection[str] = ENDS) -> bool:
+    """Whether the ModelDeployment says, of the spec as it is now, that it is ready, and how its rollout ended."""
     if model_deployment is None:
         return False
-    true = {
-        condition["type"]
+    now = {
+        condition["type"]: condition
         for condition in model_deployment.get("status", {}).get("conditions", [])
-        if condition["status"] == "True"
-        and condition.get("observedGeneration") == model_deployment["metadata"]["generation"]
+        if condition.get("observedGeneration") == model_deployment["metadata"]["generation"]
     }
-    return {"Ready", "Promoted"} <= true
+    # A paused canary goes on being looked at; everything else has come to rest when agents and routers agree.
+    is_settled = "settled" in model_deployment.get("status", {}) or "Paused" in ends
+    is_ready = is_settled and "Ready" in now and now["Ready"]["status"] == "True"
+    return is_ready and "Promoted" in now and now["Promoted"]["reason"] in ends
 
 
 class CrashRun:
@@ -60,15 +62,24 @@ class CrashRun:
 
     @asynccontextmanager
     async def life(
-        self, namespace: str, death: int | None = None, moment: Moment = Moment.AFTER_ANSWER
+        self,
+        watched: str,
+        death: int | None = None,
+        moment: Moment = Moment.AFTER_ANSWER,
+        *,
+        is_awaited: bool = True,
     ) -> AsyncIterator[OperatorLife]:
-        """An operator that is up, for one namespace or ("") for all; ended with the block if it still lives."""
-        stem = f"{next(self._lives):03}-{namespace or 'all'}"
+        """An operator, for some namespaces (with commas) or ("") for all; ended with the block if it still lives.
+
+        is_awaited: the block begins when it is up.
+        """
+        first, *others = watched.split(",")
+        stem = f"{next(self._lives):03}-{first or 'all'}{'-and-others' if others else ''}"
         life = OperatorLife(
             self._control_plane.context,
             Life(
                 kubeconfig=str(self._control_plane.kubeconfig),
-                namespaces=namespace,
+                namespaces=watched,
                 metrics_port=next(_ports),
                 journal=str(self._folder / f"{stem}.journal"),
                 log=str(self._folder / f"{stem}.log"),
@@ -78,7 +89,8 @@ class CrashRun:
             ),
         )
         try:
-            await life.wait_until_up()
+            if is_awaited:
+                await life.wait_until_up()
             yield life
         finally:
             await life.end()
@@ -100,19 +112,21 @@ class CrashRun:
         items, _ = await self.api.list_all("ModelDeployment")
         return {item["metadata"]["namespace"]: item for item in items if item["metadata"]["name"] == NAME}
 
-    async def wait_until_converged(self, namespaces: Sequence[str], life: OperatorLife) -> None:
+    async def wait_until_converged(
+        self, namespaces: Sequence[str], life: OperatorLife, ends: Collection[str] = ENDS
+    ) -> None:
         late: list[str] = []
         found: dict[str, Manifest] = {}
 
         async def are_converged() -> bool:
             nonlocal late, found
             found = await self.model_deployments()
-            late = [namespace for namespace in namespaces if not is_converged(found.get(namespace))]
+            late = [namespace for namespace in namespaces if not is_converged(found.get(namespace), ends)]
             return not late
 
         if not await wait_for(are_converged):
             status = found.get(late[0], {}).get("status")
-            raise AssertionError(f"{late} are not ready and promoted; the first's status: {status}\n{life.tail()}")
+            raise AssertionError(f"{late} did not come to {ends}; the first's status: {status}\n{life.tail()}")
 
     async def wait_until_gone(self, namespace: str) -> None:
         left: State = {}
@@ -146,6 +160,7 @@ class CrashRun:
     async def wait_until_passed_once(self, life: OperatorLife) -> None:
         """Waits until the operator has passed over what it found at its start: its queue is empty, by its metrics."""
         url = f"http://127.0.0.1:{life.life.metrics_port}/metrics"
+        has_nothing = not await self.model_deployments()
         async with aiohttp.ClientSession() as session:
 
             async def is_idle() -> bool:
@@ -153,7 +168,7 @@ class CrashRun:
                     lines = (await response.text()).splitlines()
                 depths = [float(line.split()[-1]) for line in lines if line.startswith("slipway_queue_depth")]
                 passes = [float(line.split()[-1]) for line in lines if line.startswith("slipway_pass_seconds_count")]
-                return sum(depths) == 0 and (not passes or sum(passes) > 0)
+                return sum(depths) == 0 and (sum(passes) > 0 or has_nothing)
 
             assert await wait_for(is_idle), f"its queue never empties\n{life.tail()}"
         await asyncio.sleep(REST_SECONDS)

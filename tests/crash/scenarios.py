@@ -9,6 +9,9 @@ from typing import Any
 
 from tests.apiserver import ApiServer, Manifest
 
+from .played_router import FAILING
+from .pod_player import BROKEN
+
 NAME = "digits"
 Edit = Callable[[ApiServer, str], Awaitable[object]]
 
@@ -20,7 +23,7 @@ def model_deployment(namespace: str, **changes: Any) -> Manifest:
         "model": {"uri": "pvc://models/digits", "version": 1},
         "replicas": 2,
         "resources": {"requests": {"cpu": "100m", "memory": "128Mi"}},
-        "rollout": {"revisionHistoryLimit": 1},
+        "rollout": {"revisionHistoryLimit": 1, "strategy": "RollingUpdate"},
     }
     return {
         "apiVersion": "slipway.dev/v1alpha1",
@@ -41,14 +44,34 @@ async def delete(api: ApiServer, namespace: str) -> None:
     await api.delete("ModelDeployment", namespace, NAME)
 
 
+def command(verb: str) -> Edit:
+    """A person's command about the canary that is there."""
+
+    async def edit(api: ApiServer, namespace: str) -> None:
+        found = await api.read("ModelDeployment", namespace, NAME)
+        assert found is not None
+        annotation = f"{verb}/{found['status']['canary']['revision']}/only-one"
+        change = {"metadata": {"annotations": {"slipway.dev/command": annotation}}}
+        await api.merge("ModelDeployment", namespace, NAME, change)
+
+    return edit
+
+
+ENDS = ("Promoted", "RolledBack")
+"""Reasons of condition Promoted at which a rollout is over."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """before: edits made, each to its end, by an undisturbed operator. edit: what the dying operator works on.
-    while_down: an edit made when it is dead, before it is started again. leaves_nothing: nothing may remain."""
+    while_down: an edit made when it is dead, before it is started again. leaves_nothing: nothing may remain.
+    begins: the reasons of condition Promoted at which the last edit before is at its end; ends: the edit itself."""
 
     name: str
     edit: Edit
     before: tuple[Edit, ...] = ()
+    begins: tuple[str, ...] = ENDS
+    ends: tuple[str, ...] = ENDS
     while_down: Edit | None = None
     leaves_nothing: bool = False
 
@@ -62,13 +85,71 @@ def version(number: int) -> Manifest:
     return {"uri": "pvc://models/digits", "version": number}
 
 
+def in_place(number: int | None) -> Edit:
+    """That version, or the newest that is found, loaded into the pods that serve."""
+    model = version(number) if number else {"uri": "pvc://models/digits"}
+    return apply(model=model, rollout={"revisionHistoryLimit": 1})
+
+
+def by_steps(number: int, *more: Manifest, provider: str = "Router", is_judged: bool = False) -> Edit:
+    """That version by steps: 25 percent, whatever else, all. Nothing is held for long."""
+    rollout: Manifest = {
+        "steps": [{"weight": 25}, *more, {"weight": 100}],
+        "bakeSeconds": 1,
+        "revisionHistoryLimit": 2,
+    }
+    if is_judged:
+        rollout["analysis"] = {"minRequests": 20}
+    return apply(model=version(number), rollout=rollout, traffic={"provider": provider})
+
+
+def judged(number: int) -> Edit:
+    """The same, judged by the requests that it gets."""
+    return by_steps(number, is_judged=True)
+
+
+def paused(number: int) -> Edit:
+    """The same, with a pause at 25 percent that only a person ends."""
+    return by_steps(number, {"pause": {}})
+
+
+def ratio(number: int) -> Edit:
+    """The same by the ratio of pods."""
+    return by_steps(number, provider="Replicas")
+
+
 SCENARIOS = (
     Scenario("create", apply()),
     # The history's limit is one: the third revision's arrival also prunes the first's objects.
     Scenario("new-version", apply(model=version(3)), before=(apply(), apply(model=version(2)))),
-    Scenario("back-again", apply(), before=(apply(), apply(model=version(2)))),
-    Scenario("resources", apply(resources={"requests": {"cpu": "200m", "memory": "256Mi"}}), before=(apply(),)),
+    Scenario("in-place", in_place(2), before=(in_place(1),)),
+    Scenario("in-place-refused", in_place(BROKEN), before=(in_place(1),)),
+    Scenario("found", in_place(None), before=(in_place(1),)),
     Scenario("scale", apply(replicas=3), before=(apply(),)),
     Scenario("delete", delete, before=(apply(),), leaves_nothing=True),
     Scenario("delete-while-down", apply(), while_down=delete, leaves_nothing=True),
+)
+
+ROLLOUTS = (
+    Scenario("back-again", apply(), before=(apply(), apply(model=version(2)))),
+    Scenario("resources", apply(resources={"requests": {"cpu": "200m", "memory": "256Mi"}}), before=(apply(),)),
+    Scenario("canary", judged(2), before=(judged(1),), ends=("Promoted",)),
+    Scenario("canary-fails", judged(FAILING), before=(judged(1),), ends=("RolledBack",)),
+    Scenario(
+        "canary-aborted",
+        command("abort"),
+        before=(paused(1), paused(2)),
+        begins=("Paused",),
+        ends=("RolledBack",),
+    ),
+    Scenario(
+        "canary-promoted",
+        command("promote"),
+        before=(paused(1), paused(2)),
+        begins=("Paused",),
+        ends=("Promoted",),
+    ),
+    Scenario("canary-by-replicas", ratio(2), before=(ratio(1),), ends=("Promoted",)),
+    Scenario("router-goes", ratio(1), before=(by_steps(1),)),
+    Scenario("router-comes", by_steps(1), before=(ratio(1),)),
 )
