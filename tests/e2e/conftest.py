@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +43,27 @@ def kube() -> Kube:
 def operator(kube: Kube) -> Operator:
     """The operator of the working tree, installed by its chart, watching all namespaces."""
     try:
-        load_images(("operator", "agent", "triton", "test-web"))
+        load_images(("operator", "agent", "triton", "router"))
         install_operator()
     except InstallError as error:
         pytest.exit(f"the product could not be installed: {error}", returncode=3)
     return Operator(kube)
+
+
+@pytest.fixture(scope="session")
+def needs_image() -> Callable[..., None]:
+    """`needs_image("torchserve", "test-s3")`: those images into the cluster, unless they are there.
+
+    Called by the modules that need them: the large ones take long to load, and most runs want some of them only.
+    """
+
+    def load(*names: str) -> None:
+        try:
+            load_images(names)
+        except InstallError as error:
+            pytest.fail(str(error), pytrace=False)
+
+    return load
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ BUILD = (sys.executable, str(ROOT / "serving-images" / "build"))
 
 @functools.cache
 def image_references() -> dict[str, str]:
-    """Image name (operator, agent, triton, test-web) to the reference of what the working tree holds."""
+    """Image name (operator, agent, triton, test-web, …) to the reference of what the working tree holds."""
     return _asked_of_build("tags")
 
 
@@ -45,23 +45,28 @@ def image_archives() -> dict[str, Path]:
     return {name: Path(path) for name, path in _asked_of_build("archives").items()}
 
 
-def _asked_of_build(question: str) -> dict[str, str]:
-    done = subprocess.run([*BUILD, question], capture_output=True, text=True, check=False)
+def _asked_of_build(*question: str) -> Manifest:
+    done = subprocess.run([*BUILD, *question], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise InstallError(f"serving-images/build {question} failed:\n{done.stderr.strip()}")
-    answer: dict[str, str] = json.loads(done.stdout)
+        raise InstallError(f"serving-images/build {' '.join(question)} failed:\n{done.stderr.strip()}")
+    answer: Manifest = json.loads(done.stdout)
     return answer
 
 
 def load_images(names: Sequence[str]) -> None:
     """The built images into the cluster; those that are there already cost nothing. Raises InstallError."""
     archives = image_archives()
-    missing = [name for name in names if not archives[name].exists()]
+    missing = [name for name in names if name not in archives or not archives[name].exists()]
     if missing:
         raise InstallError(f"the images {', '.join(missing)} are not built; what to do: make images")
+    import_archives([archives[name] for name in names])
+
+
+def import_archives(archives: Sequence[Path]) -> None:
+    """Image archives into the cluster. Raises InstallError."""
     named = ["--name", cluster] if (cluster := native_cluster()) else []
     done = subprocess.run(
-        [sys.executable, "-m", "tests.e2e.cluster", "load", *named, *(str(archives[name]) for name in names)],
+        [sys.executable, "-m", "tests.e2e.cluster", "load", *named, *map(str, archives)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -71,13 +76,16 @@ def load_images(names: Sequence[str]) -> None:
         raise InstallError(f"the images could not be loaded into the cluster:\n{done.stderr.strip()}")
 
 
-def install_operator(namespaces: Sequence[str] = ()) -> None:
-    """`helm upgrade --install` of the chart, and wait until the operator is ready. Raises InstallError."""
-    images: Manifest = {"pullPolicy": "IfNotPresent"}
-    for name in ("operator", "agent", "triton"):
-        repository, _, tag = image_references()[name].rpartition(":")
-        images[name] = {"repository": repository, "tag": tag}
-    values: Manifest = {"watchNamespaces": list(namespaces), "images": images}
+def install_operator(namespaces: Sequence[str] = (), tags: Mapping[str, str] | None = None) -> None:
+    """`helm upgrade --install` of the chart, and wait until the operator is ready. Raises InstallError.
+
+    tags: other tags for some of the images, by the chart's names.
+    """
+    values = _asked_of_build("values", "--tests")
+    for name, tag in (tags or {}).items():
+        values["images"][name]["tag"] = tag
+    values["images"]["pullPolicy"] = "IfNotPresent"
+    values["watchNamespaces"] = list(namespaces)
     done = subprocess.run(
         [
             "helm", "upgrade", "--install", RELEASE, str(ROOT / "charts" / "slipway"), "--namespace", NAMESPACE,

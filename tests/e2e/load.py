@@ -1,13 +1,15 @@
 """Constant load on a served model, while something happens to it: how many requests were answered, and how not.
 
-    with Load(http_url, grpc_address, "digits", image) as load:
+    with Load(inference_clients(http_url, grpc_address, "digits", image)) as load:
         ...                      # a rollout, a pod's end
-    load.nothing_was_lost()
+    load.nothing_was_lost(ended_pods=1)
 
 Three clients run side by side, as people have them: REST that keeps its connection, REST that opens one for each
 request, and gRPC on one channel. Each is bounded in rate and ends with the block. None retries, but for one case that
 is counted apart: a server that ends closes a kept connection even when it is in use all the time, and Triton can't tell
 such a client beforehand; an HTTP client sends the request again on a new connection.
+Clients of another protocol are given the same way: by name, something that opens the client and yields its ask. Under
+the name KEPT a connection that the server closed is opened again once.
 Must not import: anything of Kubernetes or Slipway.
 """
 
@@ -15,10 +17,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any
 
+import grpc
 import numpy as np
 import requests
 from tritonclient.utils import InferenceServerException
@@ -49,21 +54,23 @@ class Tally:
     slowest_seconds: float = 0.0
 
 
-class _Ask(Protocol):
-    def __call__(self) -> int: ...
+Ask = Callable[[], int]
+"""One request; returns what tells one answer from another, such as the label."""
+Client = Callable[[], AbstractContextManager[Ask]]
+"""Opens a client of one kind, as a context manager that yields its Ask."""
+
+LOST = (requests.RequestException, InferenceServerException, grpc.RpcError, AssertionError, OSError)
 
 
 class Load:
-    """Asks for the same image all the time."""
+    """Asks the same all the time, with each of the clients."""
 
-    def __init__(self, http_url: str, grpc_address: str, model: str, image: Array) -> None:
-        self.tallies = {name: Tally() for name in (KEPT, NEW, GRPC)}
-        self._http_url, self._grpc_address, self._model = http_url, grpc_address, model
-        self._inputs = {"image": image.reshape(1, 64)}
+    def __init__(self, clients: Mapping[str, Client]) -> None:
+        self.tallies = {name: Tally() for name in clients}
         self._ended = threading.Event()
         self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for target, name in zip((self._rest_kept, self._rest_new, self._grpc), self.tallies, strict=True)
+            threading.Thread(target=self._go_on, args=(name, client), name=name, daemon=True)
+            for name, client in clients.items()
         ]
 
     def __enter__(self) -> Load:
@@ -106,41 +113,52 @@ class Load:
             lines += [f"    {failure}" for failure in tally.failures[:5]]
         return "\n".join(lines)
 
-    def _rest_kept(self) -> None:
-        with rest(self._http_url, self._model) as client:
-
-            def ask() -> int:
-                try:
-                    return int(client.infer_json(self._inputs)["label"][0])
-                except requests.ConnectionError as error:
-                    if "Connection aborted" not in str(error):
-                        raise
-                    self.tallies[KEPT].reconnected += 1
-                    return int(client.infer_json(self._inputs)["label"][0])
-
-            self._go_on(KEPT, ask)
-
-    def _rest_new(self) -> None:
-        def ask() -> int:
-            with rest(self._http_url, self._model) as client:
-                client.session.headers["connection"] = "close"
-                return int(client.infer_json(self._inputs)["label"][0])
-
-        self._go_on(NEW, ask)
-
-    def _grpc(self) -> None:
-        with grpc_client(self._grpc_address, self._model) as client:
-            self._go_on(GRPC, lambda: int(client.infer(self._inputs)["label"][0]))
-
-    def _go_on(self, name: str, ask: _Ask) -> None:
+    def _go_on(self, name: str, client: Client) -> None:
         tally, start = self.tallies[name], time.monotonic()
-        while not self._ended.wait(PAUSE_SECONDS) and time.monotonic() - start < LIMIT_SECONDS:
-            asked = time.monotonic()
-            try:
-                label = ask()
-            except (requests.RequestException, InferenceServerException, AssertionError, OSError) as error:
-                tally.failures.append(f"{asked - start:.2f} s: {type(error).__name__}: {str(error)[:300]}")
-            else:
-                tally.answered += 1
-                tally.labels[label] = tally.labels.get(label, 0) + 1
-            tally.slowest_seconds = max(tally.slowest_seconds, time.monotonic() - asked)
+        with client() as ask:
+            while not self._ended.wait(PAUSE_SECONDS) and time.monotonic() - start < LIMIT_SECONDS:
+                asked = time.monotonic()
+                try:
+                    label = self._ask_again(tally, ask) if name == KEPT else ask()
+                except LOST as error:
+                    tally.failures.append(f"{asked - start:.2f} s: {type(error).__name__}: {str(error)[:300]}")
+                else:
+                    tally.answered += 1
+                    tally.labels[label] = tally.labels.get(label, 0) + 1
+                tally.slowest_seconds = max(tally.slowest_seconds, time.monotonic() - asked)
+
+    @staticmethod
+    def _ask_again(tally: Tally, ask: Ask) -> int:
+        try:
+            return ask()
+        except requests.ConnectionError as error:
+            if "Connection aborted" not in str(error):
+                raise
+            tally.reconnected += 1
+            return ask()
+
+
+def inference_clients(http_url: str, grpc_address: str, model: str, image: Array) -> dict[str, Client]:
+    """Clients of the Open Inference Protocol that ask for the label of one image of the digits."""
+    inputs = {"image": image.reshape(1, 64)}
+
+    @contextmanager
+    def rest_kept() -> Iterator[Ask]:
+        with rest(http_url, model) as client:
+            yield lambda: int(client.infer_json(inputs)["label"][0])
+
+    @contextmanager
+    def rest_new() -> Iterator[Ask]:
+        def ask() -> int:
+            with rest(http_url, model) as client:
+                client.session.headers["connection"] = "close"
+                return int(client.infer_json(inputs)["label"][0])
+
+        yield ask
+
+    @contextmanager
+    def grpc_channel() -> Iterator[Ask]:
+        with grpc_client(grpc_address, model) as client:
+            yield lambda: int(client.infer(inputs)["label"][0])
+
+    return {KEPT: rest_kept, NEW: rest_new, GRPC: grpc_channel}

@@ -28,7 +28,7 @@ NETWORKS = ClusterFolders(DEFAULT_NAME).network_namespace_file.parent
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a Service's HTTP and gRPC ports can be reached from here."""
+    """Where a Service's HTTP and gRPC ports can be reached from here; `grpc` is empty where the server has none."""
 
     http_url: str
     grpc: str
@@ -50,16 +50,18 @@ def is_inside() -> bool:
 
 @contextmanager
 def service(kube: Kube, name: str, namespace: str) -> Iterator[Address]:
-    """The Service's address, for as long as the block lasts."""
+    """The Service's address, for as long as the block lasts. Its ports are known by their names, http and grpc."""
+    found = kube.get("Service", name, namespace)
+    assert found is not None, f"there is no Service {namespace}/{name}"
+    ports = {port["name"]: port["port"] for port in found["spec"]["ports"]}
+    http, grpc = ports["http"], ports.get("grpc")
     if is_inside():
-        found = kube.get("Service", name, namespace)
-        assert found is not None, f"there is no Service {namespace}/{name}"
         address = found["spec"]["clusterIP"]
-        _wait_for_listener(address, 8000)
-        yield Address(f"http://{address}:8000", f"{address}:8001")
+        _wait_for_listener(address, http)
+        yield Address(f"http://{address}:{http}", f"{address}:{grpc}" if grpc else "")
         return
-    with _forwarded(name, namespace) as (http_port, grpc_port):
-        yield Address(f"http://127.0.0.1:{http_port}", f"127.0.0.1:{grpc_port}")
+    with _forwarded(name, namespace, {http} | ({grpc} if grpc else set())) as local:
+        yield Address(f"http://127.0.0.1:{local[http]}", f"127.0.0.1:{local[grpc]}" if grpc else "")
 
 
 def _wait_for_listener(address: str, port: int, seconds: float = 15) -> None:
@@ -77,10 +79,10 @@ def _wait_for_listener(address: str, port: int, seconds: float = 15) -> None:
 
 
 @contextmanager
-def _forwarded(name: str, namespace: str, seconds: float = 30) -> Iterator[tuple[int, int]]:
-    """`kubectl port-forward` to ports that the kernel chose; ended with the block."""
+def _forwarded(name: str, namespace: str, wanted: set[int], seconds: float = 30) -> Iterator[dict[int, int]]:
+    """`kubectl port-forward`: the Service's ports to local ones that the kernel chose; ended with the block."""
     process = subprocess.Popen(
-        ["kubectl", "--namespace", namespace, "port-forward", f"service/{name}", ":8000", ":8001"],
+        ["kubectl", "--namespace", namespace, "port-forward", f"service/{name}", *(f":{port}" for port in wanted)],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -89,16 +91,17 @@ def _forwarded(name: str, namespace: str, seconds: float = 30) -> Iterator[tuple
     limit = threading.Timer(seconds, process.terminate)  # ends the readline below
     limit.start()
     try:
-        ports: dict[int, int] = {}
+        local: dict[int, int] = {}
         said = ""
-        while {8000, 8001} - ports.keys():
+        while wanted - local.keys():
             line = process.stdout.readline()
             said += line
             assert line, f"kubectl port-forward to {namespace}/{name} gave no ports within {seconds} s: {said}"
+            # it names the container's port, which for a served model is the Service's
             if match := re.search(r"127\.0\.0\.1:(\d+) -> (\d+)", line):
-                ports[int(match[2])] = int(match[1])
+                local[int(match[2])] = int(match[1])
         limit.cancel()
-        yield ports[8000], ports[8001]
+        yield local
     finally:
         limit.cancel()
         process.terminate()

@@ -175,7 +175,7 @@ class Served:
 
     @contextmanager
     def asked(self, model: str | None = None) -> Iterator[Asked]:
-        """REST and gRPC through the Service, as clients do."""
+        """REST and gRPC of the Open Inference Protocol through the Service, as clients do."""
         with (
             reach.service(self.kube, self.name, self.namespace) as address,
             rest(address.http_url, model or self.name) as rest_side,
@@ -216,19 +216,26 @@ class Stage:
         self,
         name: str,
         uri: str,
-        version: int,
+        version: int | None,
         volumes: Sequence[Manifest] = (),
         model: Manifest | None = None,
+        runtime: str | Manifest = "Triton",
         **spec: Any,
     ) -> Served:
-        """A ModelDeployment, applied. `volumes` go into its podTemplate, `model` beside uri and version."""
+        """A ModelDeployment, applied. `volumes` go into its podTemplate, `model` beside uri and version.
+
+        version: None leaves it out, and the newest found is served. runtime: its name, or the field's content, whose
+        name is Triton where it has none.
+        """
+        named = {"name": runtime} if isinstance(runtime, str) else {"name": "Triton"} | runtime
+        wanted = {} if version is None else {"version": version}
         manifest: Manifest = {
             "apiVersion": "slipway.dev/v1alpha1",
             "kind": "ModelDeployment",
             "metadata": {"name": name, "namespace": self.namespace},
             "spec": {
-                "runtime": {"name": "Triton"},
-                "model": {"uri": uri, "version": version} | (model or {}),
+                "runtime": named,
+                "model": {"uri": uri} | wanted | (model or {}),
                 "resources": SMALL,
             },
         }
@@ -276,7 +283,9 @@ def describe(kube: Kube, namespace: str) -> str:
     ]
     for pod in kube.list_("Pod", namespace):
         name = pod["metadata"]["name"]
-        for container, lines in (("agent", 30), ("server", 15)):
+        containers = [one["name"] for kind in ("initContainers", "containers") for one in pod["spec"].get(kind) or []]
+        for container in containers:
+            lines = 30 if container == "agent" else 15
             said = kubectl("-n", namespace, "logs", name, "-c", container, f"--tail={lines}", seconds=20)
             kept = [line for line in (said.out or said.err).splitlines() if not line.startswith(("|", "+"))]
             parts += [f"log of {name}/{container}:", *kept]

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e import reach
 from tests.e2e.kube import Manifest
-from tests.e2e.load import Load
+from tests.e2e.load import Load, inference_clients
 from tests.e2e.models import Digits, Sample
 from tests.e2e.stage import Served, Stage, digits_volume, eventually
 
@@ -39,7 +39,7 @@ def load_on(served: Served, digits: Digits, ended_pods: int) -> Iterator[Load]:
     """Constant load, on for the whole block; nothing of it may be lost."""
     image = np.array(telling(digits).image, np.float32)
     with reach.service(served.kube, served.name, served.namespace) as address:
-        with Load(address.http_url, address.grpc, served.name, image) as load:
+        with Load(inference_clients(address.http_url, address.grpc, served.name, image)) as load:
             load.after_answers(10)
             yield load
             load.after_answers(20)
@@ -61,7 +61,7 @@ def restarts(pods: list[Manifest]) -> dict[str, int]:
 def test_a_new_version_rolls_out_and_no_request_is_lost(served: Served, digits: Digits) -> None:
     before = [pod["metadata"]["name"] for pod in served.pods()]
     with load_on(served, digits, ended_pods=2) as load:
-        served.when_spec(model={"version": 2}).then_ready()
+        served.when_spec(model={"version": 2}, rollout={"strategy": "RollingUpdate"}).then_ready()
         served.then_pods("only the new revision's pods are left", 2)
         for name in before:
             served.kube.wait_gone("Pod", name, served.namespace, seconds=90)
@@ -156,7 +156,11 @@ def test_a_version_that_makes_no_progress_is_taken_back(stage: Stage, digits: Di
     volume = digits_volume((1,))
     volume["configMap"]["items"].append({"key": "digits-3", "path": "digits/3/model.onnx"})
     served = stage.given(
-        "digits", "volume://models/digits", 1, [volume], rollout={"progressDeadlineSeconds": 10}
+        "digits",
+        "volume://models/digits",
+        1,
+        [volume],
+        rollout={"strategy": "RollingUpdate", "progressDeadlineSeconds": 10},
     ).then_ready()
     stable = served.stored()["status"]["stable"]["revision"]
 

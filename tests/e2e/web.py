@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from tests.e2e.install import image_references
+from tests.e2e.install import image_references, load_images
 from tests.e2e.kube import Manifest
 from tests.e2e.stage import Stage, is_ready
 
@@ -31,6 +31,7 @@ class Web:
     @classmethod
     def started(cls, stage: Stage, files: dict[str, bytes]) -> Web:
         """Makes the certificates and the server, and waits until it runs."""
+        load_images(("test-web",))
         host = f"{NAME}.{stage.namespace}.svc"
         ca, certificate, key = make_certificates(host)
         web = cls(stage, f"https://{host}:{PORT}", files)

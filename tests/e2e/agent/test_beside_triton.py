@@ -4,152 +4,66 @@ Needs SLIPWAY_TRITON_ROOT: a folder with bin/tritonserver, lib/ and backends/ (/
 The cluster's e2e tests meet the same pair in a pod; this one is for looking closely, and takes half a minute.
 """
 
-import json
 import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import requests
-from onnx import TensorProto, helper
 
-import slipway_agent
+from tests.e2e.agent.pair import KEY, MODEL, Beside, infer_body, multiplier
 
 ROOT = os.environ.get("SLIPWAY_TRITON_ROOT")
 pytestmark = pytest.mark.skipif(ROOT is None, reason="SLIPWAY_TRITON_ROOT doesn't name a Triton installation")
-KEY = "only the agent knows it"
+BACKEND = Path(__file__).resolve().parents[3] / "serving-images" / "triton" / "backends" / "onnxruntime" / "model.py"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+class Pair(Beside):
+    runtime, section = "Triton", "triton"
 
-
-def multiplier(factor: float) -> bytes:
-    """An ONNX model that multiplies its input, so that an answer tells which version gave it."""
-    graph = helper.make_graph(
-        [helper.make_node("Mul", ["x", "factor"], ["y"])],
-        "multiplier",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["rows", 2])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["rows", 2])],
-        [helper.make_tensor("factor", TensorProto.FLOAT, [1], [factor])],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    content: bytes = model.SerializeToString()
-    return content
-
-
-class Pair:
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.source, self.models = folder, folder / "source", folder / "models"
-        self.source.mkdir()
-        self.server_port, self.agent_port = free_port(), free_port()
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-
-    def put(self, version: int, content: bytes | None = None) -> None:
-        (self.source / str(version)).mkdir(exist_ok=True)
-        place = self.source / str(version) / f"multiplier-{version}.onnx"
-        place.write_bytes(multiplier(float(version)) if content is None else content)
-
-    def want(self, served: int, *others: int, **triton: Any) -> None:
-        fields = {
-            "schema": 1,
-            "generation": f"{served} and {others}",
-            "runtime": "Triton",
-            "model": "multiplier",
-            "source": {"uri": "pvc://models/multiplier", "path": str(self.source), "versions": {}},
-            "served": served,
-            "load": [served, *others],
-            "triton": {"httpPort": self.server_port, **triton},
-        }
-        new = self.folder / "agent.json.new"
-        new.write_text(json.dumps(fields))
-        os.replace(new, self.folder / "agent.json")
-
-    def start_agent(self) -> None:
-        command = [sys.executable, "-m", "slipway_agent", "--config", str(self.folder / "agent.json")]
-        self._start(
-            "agent",
-            [*command, "--models", str(self.models), "--port", str(self.agent_port)],
-            {"PYTHONPATH": str(Path(slipway_agent.__file__).parents[1]), "SLIPWAY_SERVER_KEY": KEY},
-        )
-
-    def start_server(self) -> None:
-        command = [
+    def server_command(self) -> list[str]:
+        return [
             f"{ROOT}/bin/tritonserver",
             f"--model-repository={self.models}/repository",
-            f"--backend-directory={ROOT}/backends",
+            f"--backend-directory={self.backends()}",
             "--model-control-mode=explicit",
-            "--load-model=multiplier",
+            f"--load-model={MODEL}",
             "--exit-on-error=false",
             f"--http-port={self.server_port}",
             f"--http-restricted-api=model-repository:slipway-agent={KEY}",
             "--http-address=127.0.0.1",
-            "--allow-grpc=false",
+            f"--grpc-port={self.grpc_port}",
+            "--grpc-address=127.0.0.1",
+            f"--grpc-restricted-protocol=model-repository:slipway-agent={KEY}",
             "--allow-metrics=false",
         ]
-        self._start("server", command, {"LD_LIBRARY_PATH": f"{ROOT}/lib", "PATH": "/usr/bin:/bin"})
 
-    def _start(self, name: str, command: list[str], environment: dict[str, str]) -> None:
-        with (self.folder / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                command, env=environment, stdout=log, stderr=log, cwd=self.folder, start_new_session=True
-            )
+    def settings(self) -> dict[str, Any]:
+        return super().settings() | {"grpcPort": self.grpc_port}
 
-    def kill(self, name: str) -> None:
-        """As a container ends: with everything that it started."""
-        running = self._running.pop(name)
-        os.killpg(running.pid, signal.SIGKILL)
-        running.wait()
+    def backends(self) -> Path:
+        """The installation's backends, with the tree's own code for ONNX."""
+        place = self.folder / "backends"
+        if not place.exists():
+            installed = Path(f"{ROOT}/backends")
+            (place / "onnxruntime").mkdir(parents=True)
+            (place / "python").symlink_to(installed / "python")
+            for entry in (installed / "onnxruntime").iterdir():
+                if entry.name not in ("model.py", "__pycache__"):
+                    (place / "onnxruntime" / entry.name).symlink_to(entry)
+            shutil.copy(BACKEND, place / "onnxruntime" / "model.py")
+        return place
 
-    def stop(self) -> None:
-        for name in list(self._running):
-            self.kill(name)
+    def server_environment(self) -> dict[str, str]:
+        return super().server_environment() | {"LD_LIBRARY_PATH": f"{ROOT}/lib"}
 
-    def probe(self, path: str) -> int:
-        try:
-            return requests.get(f"http://127.0.0.1:{self.agent_port}{path}", timeout=2).status_code
-        except requests.RequestException:
-            return 0
-
-    def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = requests.get(f"http://127.0.0.1:{self.agent_port}/status", timeout=2).json()
+    def config(self) -> dict[str, Any]:
+        found: dict[str, Any] = requests.get(f"{self.url}/v2/models/{MODEL}/config", timeout=5).json()
         return found
-
-    def states(self) -> dict[int, str]:
-        return {each["version"]: each["state"] for each in self.status()["versions"]}
-
-    def multiply(self, version: int | None = None) -> float:
-        path = "/v2/models/multiplier" + (f"/versions/{version}" if version else "") + "/infer"
-        body = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0, 1.0]}]}
-        answer = requests.post(f"http://127.0.0.1:{self.server_port}{path}", json=body, timeout=5)
-        answer.raise_for_status()
-        return float(answer.json()["outputs"][0]["data"][0])
-
-    def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < deadline, self.words()
-            time.sleep(0.05)
-
-    def words(self) -> str:
-        return "\n".join((self.folder / f"{name}.log").read_text(errors="replace")[-4000:] for name in self._running)
-
-    def boot(self) -> None:
-        self.start_agent()
-        self.until(lambda: self.probe("/startz") == 200)
-        self.start_server()
-        self.until(lambda: self.probe("/readyz") == 200)
 
 
 @pytest.fixture
@@ -167,32 +81,50 @@ def test_versions_are_added_and_removed_under_load_without_a_failed_request(pair
     pair.boot()
     pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
     assert (pair.multiply(1), pair.multiply(2), pair.multiply()) == (1.0, 2.0, 2.0)
-    answers: list[float] = []
-    failures: list[str] = []
-    ended = threading.Event()
-
-    def keep_asking() -> None:
-        while not ended.wait(0.01):
-            try:
-                answers.append(pair.multiply())
-                if pair.probe("/readyz") != 200:
-                    failures.append("not ready")
-            except requests.RequestException as failure:
-                failures.append(str(failure))
-
-    asking = threading.Thread(target=keep_asking)
-    asking.start()
-    pair.want(3, 2)
-    pair.until(lambda: pair.states() == {2: "Available", 3: "Available"})
-    ended.set()
-    asking.join()
-    assert failures == []
-    assert answers[0] == 2.0
-    assert set(answers) <= {2.0, 3.0}
+    with pair.asked_all_the_time(grpc=False) as constant:
+        pair.want(3, 2)
+        pair.until(lambda: pair.states() == {2: "Available", 3: "Available"})
+        constant.after_answers()
+    constant.nothing_failed(2.0, 3.0)
     assert pair.multiply() == 3.0
     assert not (pair.models / "repository" / "multiplier" / "1").exists()
     with pytest.raises(requests.HTTPError):
         pair.multiply(1)
+
+
+def test_no_client_on_a_kept_connection_waits_for_a_load(pair: Pair) -> None:
+    """Triton loads on the HTTP thread that read the request: over HTTP most of these would wait for all of it."""
+    pair.put(2)
+    pair.put(3)
+    pair.want(2)
+    pair.boot()
+    clients = 16
+    slowest, ended, errors = [0.0] * clients, threading.Event(), []
+
+    def ask(number: int) -> None:
+        with requests.Session() as session:
+            while not ended.wait(0.03):
+                begin = time.monotonic()
+                answer = session.post(f"{pair.url}/v2/models/{MODEL}/infer", json=infer_body([[1.0, 1.0]]), timeout=30)
+                slowest[number] = max(slowest[number], time.monotonic() - begin)
+                if answer.status_code != 200:
+                    errors.append(answer.text)
+
+    threads = [threading.Thread(target=ask, args=(number,)) for number in range(clients)]
+    for thread in threads:
+        thread.start()
+    time.sleep(1)
+    slowest[:] = [0.0] * clients
+    began = time.monotonic()
+    pair.want(3, 2)
+    pair.until(lambda: pair.states().get(3) == "Available")
+    load_seconds = time.monotonic() - began
+    ended.set()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert load_seconds > 0.8, "too quick a load to tell"
+    assert max(slowest) < load_seconds / 2, sorted(round(seconds, 2) for seconds in slowest)
 
 
 def test_a_corrupt_version_is_left_out_and_said_in_tritons_words(pair: Pair) -> None:
@@ -254,10 +186,81 @@ def test_batching_and_a_kept_config_reach_the_server(pair: Pair) -> None:
     )
     pair.want(2, maxBatchSize=8, maxQueueDelayMicroseconds=500)
     pair.boot()
-    config = requests.get(f"http://127.0.0.1:{pair.server_port}/v2/models/multiplier/config", timeout=5).json()
+    config = pair.config()
     assert config["name"] == "multiplier"
     assert config["max_batch_size"] == 8
     assert config["dynamic_batching"]["max_queue_delay_microseconds"] == 500
     assert config["parameters"]["mine"]["string_value"] == "stays"
     assert [int(each) for each in config["version_policy"]["specific"]["versions"]] == [2]
     assert pair.multiply() == 2.0
+
+
+def test_an_opset_that_is_too_new_is_said_and_the_old_version_serves(pair: Pair) -> None:
+    pair.put(2)
+    pair.put(3, multiplier(3.0, opset=99))
+    pair.want(2)
+    pair.boot()
+    with pair.asked_all_the_time(grpc=False) as constant:
+        pair.want(3)
+        pair.until(lambda: pair.states() == {2: "Unloading", 3: "Failed"})
+        constant.after_answers()
+    constant.nothing_failed(2.0)
+    assert "its opset is newer than onnxruntime" in pair.message(3)
+
+
+def test_instances_and_threads_reach_the_backend(pair: Pair) -> None:
+    pair.put(1)
+    pair.want(1, instanceCount=2, threads=6)
+    pair.boot()
+    config = pair.config()
+    assert [(group["count"], group["kind"]) for group in config["instance_group"]] == [(2, "KIND_CPU")]
+    assert config["parameters"]["intra_op_thread_count"]["string_value"] == "3"
+    # what the two instances' own processes say of themselves
+    log = (pair.folder / "server.log").read_text()
+    assert log.count("CPUExecutionProvider, 3 threads") == 2
+
+
+@pytest.mark.parametrize("settings", [{}, {"maxBatchSize": 8, "maxQueueDelayMicroseconds": 500}], ids=["", "batching"])
+def test_warm_up_is_tritons_own(pair: Pair, settings: dict[str, Any]) -> None:
+    pair.put(1)
+    pair.put(2)
+    warmup = (infer_body([[1.0, 2.0], [3.0, 4.0]]),)
+    pair.want(1, warmup=warmup, **settings)
+    pair.boot()
+
+    def inferences(version: int) -> int:
+        stats = requests.get(f"{pair.url}/v2/models/{MODEL}/versions/{version}/stats", timeout=5).json()
+        return int(stats["model_stats"][0]["inference_stats"]["success"]["count"])
+
+    # nobody has asked yet; with batching a row is a request
+    assert inferences(1) == (2 if settings else 1)
+    (sample,) = pair.config()["model_warmup"]
+    assert sample["batch_size"] == (2 if settings else 1)
+    assert [int(size) for size in sample["inputs"]["x"]["dims"]] == ([2] if settings else [2, 2])
+    pair.want(2, warmup=warmup, **settings)
+    pair.until(lambda: pair.states() == {2: "Available"})
+    assert inferences(2) == (2 if settings else 1)
+    assert pair.multiply() == 2.0
+
+
+def test_a_warm_up_that_fails_fails_the_load_in_the_servers_words(pair: Pair) -> None:
+    pair.put(1)
+    pair.want(1, warmup=(infer_body([[1.0, 2.0, 3.0]]),))
+    pair.start_agent()
+    pair.until(lambda: pair.probe("/startz") == 200)
+    pair.start_server()
+    pair.until(lambda: pair.states() == {1: "Failed"})
+    assert "unexpected shape for input 'x'" in pair.message(1)
+    assert pair.probe("/readyz") == 503
+    pair.want(1, warmup=(infer_body([[1.0, 2.0]]),))
+    pair.until(lambda: pair.probe("/readyz") == 200)
+    assert pair.multiply() == 1.0
+
+
+def test_a_warm_up_that_is_no_request_is_said(pair: Pair) -> None:
+    pair.put(1)
+    pair.want(1, warmup=({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0]}]},))
+    pair.start_agent()
+    pair.until(lambda: pair.probe("/healthz") == 200)
+    pair.until(lambda: (pair.status()["error"] or {}).get("reason") == "ConfigInvalid")
+    assert "spec.warmup.requests[0].inputs[0]: the shape [1, 2] holds 2 values" in pair.status()["error"]["message"]
