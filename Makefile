@@ -14,6 +14,11 @@ export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/serving-images/agent:$(CURDIR)
 CLUSTER_CLI := $(PYTHON) -m tests.e2e.cluster
 INSIDE := $(CLUSTER_CLI) exec
 STAGE := .ci/stage
+BESIDE := tests/e2e/agent tests/e2e/stand_in
+E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifecycle $(BESIDE))
+ROOTS := triton onnxruntime torchserve test-tensorflow-serving
+UV_COMPILE = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-header --no-emit-index-url --python-version 3.11
+UPGRADE ?= --upgrade
 
 .PHONY: help
 help: ## This list
@@ -29,13 +34,17 @@ test: deps ## All that decides whether a change is good: unit, crash and e2e tes
 	@$(STAGE) venv $(MAKE) venv
 	@$(STAGE) unit $(MAKE) unit
 	@$(STAGE) binaries $(CLUSTER_CLI) build
+	@$(STAGE) storage $(MAKE) storage
 	@$(STAGE) crash $(MAKE) crash
 	@$(STAGE) images $(MAKE) images
+	@$(STAGE) routing $(MAKE) routing
+	@$(STAGE) beside $(MAKE) beside
 	@$(STAGE) e2e $(MAKE) e2e
 	@$(STAGE) --summary
 
 .PHONY: test-all
-test-all: test ## make test, the cluster's own lifecycle and the bench at N=100
+test-all: test ## make test, every case of every server, the cluster's own lifecycle and the bench at N=100
+	@$(STAGE) matrix $(MAKE) matrix
 	@$(STAGE) lifecycle $(MAKE) lifecycle
 	@$(STAGE) bench $(MAKE) bench-controller N=100
 	@$(STAGE) --summary
@@ -50,7 +59,24 @@ unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluste
 
 .PHONY: e2e
 e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/golden/chart tests/e2e --ignore tests/e2e/cluster --ignore tests/e2e/cluster_lifecycle
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/golden/chart $(E2E) -m "not matrix"
+
+.PHONY: matrix
+matrix: deps venv cluster-up images ## What e2e leaves out: the same cases again on every server
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m matrix
+
+# Where Docker builds the images there are no roots to mount: what needs one is skipped, and says so.
+.PHONY: beside
+beside: deps venv images ## The agent beside each real server, and the stand-in for TensorFlow Serving, as processes
+	@$(PYTHON) serving-images/build with-roots $(ROOTS) -- .ci/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
+
+.PHONY: routing
+routing: deps venv ## The router: a real Envoy as a process, its configuration swapped as a kubelet does, under load
+	@$(PYTHON) serving-images/build with-roots router -- $(PY) -m pytest -n 2 --dist loadfile tests/router
+
+.PHONY: storage
+storage: deps venv ## Models fetched from a real S3 server, registry and web server on loopback, misbehaving ones too
+	@$(PY) -m pytest tests/storage
 
 .PHONY: crash
 crash: deps venv ## The operator ended after every single write, against a real API server and etcd
@@ -63,6 +89,18 @@ lifecycle: deps venv ## The native cluster's own tests: up, crash, down leaves n
 .PHONY: bench-controller
 bench-controller: deps venv ## Speed and size of the operator with N objects (N=1000)
 	@$(PY) -m tests.bench.controller -n $(N)
+
+.PHONY: bench-serving
+bench-serving: deps venv cluster-up images ## What clients notice of updates; ONLY=a|b|c|d and RUNTIME=Triton,… choose
+	@$(INSIDE) $(CURDIR)/$(PY) -m tests.bench.serving $(if $(ONLY),--only $(ONLY)) $(if $(RUNTIME),--runtime $(RUNTIME))
+
+.PHONY: bench-rollout
+bench-rollout: deps venv cluster-up images ## What a rollout costs its clients, and how fast a bad canary is off; ONLY=a|b|c|d|e chooses
+	@$(INSIDE) $(CURDIR)/$(PY) -m tests.bench.rollout $(if $(ONLY),--only $(ONLY))
+
+.PHONY: bench-analysis
+bench-analysis: venv ## How often a healthy canary is rolled back, and how soon a bad one is, in N rollouts (N=10000)
+	@$(PY) -m tests.bench.analysis -n $(if $(filter command line environment,$(origin N)),$(N),10000)
 
 .PHONY: crds
 crds: venv ## Write the CRD from the pydantic models
@@ -100,10 +138,11 @@ $(VENV)/.made-of-lock: tests/requirements.lock
 	@.ci/make-venv $(PYTHON) $(VENV) tests/requirements.lock
 
 .PHONY: lock
-lock: $(PY) ## Refresh the locks from pyproject.toml
+lock: $(PY) ## Refresh the locks (UPGRADE= keeps the versions that still fit)
 	@$(VENV)/bin/uv --version >/dev/null 2>&1 || $(PY) -m pip install --quiet uv
-	@$(VENV)/bin/uv pip compile --quiet --upgrade --extra dev --generate-hashes --no-header --no-emit-index-url --python-version 3.11 pyproject.toml -o tests/requirements.lock
-	@$(VENV)/bin/uv pip compile --quiet --upgrade --generate-hashes --no-header --no-emit-index-url --python-version 3.11 -c tests/requirements.lock pyproject.toml -o operator/requirements.lock
-	@! grep -nE 'https?://|--index-url|--find-links' tests/requirements.lock operator/requirements.lock
+	@$(UV_COMPILE) --extra dev pyproject.toml -o tests/requirements.lock
+	@$(UV_COMPILE) -c tests/requirements.lock pyproject.toml -o operator/requirements.lock
+	@$(UV_COMPILE) --no-annotate --universal serving-images/agent/requirements.in -o serving-images/agent/requirements.lock
+	@! grep -nE 'https?://|--index-url|--find-links' tests/requirements.lock operator/requirements.lock serving-images/*/requirements.lock
 $(PY):
 	@$(PYTHON) -m venv $(VENV)

@@ -1,7 +1,8 @@
 """`make demo`: from nothing to a real model that answers on a real Kubernetes.
 
 Steps: cluster up, images built and loaded, the operator installed by Helm, the example model trained and put into a
-claim, the ModelDeployment applied, Ready awaited, real images sent, predictions shown beside what is written on them.
+claim, the ModelDeployment applied, Ready awaited, real images sent, predictions shown beside what is written on them;
+then a better version is promoted by steps and a worse one rolled back, under traffic (examples/canary).
 
 Invariant: each step does only what is missing, so a second run is quick; each failure ends in one message that says
 what to do, never in a traceback.
@@ -21,9 +22,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from examples.canary import story
+from examples.canary.versions import BAD
 from examples.digits.ask import AskError, predict, table
 from tests.e2e import reach, store
 from tests.e2e.cluster.layout import cache_folder
+from tests.e2e.generator import LoadError
 from tests.e2e.install import BUILD, InstallError, Operator, image_archives, image_references, install_operator
 from tests.e2e.kube import Kube, Manifest, RefusedError, TimedOutError, kubectl
 from tests.e2e.stage import conditions, is_ready
@@ -32,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[1]
 NAMESPACE = "slipway-demo"
 CLAIM = "models"
 CONTENT_ANNOTATION = "demo.slipway.dev/content"
-IMAGES = ("operator", "agent", "triton")
+IMAGES = ("operator", "agent", "triton", "router")
 CLUSTER = (sys.executable, "-m", "tests.e2e.cluster")
 READY_SECONDS = 180
 STARTED = "SLIPWAY_DEMO_STARTED"
@@ -118,23 +122,28 @@ def inside() -> None:
     images = [sample["image"] for sample in samples]
     with reach.service(kube, "digits", NAMESPACE) as address, step("the model answers over HTTP"):
         labels, sure = predict_patiently(address.http_url, images)
-        older, _ = predict(address.http_url, images, version=1)
+        older, _ = predict_patiently(address.http_url, images, version=1)
     print(f"\nPOST {address.http_url}/v2/models/digits/infer\n")
     print(table(samples, labels, sure))
     right = sum(label == sample["digit"] for label, sample in zip(older, samples, strict=True))
     print(f"version 1, poorer and still loaded, at /v2/models/digits/versions/1: {right} of {len(samples)} right\n")
-    print("$ kubectl get modeldeployments")
+    with step("steps are added, and two routers stand before the model") as progress:
+        story.begin(NAMESPACE)
+        kube.wait("ModelDeployment", "digits", NAMESPACE, "routers", story.has_routers, READY_SECONDS)
+    story.tell(kube, NAMESPACE, images)
+    print("\n$ kubectl get modeldeployments")
     print(kubectl("-n", NAMESPACE, "get", "modeldeployments").out)
     print(closing(time.time() - float(os.environ.get(STARTED, time.time()))))
 
 
 def train(progress: Callable[[str], None]) -> Path:
-    """The folder with the trained model; trained again only when the training changed."""
-    source = ROOT / "examples" / "digits" / "train.py"
-    folder = cache_folder() / "demo" / hashlib.sha256(source.read_bytes()).hexdigest()[:12]
-    if not (folder / "digits.json").exists():
-        command = [sys.executable, "-m", "examples.digits.train", str(folder)]
-        run(command, progress, "what to do: make venv, and try again")
+    """The folder with the trained versions; trained again only when the training changed."""
+    sources = [ROOT / "examples" / name for name in ("digits/train.py", "canary/versions.py")]
+    content = b"".join(source.read_bytes() for source in sources)
+    folder = cache_folder() / "demo" / hashlib.sha256(content).hexdigest()[:12]
+    if not (folder / "digits" / str(BAD) / "model.onnx").exists():
+        for module in ("examples.digits.train", "examples.canary.versions"):
+            run([sys.executable, "-m", module, str(folder)], progress, "what to do: make venv, and try again")
     return folder
 
 
@@ -185,12 +194,12 @@ def wait_ready(kube: Kube, progress: Callable[[str], None]) -> None:
         ) from late
 
 
-def predict_patiently(url: str, images: list[list[float]]) -> tuple[list[int], list[float]]:
-    """As `predict`; a Service may need a moment to learn of its new pod."""
+def predict_patiently(url: str, images: list[list[float]], version: int | None = None) -> tuple[list[int], list[float]]:
+    """As `predict`; a Service needs a moment to learn of its new pod, and other versions load after the served one."""
     deadline = time.monotonic() + 30
     while True:
         try:
-            return predict(url, images)
+            return predict(url, images, version)
         except AskError:
             if time.monotonic() > deadline:
                 raise
@@ -204,12 +213,13 @@ def closing(seconds: float) -> str:
         (f"kubectl -n {NAMESPACE} describe mdep digits", "conditions and events"),
         (f"kubectl -n {NAMESPACE} get deploy,svc,cm,pods", "what the operator made of it"),
         (f"kubectl -n {NAMESPACE} edit mdep digits", "serve version 1, scale it, break it"),
+        (f"kubectl slipway -n {NAMESPACE} status digits --watch", "a rollout as it goes on"),
         (f"kubectl -n {NAMESPACE} logs -l slipway.dev/model=digits -c agent", "what the agent did"),
         ("kubectl explain mdep.spec", "every field"),
     ]
     around = "\n".join(f"  {command:<68}{what}" for command, what in lines)
     return (
-        f"Predictions after {seconds:.0f} s. Look around:\n\n{around}\n\n"
+        f"All that took {seconds:.0f} s. Look around:\n\n{around}\n\n"
         "Stop: make cluster-down, and a later `make demo` is quick; make clean forgets everything. Test: make test"
     )
 
@@ -221,7 +231,9 @@ def main() -> int:
             inside()
         else:
             outside()
-    except (AskError, DemoError, InstallError, RefusedError, TimedOutError, store.StoreError) as failed:
+    except (
+        AskError, AssertionError, DemoError, InstallError, LoadError, RefusedError, story.StoryError, store.StoreError
+    ) as failed:  # fmt: skip
         print(f"\n\nerror: {failed}", file=sys.stderr)
         return 1
     except OSError as failed:
