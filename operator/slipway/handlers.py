@@ -24,7 +24,7 @@ from slipway.health import Health
 from slipway.manifests import MODEL_LABEL
 from slipway.queue import Queue
 from slipway.reconcile import Reconciler
-from slipway.relist import list_children, relist
+from slipway.relist import FirstListing, close_gap, list_children, relist, slot_of
 from slipway.routers import Routers
 from slipway.server_counts import ServerCounts
 from slipway.settings import Settings
@@ -71,21 +71,24 @@ async def run(settings: Settings) -> None:
     cache, queue, health = Cache(), Queue[Key](), Health()
     cluster, agents = await Cluster.connect(connections=WORKERS), Agents()
     routers, server_counts = Routers(), ServerCounts()
-    reconciler = Reconciler(cluster, agents, routers, server_counts, cache, queue, settings.images)
+    reconciler, first = (
+        Reconciler(cluster, agents, routers, server_counts, cache, queue, settings.images),
+        FirstListing(),
+    )
     server = health.serve(settings.metrics_port)
     try:
         watching = kopf.operator(
-            registry=_registry(cache, queue),
+            registry=_registry(cache, queue, first),
             settings=_kopf_settings(),
             clusterwide=not settings.namespaces,
             namespaces=settings.namespaces,
             standalone=True,
         )
         # kopf starts meanwhile; passes only begin when all children are listed.
-        listing = asyncio.create_task(list_children(cluster, cache, settings.namespaces))
+        listing = asyncio.create_task(list_children(cluster, cache, settings.namespaces, first))
         work: list[Coroutine[Any, Any, None]] = [_work_after(listing, reconciler) for _ in range(WORKERS)]
         work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
-        work += [relist(cluster, cache, queue, settings.namespaces)]
+        work += [_look_again(listing, cluster, cache, queue, settings.namespaces, first)]
         await _until_one_ends([watching, *work])
     finally:
         server.shutdown()
@@ -100,6 +103,20 @@ async def _work_after(listing: asyncio.Task[None], reconciler: Reconciler) -> No
     """One worker, once the children are listed. A listing that failed ends the operator, with its reason."""
     await asyncio.shield(listing)
     await reconciler.work()
+
+
+async def _look_again(
+    listing: asyncio.Task[None],
+    cluster: Cluster,
+    cache: Cache,
+    queue: Queue[Key],
+    namespaces: tuple[str, ...],
+    first: FirstListing,
+) -> None:
+    """What watches keep from us: at first what the beginning does, then, for ever, whatever does."""
+    await asyncio.shield(listing)
+    await close_gap(cluster, cache, queue, namespaces, first)
+    await relist(cluster, cache, queue, namespaces)
 
 
 async def _until_one_ends(coroutines: list[Coroutine[Any, Any, None]]) -> None:
@@ -122,7 +139,7 @@ async def _measure(cache: Cache, queue: Queue[Key]) -> None:
         await asyncio.sleep(0.5)
 
 
-def _registry(cache: Cache, queue: Queue[Key]) -> kopf.OperatorRegistry:
+def _registry(cache: Cache, queue: Queue[Key], first: FirstListing) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
     kopf.on.login(id="service-account", registry=registry)(kopf.login_with_service_account)
     kopf.on.login(id="kubeconfig", registry=registry)(kopf.login_with_kubeconfig)
@@ -130,6 +147,7 @@ def _registry(cache: Cache, queue: Queue[Key]) -> kopf.OperatorRegistry:
     def watch(group: str, version: str, plural: str, kind: str, delay_seconds: float) -> None:
         async def seen(event: Any, **_: Any) -> None:
             forget = event["type"] == "DELETED"
+            first.note_watched(slot_of(kind, event["object"]))
             key = (cache.drop if forget else cache.put)(kind, event["object"])
             if key is not None:
                 await queue.wake(key, delay_seconds)

@@ -8,11 +8,13 @@ from typing import Any, cast
 
 import pytest
 
+from slipway import relist
 from slipway.api.v1alpha1 import KIND
 from slipway.cache import Cache, Key
 from slipway.cluster import Cluster
 from slipway.manifests import MODEL_LABEL
-from slipway.relist import compare, list_children
+from slipway.queue import Queue
+from slipway.relist import FirstListing, close_gap, compare, list_children, slot_of
 
 Json = dict[str, Any]
 DIGITS: Key = ("team", "digits")
@@ -83,6 +85,62 @@ def test_a_modeldeployment_deleted_in_a_gap_is_forgotten() -> None:
 
 def test_all_children_are_there_before_the_first_pass() -> None:
     cache = Cache()
-    asyncio.run(list_children(cast("Cluster", Listing(service(5))), cache, ()))
+    asyncio.run(list_children(cast("Cluster", Listing(service(5))), cache, (), FirstListing()))
     kinds = {child["kind"] for child in cache.children(DIGITS)}
     assert kinds == {"ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod", "PodDisruptionBudget"}
+
+
+SHOWN = ("as it was", "before it is listed", "deleted")
+KEPT = service(5, name="digits-kept")
+
+
+async def closed(held: tuple[Json, ...], shown: str) -> tuple[int, list[str], int]:
+    """A start in which two Services are listed, of which watches show the one that is kept, somehow.
+
+    held: what the API server holds by then. Returns how often it was asked again, what is cached then, and how many
+    ModelDeployments were woken.
+    """
+    cache, queue, first, asked = Cache(), Queue[Key](), FirstListing(), 0
+    if shown == "before it is listed":
+        first.note_watched(slot_of("Service", KEPT))
+    for item in (service(5), KEPT):
+        cache.put("Service", item)
+        first.note_listed(slot_of("Service", item))
+    first.end()
+    if shown != "before it is listed":
+        first.note_watched(slot_of("Service", KEPT))
+    if shown == "deleted":
+        cache.drop("Service", service(6, name="digits-kept"))
+
+    def ask() -> None:
+        nonlocal asked
+        asked += 1
+        if asked == 2:  # its watch begins late
+            first.note_watched(slot_of("Service", service(5)))
+
+    await close_gap(cast("Cluster", Listing(*held, meanwhile=ask)), cache, queue, (), first)
+    return asked, [child["metadata"]["name"] for child in cache.children(DIGITS)], len(queue)
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_what_was_deleted_before_the_watches_began_is_forgotten(shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relist, "GAP_SECONDS", 0.0)
+    kept = [] if shown == "deleted" else [KEPT]
+    assert asyncio.run(closed(tuple(kept), shown)) == (1, [item["metadata"]["name"] for item in kept], 1)
+
+
+@pytest.mark.parametrize("shown", SHOWN)
+def test_what_watches_show_late_is_kept(shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relist, "GAP_SECONDS", 0.0)
+    kept = [] if shown == "deleted" else [KEPT]
+    names = sorted(item["metadata"]["name"] for item in (service(5), *kept))
+    assert asyncio.run(closed((service(5), *kept), shown)) == (2, names, 0)
+
+
+def test_where_watches_show_everything_nobody_is_asked() -> None:
+    first = FirstListing()
+    first.note_listed(slot_of("Service", KEPT))
+    first.note_watched(slot_of("Service", KEPT))
+    first.end()
+    first.note_watched(slot_of("Service", service(5)))  # made meanwhile
+    asyncio.run(close_gap(cast("Cluster", None), Cache(), Queue[Key](), (), first))
