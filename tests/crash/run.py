@@ -21,19 +21,31 @@ from .scenarios import ENDS, NAME
 
 REST_SECONDS = 1.5
 PATIENCE_SECONDS = 120.0
+"""How long nothing at all may move. How long everything takes is the machine's matter: it may be busy, or slow."""
+WRITES_AT_MOST = 5000
+"""What a life writes beyond that is no progress."""
 
 _ports = itertools.count(21_000)
 
 
-async def wait_for(condition: Callable[[], Awaitable[bool]], pause_seconds: float = 0.25) -> bool:
-    """Asks until the answer is yes, or patience ends; returns whether it was yes."""
-    deadline = asyncio.get_running_loop().time() + PATIENCE_SECONDS
-    while True:
-        if await condition():
-            return True
-        if asyncio.get_running_loop().time() > deadline:
+async def wait_for(
+    condition: Callable[[], Awaitable[bool]],
+    pause_seconds: float = 0.25,
+    progress: Callable[[], object] = lambda: None,
+) -> bool:
+    """Asks until the answer is yes, or patience ends; returns whether it was yes.
+
+    progress: what is another value whenever something has moved; patience begins anew then.
+    """
+    loop = asyncio.get_running_loop()
+    moved, deadline = progress(), loop.time() + PATIENCE_SECONDS
+    while not await condition():
+        if (now := progress()) != moved:
+            moved, deadline = now, loop.time() + PATIENCE_SECONDS
+        if loop.time() > deadline:
             return False
         await asyncio.sleep(pause_seconds)
+    return True
 
 
 def is_converged(model_deployment: Manifest | None, ends: Collection[str] = ENDS) -> bool:
@@ -124,7 +136,7 @@ class CrashRun:
             late = [namespace for namespace in namespaces if not is_converged(found.get(namespace), ends)]
             return not late
 
-        if not await wait_for(are_converged):
+        if not await wait_for(are_converged, progress=lambda: (late, moved_by(life))):
             status = found.get(late[0], {}).get("status")
             raise AssertionError(f"{late} did not come to {ends}; the first's status: {status}\n{life.tail()}")
 
@@ -172,6 +184,11 @@ class CrashRun:
 
             assert await wait_for(is_idle), f"its queue never empties\n{life.tail()}"
         await asyncio.sleep(REST_SECONDS)
+
+
+def moved_by(life: OperatorLife) -> int:
+    """Another number with each write, of as many as are to be expected."""
+    return min(WRITES_AT_MOST, len(life.journal()))
 
 
 def writes_in(life: OperatorLife, namespaces: Sequence[str]) -> list[JournalEntry]:

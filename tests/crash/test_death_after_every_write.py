@@ -87,12 +87,16 @@ async def die_everywhere(run: CrashRun, scenario: Scenario, writes: int) -> tupl
 async def clear(run: CrashRun, namespaces: list[str]) -> None:
     """Deletes the ModelDeployments, and waits until their pods are gone."""
     await asyncio.gather(*(run.api.delete("ModelDeployment", namespace, NAME) for namespace in namespaces))
+    left = -1
 
     async def are_gone() -> bool:
+        nonlocal left
         pods, _ = await run.api.list_all("Pod", metadata_only=True)
-        return not pods
+        left = sum(pod["metadata"]["namespace"] in namespaces for pod in pods)
+        return not left
 
-    assert await wait_for(are_gone), "pods of deleted ModelDeployments stay: does the garbage collector run?"
+    is_clear = await wait_for(are_gone, progress=lambda: left)
+    assert is_clear, f"{left} pods of deleted ModelDeployments stay: does the garbage collector run?"
 
 
 async def crash_at_every_write(control_plane: ControlPlane, scenario: Scenario, folder: Path) -> str:

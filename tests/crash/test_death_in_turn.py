@@ -27,7 +27,7 @@ from .run import PATIENCE_SECONDS, REST_SECONDS, CrashRun, is_converged
 from .scenarios import NAME, ROLLOUTS, Scenario
 
 AT_ONCE = 3  # scenarios side by side
-LIVES_SECONDS = 120.0  # evidence takes its time, however many lives that is
+LIVES_AT_MOST = 400  # evidence takes its looks, and each may take some lives
 CHAINS = ((1, Moment.AFTER_ANSWER), (1, Moment.BEFORE_ANSWER), (2, Moment.BEFORE_ANSWER), (3, Moment.AFTER_ANSWER))
 """At which of its writes each operator of a row of them ends, and when."""
 
@@ -49,7 +49,9 @@ async def rests(run: CrashRun, scenario: Scenario, namespace: str, life: Operato
             await run.api.read("ModelDeployment", namespace, NAME), scenario.ends
         ):
             return True
-        assert loop.time() < deadline, f"{namespace} neither died nor finished\n{life.tail()}"
+        if loop.time() > deadline:
+            found = await run.api.read("ModelDeployment", namespace, NAME)
+            raise AssertionError(f"{namespace} neither died nor finished: {found and found['status']}\n{life.tail()}")
     return False
 
 
@@ -57,13 +59,12 @@ async def end_in_turn(run: CrashRun, scenario: Scenario, chain: tuple[int, Momen
     """Operators in turn, each of which ends at that write of its own, until one rests. Returns how many died."""
     namespace = namespace_of(scenario, chain)
     await scenario.edit(run.api, namespace)
-    deaths, deadline = 0, asyncio.get_running_loop().time() + LIVES_SECONDS
-    while True:
+    for deaths in range(LIVES_AT_MOST):
         async with run.life(namespace, *chain, is_awaited=False) as life:
             if await rests(run, scenario, namespace, life):
                 return deaths
-        deaths += 1
-        assert asyncio.get_running_loop().time() < deadline, f"{namespace}: {deaths} operators died, and it isn't over"
+    found = await run.api.read("ModelDeployment", namespace, NAME)
+    raise AssertionError(f"{namespace}: {LIVES_AT_MOST} operators died, and it isn't over: {found and found['status']}")
 
 
 async def crash_in_turn(run: CrashRun, history: History, scenario: Scenario) -> str:
