@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slipway.api.v1alpha1 import ModelDeploymentSpec
+from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeploymentSpec
 
 Json = dict[str, Any]
 
@@ -65,16 +65,7 @@ def user_choice(spec: ModelDeploymentSpec) -> Json:
         mode="json",
         by_alias=True,
         exclude_defaults=True,
-        include={
-            "model": {"name", "uri", "version"},
-            "runtime": True,
-            "resources": True,
-            "batching": True,
-            "warmup": True,
-            "pod_template": True,
-            # mounted into the pod, so a part of its template
-            "storage": {"ca_bundle", "secret_ref", "cache", "image_volume"},
-        },
+        include=REVISION_FIELDS,
     )
     for amounts in choice.get("resources", {}).values():
         amounts.update({name: str(amount) for name, amount in amounts.items()})  # 2 and "2" are one choice

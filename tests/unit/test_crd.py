@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic.alias_generators import to_camel
 
 from slipway.api.crd import HEADER, render
-from slipway.api.v1alpha1 import RULES, ModelDeploymentSpec
+from slipway.api.v1alpha1 import REVISION_FIELDS, RULES, ModelDeploymentSpec
 from tests.unit.specs import SMALLEST
 
 Json = dict[str, Any]
@@ -109,6 +110,14 @@ def test_defaults_are_what_the_operator_takes_for_absent() -> None:
     assert defaults(SPEC) == {name: written[name] for name in defaults(SPEC)}
     rollout = SPEC["properties"]["rollout"]
     assert defaults(rollout) == {name: written["rollout"][name] for name in defaults(rollout)}
+
+
+def test_what_makes_a_revision_has_no_default() -> None:
+    """The API server would write it into every object: an operator with another one would take it for a choice."""
+    for name, inner in REVISION_FIELDS.items():
+        part = SPEC["properties"][to_camel(name)]
+        for own in [part] if inner is True else [part["properties"][to_camel(each)] for each in inner]:
+            assert [path for path, node in nodes(own) if "default" in node] == []
 
 
 def test_columns_read_what_status_writes() -> None:

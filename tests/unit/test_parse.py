@@ -46,7 +46,8 @@ VALID: list[Json] = [
     {"rollout": {"steps": [{"weight": 0}, {"weight": 5, "holdSeconds": 60}, {"pause": {}}, {"weight": 5}]}},
     {"rollout": {"steps": [{"pause": {"durationSeconds": 5}}, {"weight": 100}], "analysis": {}}},
     {"rollout": {"gates": {"golden": {"file": "golden.json"}, "signature": "Ignore"}}},
-    {"rollout": {"surge": "Swap"}, "replicas": 2},
+    {"rollout": {"surge": "Swap", "steps": [{"weight": 50}]}, "replicas": 2},
+    {"rollout": {"surge": "Swap", "strategy": "Canary"}, "replicas": 2},
     {"traffic": {"provider": "Replicas"}},
     {"traffic": {"timeoutSeconds": 20, "router": {"replicas": 3, "image": "i"}}},
     {"warmup": {"requests": [{"inputs": []}]}},
@@ -135,7 +136,12 @@ BROKEN_RULES: list[tuple[str, Json, list[str]]] = [
         {"rollout": {"gates": {"golden": {"file": "f", "configMap": {"name": "c"}}}}},
         ["spec.rollout.gates.golden", "exactly one"],
     ),
-    ("rollout.surge Swap", {"rollout": {"surge": "Swap"}}, ["spec.rollout.surge", "spec.replicas of 2"]),
+    (
+        "rollout.surge Swap",
+        {"rollout": {"surge": "Swap", "steps": [{"weight": 50}]}},
+        ["spec.rollout.surge", "spec.replicas of 2"],
+    ),
+    ("surge Swap is for canaries", {"rollout": {"surge": "Swap"}, "replicas": 2}, ["spec.rollout.surge", "steps"]),
     ("a limit can't", {"resources": {"limits": {"cpu": "-1"}}}, ["spec.resources.limits", "cpu", "negative"]),
     ("a request can't", {"resources": {"requests": {"memory": -1}}}, ["spec.resources.requests", "negative"]),
 ]

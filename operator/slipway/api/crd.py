@@ -7,13 +7,16 @@ Imported by `make crds` and tests only, never by the operator.
 
 from __future__ import annotations
 
+import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 from kubernetes.client import models as core
 from pydantic import BaseModel
+from pydantic.alias_generators import to_camel
 
 from slipway.api.quantity import QUANTITY
 from slipway.api.status import ModelDeploymentStatus
@@ -23,6 +26,7 @@ from slipway.api.v1alpha1 import (
     KIND,
     MAX_NAME_LENGTH,
     PLURAL,
+    REVISION_FIELDS,
     RULES,
     VERSION,
     ModelDeploymentSpec,
@@ -41,6 +45,8 @@ TEMPLATE_METADATA = ("annotations", "labels")
 def render() -> Schema:
     """The whole CustomResourceDefinition."""
     spec = _schema_of(ModelDeploymentSpec)
+    for hashed in _of_revisions(spec):
+        _leave_defaults_out(hashed)
     for rule in RULES:
         target = spec
         for part in filter(None, rule.path.split(".")):
@@ -172,6 +178,24 @@ def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
     if out.get("type") == "object" and not out.get("properties") and "additionalProperties" not in out:
         out.pop("maxProperties", None)
     return out
+
+
+def _of_revisions(spec: Schema) -> Iterator[Schema]:
+    """The schemas of REVISION_FIELDS."""
+    for name, inner in REVISION_FIELDS.items():
+        part = spec["properties"][to_camel(name)]
+        yield from [part] if inner is True else [part["properties"][to_camel(each)] for each in sorted(inner)]
+
+
+def _leave_defaults_out(schema: Schema) -> None:
+    """Say them in words instead: the operator knows them."""
+    if (default := schema.pop("default", None)) is not None:
+        said = default if isinstance(default, str) else json.dumps(default)
+        schema["description"] = f"{schema.get('description', '')} Default: {said}.".lstrip()
+    for child in schema.get("properties", {}).values():
+        _leave_defaults_out(child)
+    if "items" in schema:
+        _leave_defaults_out(schema["items"])
 
 
 def _with_description(schema: Schema, node: Schema) -> Schema:

@@ -12,6 +12,7 @@ Must not import: kopf, kubernetes, anything that does I/O.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
@@ -25,6 +26,19 @@ GROUP = "slipway.dev"
 VERSION = "v1alpha1"
 KIND = "ModelDeployment"
 PLURAL = "modeldeployments"
+
+REVISION_FIELDS: Mapping[str, Any] = {
+    "model": {"name", "uri", "version"},
+    "runtime": True,
+    "resources": True,
+    "batching": True,
+    "warmup": True,
+    "pod_template": True,
+    # mounted into the pod, so a part of its template
+    "storage": {"ca_bundle", "secret_ref", "cache", "image_volume"},
+}
+"""What of the spec makes a revision, as pydantic includes it. The CRD has no defaults there: what the API server fills
+in would be the user's choice to an operator with another default, and a new revision of every model."""
 
 MAX_NAME_LENGTH = 40
 """Names of children are `<name>-<ten characters>`; pods append up to 17 more; a label value ends at 63."""
@@ -582,6 +596,12 @@ RULES: tuple[Rule, ...] = (
         "!has(self.rollout) || !has(self.rollout.surge) || self.rollout.surge != 'Swap' || self.replicas != 1",
         "rollout.surge Swap needs replicas of 2 or more: the only pod can't make room for its successor",
     ),
+    Rule(
+        "rollout",
+        "!has(self.surge) || self.surge != 'Swap' || (has(self.steps) && size(self.steps) > 0) || "
+        "(has(self.strategy) && self.strategy == 'Canary')",
+        "surge Swap is for canaries: add steps, or remove it",
+    ),
     Rule("resources.limits", "self.all(k, !string(self[k]).startsWith('-'))", "a limit can't be negative"),
     Rule("resources.requests", "self.all(k, !string(self[k]).startsWith('-'))", "a request can't be negative"),
 )
@@ -744,6 +764,10 @@ def _broken_rollout(spec: ModelDeploymentSpec) -> list[tuple[bool, str]]:
         (
             golden is not None and bool(golden.requests) + bool(golden.config_map) + bool(golden.file) != 1,
             "spec.rollout.gates.golden: name exactly one of requests, configMap, file",
+        ),
+        (
+            rollout.surge == "Swap" and not has_steps,
+            "spec.rollout.surge Swap is for canaries: add spec.rollout.steps, or remove it",
         ),
         (
             rollout.surge == "Swap" and spec.replicas == 1,
