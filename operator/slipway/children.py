@@ -28,7 +28,7 @@ from slipway.manifests import (
     render_service,
     spec_of,
 )
-from slipway.observe import Observed
+from slipway.observe import Observed, Trouble
 from slipway.plan import Plan
 from slipway.revisions import Json, Revision, hash_of, place_of
 from slipway.runtimes import RUNTIMES
@@ -66,11 +66,12 @@ def render(
     observed: Observed,
     listed: tuple[int, ...],
     images: Images,
-    golden: Json | None = None,
+    golden: Json | Trouble | None = None,
 ) -> Rendered:
     """All children. The Service and what serves come first, so that trouble with a new revision leaves them applied.
 
-    golden: what agents of a revision that isn't stable ask it first, as in agent.json.
+    golden: what agents of a revision that isn't stable ask it first, as in agent.json; Trouble: nobody knows, so that
+    revision's carrier is left as it is.
     """
     revisions = {**observed.revisions, desired.hash: desired}
     recorded = _recorded(deployment, observed)
@@ -97,6 +98,9 @@ def render(
             if plan.replicas[carrier]:
                 unreadable.add(carrier)
             continue
+        asks = golden if plan.stable != revision.hash and plan.canary == revision.hash else None
+        if isinstance(asks, Trouble):
+            continue
         children = serving if orders.revision == plan.stable else others
         for name in (orders.revision, orders.replaces):
             if name in revisions and name not in kept:
@@ -111,7 +115,6 @@ def render(
         if former is not None and 0 < former.version < revision.version:
             load[carrier] = tuple(sorted({*load[carrier], former.version}))
         labels = _labels(deployment, plan, revision, former)
-        asks = golden if plan.stable != revision.hash and plan.canary == revision.hash else None
         agent_config = render_agent_config(deployment, revision, load[carrier], labels, asks)
         configured[carrier] = agent_config["generation"]
         known = recorded if is_same_place else revision.digests
@@ -139,6 +142,15 @@ def render(
         if live is not None:
             children.append(render_deployment(deployment, carrier, live["spec"]["template"], plan.replicas[carrier]))
     return Rendered(tuple(children), load, configured, frozenset(unreadable), entry, routed)
+
+
+def golden_kept(plan: Plan, observed: Observed) -> Json | None:
+    """The golden requests that the canary's agents ask already, once it has requests: they stay what they are then."""
+    for carrier, orders in plan.orders.items():
+        here = observed.ordered.get(carrier)
+        if here is not None and here.revision == orders.revision == plan.canary and plan.step_index > 0:
+            return here.golden
+    return None
 
 
 GOLDEN_REQUESTS = TypeAdapter(Annotated[list[GoldenRequest], Field(min_length=1, max_length=64)])

@@ -141,7 +141,7 @@ class Ordered:
 
     generation: of the agents' configuration; empty when it can't be read. load, served: as in agent.json.
     revision: the one it carries; replaces: the one before it in place, while that counts.
-    recorded: version → sha256, as its agents read it.
+    recorded: version → sha256, as its agents read it. golden: the requests that its agents ask first, if any.
     """
 
     generation: str
@@ -150,6 +150,7 @@ class Ordered:
     served: int | None = None
     replaces: str | None = None
     recorded: Mapping[int, str] = field(default_factory=dict)
+    golden: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +306,7 @@ def _read_orders(config_map: Json) -> Ordered:
             served=None if config.get("served") is None else int(config["served"]),
             replaces=annotations.get(REPLACES_ANNOTATION) or None,
             recorded=read_digests(data.get(RECORDED_KEY)),
+            golden=config.get("golden"),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         return Ordered("", revision)

@@ -25,7 +25,7 @@ from slipway.api.status import ModelDeploymentStatus, read_status, write_status,
 from slipway.api.v1alpha1 import GROUP, VERSION
 from slipway.cache import Cache, Key
 from slipway.catalog import choose_lister, needs_agents_listing, of_same_place
-from slipway.children import Rendered, agreement, golden_orders, is_told_anew, render, settled_now
+from slipway.children import Rendered, agreement, golden_kept, golden_orders, is_told_anew, render, settled_now
 from slipway.cluster import Cluster, ClusterError, TransientError
 from slipway.commands import read_command
 from slipway.drift import differs
@@ -40,7 +40,7 @@ from slipway.routers import Routers
 from slipway.runtimes import refuse_what_it_cant
 from slipway.server_counts import ServerCounts
 from slipway.status import Judged, Notice, assess, judge_unreadable, notices, sum_up
-from slipway.stock import take_stock
+from slipway.stock import Stock, take_stock
 from slipway.traffic.router import RouterPod, read_counts
 from slipway.traffic.server_metrics import counters_of, refuse_what_provider_cant
 from slipway.weighing import is_judged_now, weigh
@@ -192,14 +192,11 @@ class Reconciler:
         reading = await self._count(stock.deployment, observed) if is_judged_now(stock, stored) else None
         weighed = weigh(stock, observed, stored, reading, now)
         plan = step(stock.wanted, stock.memory, observed.carriers, now, weighed.scales)
-        try:
-            golden = await self._golden(key, stock.deployment, plan)
-        except SpecError as error:
-            judged = judge_unreadable(body, observed, stored, error)
-            await self._report(key, body, judged, observed, stored, now, writes=0)
-            return PROBLEM_SECONDS
+        golden = await self._golden(key, stock, plan, observed)
         rendered = render(stock.deployment, stock.arrival.revision, plan, observed, stock.listed, self._images, golden)
         problem, writes = await self._apply_all(key, uid, rendered, observed)
+        if problem is None and isinstance(golden, Trouble):
+            problem = golden
         nudged = await self._nudge(key, rendered, observed)
         agreed = agreement(rendered, plan, observed, settled)
         judged = sum_up(
@@ -349,15 +346,20 @@ class Reconciler:
         carried = {carrier: here.revision for carrier, here in observed.carriers.items()}
         return await self._server_counts.read(observed.pods, counters_of(deployment, observed.revisions, carried))
 
-    async def _golden(self, key: Key, deployment: ModelDeployment, plan: Plan) -> Json | None:
-        """What a revision that isn't stable is asked first; None: nothing. Raises SpecError where it can't be read."""
-        gates = deployment.spec.rollout.gates
-        if gates is None or gates.golden is None or plan.canary is None:
+    async def _golden(self, key: Key, stock: Stock, plan: Plan, observed: Observed) -> Json | Trouble | None:
+        """What a revision that isn't stable is asked first; None: nothing. Trouble: that can't be read."""
+        gates = stock.deployment.spec.rollout.gates
+        if gates is None or gates.golden is None or plan.canary is None or stock.wanted.is_rollback:
             return None
         if gates.golden.config_map is None:
             return golden_orders(gates.golden)
+        if (kept := golden_kept(plan, observed)) is not None:
+            return kept
         found = await self._cluster.read("ConfigMap", key[0], gates.golden.config_map.name)
-        return golden_orders(gates.golden, (found.get("data") or {}) if found is not None else None)
+        try:
+            return golden_orders(gates.golden, (found.get("data") or {}) if found is not None else None)
+        except SpecError as error:
+            return Trouble(error.reason, error.message)
 
     async def _report(
         self,

@@ -16,7 +16,7 @@ import pytest
 
 from slipway.manifests import Images
 from tests.transition.test_transitions import LOAD_FAILED, stable_of
-from tests.transition.world import Operator, OperatorEndedError, World, run, writes_of
+from tests.transition.world import SIGNATURE, Operator, OperatorEndedError, World, run, writes_of
 from tests.unit.specs import IMAGES, NAME
 
 Json = dict[str, Any]
@@ -73,6 +73,12 @@ def until(operator: Operator, is_so: Callable[[], bool], seconds: int = 60) -> N
             return
         run(operator, 1)
     raise AssertionError(f"not within {seconds} s: {status(operator.world)}")
+
+
+def until_served(operator: Operator, seconds: int = 60) -> None:
+    """Live on until the spec's revision is stable and at rest."""
+    run(operator, 2)
+    until(operator, lambda: operator.world.conditions()["Promoted"] == ("True", "Promoted"), seconds)
 
 
 def until_ready(operator: Operator, seconds: int = 60) -> None:
@@ -273,6 +279,77 @@ def test_where_evidence_is_only_shown_nothing_is_taken_back() -> None:
     until(operator, lambda: status(world).get("verdict", {}).get("result") == "Fail")
     until_ready(operator)
     assert_rested(world, operator, NEW)
+
+
+ELSEWHERE: Json = {"rollout": {"gates": {"golden": {"configMap": {"name": "questions"}}}}}
+QUESTIONS = {"golden.json": json.dumps([{"request": {"x": 1}, "response": {"y": 2}}])}
+
+
+def test_golden_requests_may_stand_in_a_config_map() -> None:
+    world, operator = serving(LONG)
+    world.put_foreign("ConfigMap", "questions", data=QUESTIONS)
+    world.edit(ELSEWHERE)
+    world.wrong = {NEW}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "RolledBack")
+    assert status(world)["rejected"][0]["reason"] == "GoldenFailed"
+    assert shares_of(world, status(world)["rejected"][0]["revision"]) in ([], [0])
+    world.lose("ConfigMap", "questions")
+    assert_rested(world, operator, OLD)
+
+
+def test_golden_requests_that_are_not_there_stop_a_new_version_and_nothing_else() -> None:
+    world, operator = serving(LONG)
+    world.edit({**ELSEWHERE, "model": {"version": NEW}, "replicas": 3})
+    run(operator, DEADLINE_SECONDS // 2)
+    assert world.conditions()["Promoted"] == ("False", "GoldenUnreadable")
+    assert "ConfigMap questions does not exist" in world.message("Promoted")
+    assert world.ready_by_version() == {OLD: 3}
+    world.put_foreign("ConfigMap", "questions", data=QUESTIONS)
+    until(operator, lambda: weights(world)[1] == 25)
+    assert world.agent_config(canary_of(world))["golden"]["requests"] == json.loads(QUESTIONS["golden.json"])
+    assert world.lost == 0
+
+
+def test_golden_requests_that_never_come_let_the_deadline_decide() -> None:
+    world, operator = serving()
+    world.edit({**ELSEWHERE, "model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "RolledBack", 5 * DEADLINE_SECONDS)
+    assert status(world)["rejected"][0]["reason"] == "GoldenUnreadable"
+    assert_rested(world, operator, OLD)
+
+
+def test_golden_requests_that_go_in_mid_rollout_stop_nothing() -> None:
+    world, operator = serving({"rollout": {"steps": [{"weight": 50, "holdSeconds": 600}]}})
+    world.put_foreign("ConfigMap", "questions", data=QUESTIONS)
+    world.edit(ELSEWHERE)
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == 50)
+    world.lose("ConfigMap", "questions")
+    world.edit({"replicas": 3})
+    run(operator, 10)
+    assert world.ready_by_version() == {OLD: 3, NEW: 2}
+    assert "golden" in world.agent_config(canary_of(world))
+    world.command("promote", canary_of(world))
+    until_ready(operator)
+    assert_rested(world, operator, NEW, 3)
+
+
+def test_a_person_goes_back_whatever_the_gates_would_say() -> None:
+    """The newer version gives more than the older one, and the older one knows nothing of today's questions."""
+    world, operator = serving()
+    first = stable_of(world)
+    more = {"name": "z", "datatype": "FP32", "shape": [-1, 3]}
+    world.signatures = {NEW: {**SIGNATURE, "outputs": [*SIGNATURE["outputs"], more]}}
+    world.edit({"model": {"version": NEW}})
+    until_ready(operator)
+    run(operator, BAKE_SECONDS + 5)
+    world.edit(GOLDEN)
+    world.wrong = {OLD}
+    world.command("rollback", first)
+    until(operator, lambda: phase(world) == "RolledBack" and stable_of(world) == first)
+    assert status(world).get("rejected", []) == []
+    assert_rested(world, operator, OLD)
 
 
 def test_only_a_version_that_is_not_stable_is_asked_golden_requests() -> None:
@@ -531,6 +608,62 @@ def test_a_command_is_carried_out_once_and_only_on_the_revision_that_it_names() 
     reborn = Operator(world)
     run(reborn, 3)
     assert phase(world) == "RollingOut"
+
+
+def test_a_command_that_stands_is_not_carried_out_again_by_an_operator_that_starts() -> None:
+    steps = [{"weight": weight, "holdSeconds": 600} for weight in (25, 50, 75)]
+    world, operator = arriving({"rollout": {"steps": steps}})
+    world.command("skip", canary_of(world))
+    until(operator, lambda: weights(world) == (50, 50))
+    told = status(world)["lastCommand"]
+    assert (told["verb"], told["accepted"]) == ("skip", True)
+    reborn = Operator(world)
+    run(reborn, 10)
+    assert weights(world) == (50, 50)
+    assert status(world)["lastCommand"] == told
+
+
+def test_a_retry_that_fails_is_not_a_retry_for_ever() -> None:
+    world, operator = serving()
+    world.broken = {NEW: LOAD_FAILED}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "RolledBack")
+    world.command("retry", status(world)["rejected"][0]["revision"])
+    run(operator, 2)
+    until(operator, lambda: phase(world) == "RolledBack")
+    run(operator, 10)
+    made = len([write for write in world.writes if write.kind == "Deployment" and write.verb == "create"])
+    run(Operator(world), 3 * DEADLINE_SECONDS)
+    assert len([write for write in world.writes if write.kind == "Deployment" and write.verb == "create"]) == made
+    assert phase(world) == "RolledBack"
+
+
+BACK: list[tuple[str, list[Json]]] = [
+    ("two back", [{"model": {"version": NEW}}, {"model": {"version": NEWER}}]),
+    ("to another image", [{"runtime": {"image": "triton:next"}}]),
+    ("to another place", [{"model": {"uri": "pvc://models/elsewhere"}}]),
+    ("to other limits", [{"resources": {"limits": {"memory": "3Gi"}}}, {"model": {"version": NEW}}]),
+]
+
+
+@pytest.mark.parametrize("strategy", [None, "RollingUpdate", "InPlace"])
+@pytest.mark.parametrize(("back", "edits"), BACK, ids=[name for name, _ in BACK])
+def test_a_person_goes_back_to_any_revision_of_the_history(back: str, edits: list[Json], strategy: str | None) -> None:
+    how = [] if strategy is None else [{"rollout": {"steps": None, "strategy": strategy}}]
+    world, operator = serving(*how)
+    first, before = stable_of(world), world.agent_config(stable_of(world))
+    for edit in edits:
+        world.edit(edit)
+        until_served(operator)
+    assert stable_of(world) != first
+    world.command("rollback", first)
+    until(operator, lambda: phase(world) == "RolledBack" and stable_of(world) == first, 90)
+    run(operator, BAKE_SECONDS + 10)
+    assert world.ready_by_version() == {OLD: 2}
+    carrier = status(world)["stable"].get("carrier") or first
+    assert world.agent_config(carrier)["source"] == before["source"]
+    assert world.lost == 0
+    assert writes_of(operator, 30) == []
 
 
 # ---- the spec changes on the way
