@@ -115,6 +115,8 @@ class OperatorLife:
 
     def __init__(self, context: multiprocessing.context.ForkServerContext, life: Life) -> None:
         self.life = life
+        self._read: list[JournalEntry] = []
+        self._offset = 0
         Path(life.journal).touch()
         self._process = context.Process(target=live, args=(life,), daemon=True)
         self._process.start()
@@ -133,8 +135,13 @@ class OperatorLife:
 
     def journal(self) -> list[JournalEntry]:
         """The writes answered so far."""
-        lines = Path(self.life.journal).read_text().splitlines(keepends=True)
-        return [JournalEntry(**json.loads(line)) for line in lines if line.endswith("\n")]
+        with open(self.life.journal, "rb") as journal:
+            journal.seek(self._offset)
+            news = journal.read()
+        whole = news[: news.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        self._read += [JournalEntry(**json.loads(line)) for line in whole.splitlines()]
+        return list(self._read)
 
     def tail(self) -> str:
         return "\n".join(Path(self.life.log).read_text(errors="replace").splitlines()[-12:])

@@ -77,7 +77,7 @@ async def recover(run: CrashRun, namespaces: Sequence[str], expected: State, wat
         return not differences
 
     async with run.life(watched) as life:
-        has_recovered = await wait_for(are_recovered, 0.5, progress=lambda: (differences, moved_by(life)))
+        has_recovered = await wait_for(are_recovered, progress=lambda: (differences, moved_by(life)))
         first = next(iter(differences.values()), "")
         assert has_recovered, f"{sorted(differences)} did not recover; the first:\n{first}\n{life.tail()}"
         await run.rest(life, namespaces)

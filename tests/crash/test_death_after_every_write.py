@@ -47,7 +47,7 @@ async def die(run: CrashRun, scenario: Scenario, death: Death) -> bool:
                 await life.wait_until_dead(REST_SECONDS)
             return is_done
 
-        assert await wait_for(is_over), f"{namespace} neither died nor finished\n{life.tail()}"
+        assert await wait_for(is_over, 0.2), f"{namespace} neither died nor finished\n{life.tail()}"
         has_died = life.has_died
     if scenario.while_down is not None:
         await scenario.while_down(run.api, namespace)

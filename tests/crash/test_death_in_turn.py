@@ -42,7 +42,7 @@ async def rests(run: CrashRun, scenario: Scenario, namespace: str, life: Operato
     loop = asyncio.get_running_loop()
     deadline = loop.time() + PATIENCE_SECONDS
     writes, since = 0, loop.time()
-    while not await life.wait_until_dead(0.25):
+    while not await life.wait_until_dead(0.5):
         if (now := len(life.journal())) != writes or not await life.is_up():
             writes, since = now, loop.time()
         elif loop.time() - since > REST_SECONDS and is_converged(
