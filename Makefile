@@ -43,7 +43,8 @@ test: deps ## All that decides whether a change is good: unit, crash and e2e tes
 	@$(STAGE) --summary
 
 .PHONY: test-all
-test-all: test ## make test, every case of every server, the cluster's own lifecycle and the bench at N=100
+test-all: test ## make test, every case of every server, longer lives in the crash tests, the cluster's lifecycle, the bench at N=100
+	@$(STAGE) crash-all $(MAKE) crash-all
 	@$(STAGE) matrix $(MAKE) matrix
 	@$(STAGE) lifecycle $(MAKE) lifecycle
 	@$(STAGE) bench $(MAKE) bench-controller N=100
@@ -81,6 +82,10 @@ storage: deps venv ## Models fetched from a real S3 server, registry and web ser
 .PHONY: crash
 crash: deps venv ## The operator ended after every single write, against a real API server and etcd
 	@$(PY) -m tests.crash
+
+.PHONY: crash-all
+crash-all: deps venv ## The same, and lives of two and three writes in turn
+	@SLIPWAY_CRASH_ALL=1 $(PY) -m tests.crash -k in_turn
 
 .PHONY: lifecycle
 lifecycle: deps venv ## The native cluster's own tests: up, crash, down leaves nothing

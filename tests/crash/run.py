@@ -17,7 +17,7 @@ from tests.apiserver import ApiServer, Manifest
 from .conftest import ControlPlane
 from .final_state import STATE_KINDS, State, normalise
 from .launcher import JournalEntry, Life, Moment, OperatorLife
-from .scenarios import ENDS, NAME
+from .scenarios import ENDS, LOOKED_AT, NAME
 
 REST_SECONDS = 1.5
 PATIENCE_SECONDS = 120.0
@@ -57,10 +57,11 @@ def is_converged(model_deployment: Manifest | None, ends: Collection[str] = ENDS
         for condition in model_deployment.get("status", {}).get("conditions", [])
         if condition.get("observedGeneration") == model_deployment["metadata"]["generation"]
     }
-    # A paused canary goes on being looked at; everything else has come to rest when agents and routers agree.
-    is_settled = "settled" in model_deployment.get("status", {}) or "Paused" in ends
+    status = model_deployment.get("status", {})
+    # A paused canary and one that bakes go on being looked at; all else is at rest when agents and routers agree.
+    is_settled = "settled" in status or not {*ends}.isdisjoint(LOOKED_AT)
     is_ready = is_settled and "Ready" in now and now["Ready"]["status"] == "True"
-    return is_ready and "Promoted" in now and now["Promoted"]["reason"] in ends
+    return is_ready and "Promoted" in now and not {now["Promoted"]["reason"], status["phase"]}.isdisjoint(ends)
 
 
 class CrashRun:

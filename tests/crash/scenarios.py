@@ -44,13 +44,13 @@ async def delete(api: ApiServer, namespace: str) -> None:
     await api.delete("ModelDeployment", namespace, NAME)
 
 
-def command(verb: str) -> Edit:
-    """A person's command about the canary that is there."""
+def command(verb: str, on: str = "canary") -> Edit:
+    """A person's command about the revision that is the canary, stable or the previous one (of status)."""
 
     async def edit(api: ApiServer, namespace: str) -> None:
         found = await api.read("ModelDeployment", namespace, NAME)
         assert found is not None
-        annotation = f"{verb}/{found['status']['canary']['revision']}/only-one"
+        annotation = f"{verb}/{found['status'][on]['revision']}/only-one"
         change = {"metadata": {"annotations": {"slipway.dev/command": annotation}}}
         await api.merge("ModelDeployment", namespace, NAME, change)
 
@@ -59,13 +59,16 @@ def command(verb: str) -> Edit:
 
 ENDS = ("Promoted", "RolledBack")
 """Reasons of condition Promoted at which a rollout is over."""
+LOOKED_AT = ("Paused", "Baking")
+"""Where a rollout may stay for long without being over: a reason of Promoted, and a phase."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
     """before: edits made, each to its end, by an undisturbed operator. edit: what the dying operator works on.
     while_down: an edit made when it is dead, before it is started again. leaves_nothing: nothing may remain.
-    begins: the reasons of condition Promoted at which the last edit before is at its end; ends: the edit itself."""
+    begins: the reasons of condition Promoted, or phases, at which the last edit before is at its end; ends: the edit
+    itself."""
 
     name: str
     edit: Edit
@@ -91,11 +94,13 @@ def in_place(number: int | None) -> Edit:
     return apply(model=model, rollout={"revisionHistoryLimit": 1})
 
 
-def by_steps(number: int, *more: Manifest, provider: str = "Router", is_judged: bool = False) -> Edit:
+def by_steps(
+    number: int, *more: Manifest, provider: str = "Router", is_judged: bool = False, bake_seconds: int = 1
+) -> Edit:
     """That version by steps: 25 percent, whatever else, all. Nothing is held for long."""
     rollout: Manifest = {
         "steps": [{"weight": 25}, *more, {"weight": 100}],
-        "bakeSeconds": 1,
+        "bakeSeconds": bake_seconds,
         "revisionHistoryLimit": 2,
     }
     if is_judged:
@@ -111,6 +116,11 @@ def judged(number: int) -> Edit:
 def paused(number: int) -> Edit:
     """The same, with a pause at 25 percent that only a person ends."""
     return by_steps(number, {"pause": {}})
+
+
+def baking(number: int) -> Edit:
+    """The same, with the version before it kept warm for longer than a test takes."""
+    return by_steps(number, bake_seconds=3600)
 
 
 def ratio(number: int) -> Edit:
@@ -148,6 +158,23 @@ ROLLOUTS = (
         before=(paused(1), paused(2)),
         begins=("Paused",),
         ends=("Promoted",),
+    ),
+    # A third revision in mid-rollout: one canary goes, another comes, and never have both requests.
+    Scenario("canary-replaced", by_steps(3), before=(paused(1), paused(2)), begins=("Paused",), ends=("Promoted",)),
+    Scenario("canary-set-back", paused(1), before=(paused(1), paused(2)), begins=("Paused",), ends=("Promoted",)),
+    Scenario(
+        "bake-aborted",
+        command("abort", on="stable"),
+        before=(baking(1), baking(2)),
+        begins=("Baking",),
+        ends=("RolledBack",),
+    ),
+    Scenario(
+        "rolled-back-to",
+        command("rollback", on="previous"),
+        before=(baking(1), baking(2)),
+        begins=("Baking",),
+        ends=("RolledBack",),
     ),
     Scenario("canary-by-replicas", ratio(2), before=(ratio(1),), ends=("Promoted",)),
     Scenario("router-goes", ratio(1), before=(by_steps(1),)),

@@ -1,13 +1,15 @@
 """Rollouts whose operator ends at every write: one operator after the other makes one write and is killed.
 
 A rollout takes dozens of writes and some seconds; a whole rollout for each death would take too long. Here every state
-between two writes is met once by an operator that knows nothing, at each moment, and again with lives that last two and
-three writes. The end must be that of the undisturbed run, and an operator started once more must find nothing to write.
+between two writes is met once by an operator that knows nothing, at each moment, and in `make crash-all` again
+with lives that last two and three writes. The end must be that of the undisturbed run, and an operator started once
+more must find nothing to write.
 Whatever happened on the way: no moment of the history may show two canaries with requests, or requests to a rejected
 one. All scenarios run side by side, in namespaces of their own: most of the time they wait.
 """
 
 import asyncio
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -28,8 +30,10 @@ from .scenarios import NAME, ROLLOUTS, Scenario
 
 AT_ONCE = 3  # scenarios side by side
 LIVES_AT_MOST = 400  # evidence takes its looks, and each may take some lives
-CHAINS = ((1, Moment.AFTER_ANSWER), (1, Moment.BEFORE_ANSWER), (2, Moment.BEFORE_ANSWER), (3, Moment.AFTER_ANSWER))
-"""At which of its writes each operator of a row of them ends, and when."""
+EVERY_WRITE = ((1, Moment.AFTER_ANSWER), (1, Moment.BEFORE_ANSWER))
+LONGER = ((2, Moment.BEFORE_ANSWER), (3, Moment.AFTER_ANSWER))
+CHAINS = (*EVERY_WRITE, *LONGER) if "SLIPWAY_CRASH_ALL" in os.environ else EVERY_WRITE
+"""At which of its writes each operator of a row of them ends, and when. The longer lives are `make crash-all`'s."""
 
 
 def namespace_of(scenario: Scenario, chain: tuple[int, Moment]) -> str:

@@ -299,9 +299,9 @@ def test_golden_requests_may_stand_in_a_config_map() -> None:
 
 
 def test_golden_requests_that_are_not_there_stop_a_new_version_and_nothing_else() -> None:
-    world, operator = serving(LONG)
+    world, operator = serving(LONG, {"rollout": {"progressDeadlineSeconds": 300}})
     world.edit({**ELSEWHERE, "model": {"version": NEW}, "replicas": 3})
-    run(operator, DEADLINE_SECONDS // 2)
+    run(operator, 20)
     assert world.conditions()["Promoted"] == ("False", "GoldenUnreadable")
     assert "ConfigMap questions does not exist" in world.message("Promoted")
     assert world.ready_by_version() == {OLD: 3}
