@@ -26,6 +26,7 @@ from slipway.plan import (
     ABSENT,
     NO_PROGRESS,
     CarrierPods,
+    Crash,
     Memory,
     Plan,
     Promotion,
@@ -66,16 +67,18 @@ def catch_up(
     asked: Mapping[str, int],
     carriers: Mapping[str, CarrierPods],
     steps: Sequence[Step],
+    wanted: str,
     *,
     is_commanded: bool,
 ) -> Memory:
     """The memory of an operator that asked for a weight and ended before status told of it.
 
-    asked: carrier → percent, as those who split were told last. Without this a successor would take the weight back
-    while it isn't in force everywhere, only to ask for it again. A command that status doesn't tell of yet will be
-    obeyed once more, on the step that status tells of; then only the weight counts.
+    asked: carrier → percent, as those who split were told last. wanted: the revision that is to take over. Without this
+    a successor would take the weight back while it isn't in force everywhere, only to ask for it again. A command that
+    status doesn't tell of yet will be obeyed once more, on the step that status tells of; then only the weight counts.
 
         in status       told      goes on
+        another canary  25 %      in step 1, at 25 %, where that is the wanted revision's
         no canary       25 %      in step 1, at 25 %
         step 1, 25 %    50 %      in step 2, at 50 %
         step 2, 50 %    0 %       in step 2: why it was taken back is found again
@@ -91,7 +94,11 @@ def catch_up(
     if len(rising) != 1 or memory.previous is not None:
         return memory
     ((canary, weight),) = rising.items()
-    if memory.canary not in (None, canary) or weight <= memory.weight_percent:
+    if memory.canary not in (None, canary):
+        if canary != wanted:
+            return memory
+        memory = Memory(memory.stable, rejected=memory.rejected)  # what is remembered of another says nothing of this
+    if weight <= memory.weight_percent:
         return memory
     index = next((n for n, step in enumerate(steps, 1) if step.weight_percent >= weight), 0)
     if is_commanded or index <= memory.step_index:
@@ -149,6 +156,7 @@ def _keep(scene: Scene, previous: str | None) -> Plan:
             is_baking=not is_wanted or previous in replicas or _is_asked_of_others(scene, home),
         ),
         progress_since=memory.progress_since if is_on else None,
+        weighted_since=memory.weighted_since if is_on else None,
         # Pods that a scale from zero asked for are not pods that were lost.
         canary_ready=max(memory.canary_ready, here.ready) if is_on and wanted.replicas else 0,
         bake_until=until if is_on else None,
@@ -189,6 +197,9 @@ def _advance(scene: Scene) -> Plan:
         since, step_since = min(scene.now, since + (scene.now - step_since)), None
     if index > 0:
         waits_for = waits_for_pods or ("" if is_set else f"weight {weight} to be in force")
+    weighted_since = memory.weighted_since if is_ours else None
+    if index > 0 and weight > 0:
+        weighted_since = weighted_since or scene.now
     hold_ends = None if step_since is None else _hold_end(step, step_since, is_hurried=is_hurried)
     is_endless = is_paused or (step_since is not None and step.hold_seconds is None and not is_hurried)
     if is_set and step_since is not None:
@@ -219,6 +230,7 @@ def _advance(scene: Scene) -> Plan:
         Promotion.PAUSED if is_paused or (is_set and is_endless) else Promotion.IN_PROGRESS,
         since,
         most,
+        weighted_since=weighted_since,
         wake_at=_soon(scene),
         turns_at=_turn(scene, None if is_paused else hold_ends, None if is_endless or is_held_on else deadline),
         weights=_weights(scene, {home: 100 - weight, wanted.carrier: weight}, everything),
@@ -246,6 +258,7 @@ def _take_over(scene: Scene, *, bakes: bool) -> Plan:
         orders_for(everything, scene, {wanted.carrier: Orders(wanted.revision)}),
         _promotion(wanted.is_rollback, is_baking=stays or _is_asked_of_others(scene, wanted.carrier)),
         progress_since=scene.now if stays else None,
+        weighted_since=scene.memory.weighted_since if stays else None,
         canary_ready=scene.here.ready if stays else 0,
         bake_until=until,
         wake_at=_soon(scene) if stays else _while_leaving(scene, replicas),
@@ -301,11 +314,18 @@ def _failure(scene: Scene) -> Cause | None:
         return Cause(gates.reason, gates.message)
     if memory.canary != wanted.revision or memory.step_index == 0:
         return None
-    if here.crash is not None and memory.progress_since is not None and here.crash.at >= memory.progress_since:
-        return Cause("CanaryCrashed", here.crash.message)
+    if crash := _crash(here, memory):
+        return Cause("CanaryCrashed", crash.message)
     if wanted.is_judged and verdict is not None and verdict.outcome is Outcome.FAIL:
         return Cause(verdict.reason, verdict.message)
     return None
+
+
+def _crash(here: CarrierPods, memory: Memory) -> Crash | None:
+    """The canary's last crash, since it got its first requests. Nodes tell it to the second."""
+    since = memory.weighted_since
+    is_new = here.crash is not None and since is not None and here.crash.at >= since.replace(microsecond=0)
+    return here.crash if is_new else None
 
 
 def _bake_failure(scene: Scene, previous: str) -> Cause | None:
@@ -317,8 +337,8 @@ def _bake_failure(scene: Scene, previous: str) -> Cause | None:
         return scene.scales.abort
     if here.ready == 0 and memory.canary_ready > 0 and scene.wanted.replicas > 0:
         return Cause("NoReadyPods", "in bake, none of its pods was ready any more")
-    if here.crash is not None and memory.progress_since is not None and here.crash.at >= memory.progress_since:
-        return Cause("CanaryCrashed", f"in bake, {here.crash.message}")
+    if crash := _crash(here, memory):
+        return Cause("CanaryCrashed", f"in bake, {crash.message}")
     if scene.wanted.is_judged and verdict is not None and verdict.outcome is Outcome.FAIL:
         return Cause(verdict.reason, f"in bake, {verdict.message}")
     return None

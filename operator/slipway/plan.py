@@ -120,7 +120,7 @@ class Memory:
     bake_until: when the version before the stable one unloads. previous: that revision, where it has pods of its own.
     step_index: 0 while the canary prepares, then the number of its step. step_since: when that step's weight was in
     force first. weight_percent: what was asked for the canary last. is_paused, is_hurried: a person said pause, or
-    promote.
+    promote. weighted_since: when the canary got its first weight; kept through its bake.
     """
 
     stable: str | None = None
@@ -135,6 +135,7 @@ class Memory:
     is_paused: bool = False
     is_hurried: bool = False
     weight_percent: int = 0
+    weighted_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,7 @@ class Plan:
     is_paused: bool = False
     is_hurried: bool = False
     waits_for: str = ""
+    weighted_since: datetime | None = None
 
     def orders_revision(self, carrier: str) -> str | None:
         """The revision that a carrier of the plan carries."""

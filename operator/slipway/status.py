@@ -47,6 +47,7 @@ STATE_ORDER = ("Failed", "Unknown", "Pending", "Fetching", "Verified", "Loading"
 MAX_REJECTED = 10
 MAX_TRANSITIONS = 10
 OTHER_BYTES = "ContentChanged"
+ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +210,7 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
         transitions=_transitions(judged, stored, rejected, now),
         progress_since=_kept_time(plan.progress_since, stored.progress_since) if plan else stored.progress_since,
         progress_ready=plan.canary_ready if plan else stored.progress_ready,
+        weighted_since=_kept_time(plan.weighted_since, stored.weighted_since) if plan else stored.weighted_since,
         bake_until=_kept_time(plan.bake_until, stored.bake_until) if plan else stored.bake_until,
         next_look=_kept_time(plan.turns_at, stored.next_look) if plan else stored.next_look,
         rejected=rejected,
@@ -647,7 +649,9 @@ def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list
     for transition in fresh:
         if transition.reason == "RolledBack":
             found.setdefault("RolledBack", Notice(True, "RolledBack", transition.message))
-        if transition.reason in ("Started", "Step", "Baked", "Command"):
+        if transition.reason == "Promoted" and (before.stable is None or not found.keys().isdisjoint(ENDS)):
+            continue  # Ready tells the first revision, condition Promoted one that ends without a bake
+        if transition.reason in ("Started", "Step", "Promoted", "Baked", "Command"):
             found.setdefault(
                 f"Rollout{transition.reason}", Notice(False, f"Rollout{transition.reason}", transition.message)
             )

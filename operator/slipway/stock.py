@@ -66,7 +66,9 @@ def take_stock(
     carried = {here.revision for here in observed.carriers.values()}
     steps = steps_of(deployment)
     memory = read_memory(stored, {*observed.revisions, *carried}, held)
-    memory = catch_up(memory, observed.asked, observed.carriers, steps, is_commanded=command is not None)
+    pinned = stored.pinned
+    going = pinned.revision if pinned is not None and pinned.instead_of == named else named
+    memory = catch_up(memory, observed.asked, observed.carriers, steps, going, is_commanded=command is not None)
     warm = observed.carriers.get(carrier_of(memory.previous or "", observed.carriers) or "", ABSENT)
     obeyed = obey(command, memory, stored.pinned, named, observed.revisions, steps, is_warm=warm.ready > 0)
     pinned = obeyed.pinned
@@ -111,6 +113,7 @@ def read_memory(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: It
         canary=stored.canary.revision if stored.canary else None,
         canary_ready=stored.progress_ready,
         progress_since=read_time(stored.progress_since),
+        weighted_since=read_time(stored.weighted_since),
         rejected=tuple(Rejection(entry.revision, entry.content) for entry in rejected),
         bake_until=read_time(stored.bake_until),
         previous=stored.previous.revision if stored.previous and stored.previous.revision in known else None,

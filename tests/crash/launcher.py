@@ -74,11 +74,13 @@ def install_hook(life: Life) -> None:
         if sent == life.death and life.moment is Moment.BEFORE_ANSWER:
             if (body := self._writer) is not None:
                 await asyncio.wait([body])
+            print("ends at", self.method, self.url.raw_path, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         response = await start(self, connection)
         answered += 1
         write_journal(life.journal, JournalEntry(self.method, self.url.raw_path, response.status))
         if answered == life.death and life.moment is Moment.AFTER_ANSWER:
+            print("ends at", self.method, self.url.raw_path, flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return response
 

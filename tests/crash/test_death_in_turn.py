@@ -68,7 +68,9 @@ async def end_in_turn(run: CrashRun, scenario: Scenario, chain: tuple[int, Momen
             if await rests(run, scenario, namespace, life):
                 return deaths
     found = await run.api.read("ModelDeployment", namespace, NAME)
-    raise AssertionError(f"{namespace}: {LIVES_AT_MOST} operators died, and it isn't over: {found and found['status']}")
+    raise AssertionError(
+        f"{namespace}: {LIVES_AT_MOST} operators died, and it isn't over: {found and found['status']}\n{life.tail()}"
+    )
 
 
 async def crash_in_turn(run: CrashRun, history: History, scenario: Scenario) -> str:

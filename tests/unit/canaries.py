@@ -158,7 +158,8 @@ class World:
         memory = replace(self.memory, rejected=remembered)
         steps = self.wanted().steps
         told = self.asked[-1] if self.asked else {}
-        memory = catch_up(memory, told, carriers, steps, is_commanded=self.command is not None)
+        going = self.pinned.revision if self.pinned and self.pinned.instead_of == self.revision else self.revision
+        memory = catch_up(memory, told, carriers, steps, going, is_commanded=self.command is not None)
         obeyed = obey(self.command, memory, self.pinned, self.revision, set(REVISIONS), steps)
         pinned, self.pinned = self.pinned, obeyed.pinned
         wanted = self.wanted()
@@ -348,4 +349,5 @@ def remember(plan: Plan, rejected: tuple[Rejection, ...]) -> Memory:
         max((plan.weights or {}).get(name, 0) for name in plan.replicas if plan.orders_revision(name) == plan.canary)
         if plan.canary
         else 0,
+        plan.weighted_since,
     )

@@ -78,16 +78,25 @@ def step(
 
 
 def at(index: int, weight: int, *, held: float | None = None, waited: float = 0, **more: Any) -> Memory:
-    """The canary is in that step; its weight is in force since `held` seconds, and it made no progress for `waited`."""
+    """The canary is in that step; its weight is in force since `held` seconds, and it made no progress for `waited`.
+
+    It got its first requests a minute before that.
+    """
     since = None if held is None else NOW - timedelta(seconds=held)
     begun = NOW - timedelta(seconds=max(waited, held or 0))
-    return Memory("old", "new", 4, begun, step_index=index, step_since=since, weight_percent=weight, **more)
+    memory = Memory("old", "new", 4, begun, step_index=index, step_since=since, weight_percent=weight, **more)
+    return memory if index == 0 else replace(memory, weighted_since=begun - timedelta(seconds=60))
 
 
 RESTS = Memory("old")
 PREPARES = Memory("old", "new", 0, NOW)
 BAKES = Memory(
-    "new", canary_ready=4, progress_since=NOW, bake_until=NOW + timedelta(seconds=BAKE_SECONDS), previous="old"
+    "new",
+    canary_ready=4,
+    progress_since=NOW,
+    bake_until=NOW + timedelta(seconds=BAKE_SECONDS),
+    previous="old",
+    weighted_since=NOW - timedelta(seconds=300),
 )
 ONE = {"old": pods(4), "new": pods(1)}
 BOTH = {"old": pods(4), "new": pods(4)}
@@ -233,9 +242,26 @@ def test_where_evidence_is_only_shown_it_takes_nothing_back_and_holds_nothing_up
     assert (plan.step_index, plan.newly_rejected) == (2, None)
 
 
-def test_a_crash_from_before_the_step_is_not_held_against_it() -> None:
-    world = {"old": pods(4), "new": pods(1, crash=Crash(NOW - timedelta(seconds=61), "exit code 1"))}
+def test_a_crash_from_before_its_first_requests_is_not_held_against_it() -> None:
+    world = {"old": pods(4), "new": pods(1, crash=Crash(NOW - timedelta(seconds=121), "exit code 1"))}
     assert step(at(1, 25, held=60), world, in_force(old=75, new=25)).newly_rejected is None
+
+
+def test_a_crash_that_is_told_after_the_next_step_began_or_bake_did_is_not_forgiven() -> None:
+    world = {"old": pods(4), "new": pods(4, crash=Crash(NOW - timedelta(seconds=1), "exit code 139"))}
+    told = step(at(2, 50, held=0), world, in_force(old=50, new=50))
+    assert (told.newly_rejected, told.cause) == (Rejection("new", ""), Cause("CanaryCrashed", "exit code 139"))
+    told = step(BAKES, world, in_force(old=0, new=100))
+    assert told.cause == Cause("CanaryCrashed", "in bake, exit code 139")
+
+
+def test_the_first_requests_are_remembered_through_steps_and_bake() -> None:
+    first = step(at(0, 0), ONE, in_force(old=100, new=0))
+    assert (first.step_index, first.weighted_since) == (1, NOW)
+    later = step(at(1, 25, held=60), ONE, in_force(old=75, new=25))
+    assert (later.step_index, later.weighted_since) == (2, NOW - timedelta(seconds=120))
+    assert step(BAKES, BOTH, in_force(old=0, new=100)).weighted_since == BAKES.weighted_since
+    assert step(replace(BAKES, bake_until=NOW), BOTH, in_force(old=0, new=100)).weighted_since is None
 
 
 def test_a_crash_while_it_prepares_is_not_the_end_before_the_deadline() -> None:

@@ -38,9 +38,9 @@ def test_a_weight_that_was_asked_before_status_told_of_it_is_remembered(
 ) -> None:
     steps = (Step(25, 1), Step(50, 1), Step(50, 1, None, is_pause=True), Step(100, 2))
     memory = Memory(stable="old", canary="new" if knows_canary else None, step_index=index, weight_percent=weight)
-    caught_up = catch_up(memory, told, HOMES, steps, is_commanded=False)
+    caught_up = catch_up(memory, told, HOMES, steps, "new", is_commanded=False)
     assert (caught_up.step_index, caught_up.weight_percent) == expected
-    commanded = catch_up(memory, told, HOMES, steps, is_commanded=True)
+    commanded = catch_up(memory, told, HOMES, steps, "new", is_commanded=True)
     assert (commanded.step_index, commanded.weight_percent) == (index, expected[1])
 
 
@@ -55,7 +55,17 @@ def test_a_weight_that_was_asked_before_status_told_of_it_is_remembered(
     ],
 )
 def test_a_weight_of_who_is_no_canary_is_nothing_to_catch_up_with(memory: Memory, told: dict[str, int]) -> None:
-    assert catch_up(memory, told, HOMES, (Step(100, 2),), is_commanded=False) == memory
+    wanted = memory.canary or "new"
+    assert catch_up(memory, told, HOMES, (Step(100, 2),), wanted, is_commanded=False) == memory
+
+
+def test_a_canary_that_replaced_another_before_status_told_of_it_goes_on() -> None:
+    """Were its weight taken back each time, operators that end at every write would flap for ever."""
+    third = Memory("old", "third", 2, NOW, step_index=2, step_since=NOW, weight_percent=50, is_paused=True)
+    told, steps = {"old": 75, "third": 0, "new": 25}, (Step(25, 1), Step(50, 1), Step(100, 2))
+    expected = Memory("old", "new", step_index=1, weight_percent=25)
+    assert catch_up(third, told, HOMES, steps, "new", is_commanded=False) == expected
+    assert catch_up(third, told, HOMES, steps, "fourth", is_commanded=False) == third
 
 
 def test_a_carrier_that_routers_are_not_told_of_any_more_does_not_come_back() -> None:

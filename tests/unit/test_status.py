@@ -2,21 +2,33 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.api.status import Condition, ModelDeploymentStatus, read_status, read_time, write_status, write_time
+from slipway.api.status import (
+    Condition,
+    ModelDeploymentStatus,
+    Transition,
+    read_status,
+    read_time,
+    write_status,
+    write_time,
+)
 from slipway.observe import AgentReport, Observed, Pod, Trouble, VersionReport
-from slipway.plan import CarrierPods, Plan, Promotion, Rejection
+from slipway.plan import CarrierPods, Plan, Promotion, Rejection, Step
 from slipway.revisions import Orders, Revision
-from slipway.status import Judged, assess, notices
+from slipway.status import MAX_TRANSITIONS, Judged, Notice, assess, notices
 from slipway.stock import read_memory, still_rejected
+
+ROOT = Path(__file__).resolve().parents[2]
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
@@ -419,8 +431,179 @@ STABLE_BEFORE: dict[str, Any] = {"stable": ("", "")}
     ],
 )  # fmt: skip
 def test_notices(before: dict[str, Any], after: dict[str, Any], told: list[str]) -> None:
-    found = notices(status_with(**before), status_with(**after))
-    assert [f"{'Warning' if notice.is_warning else 'Normal'} {notice.reason}" for notice in found] == told
+    assert in_short(notices(status_with(**before), status_with(**after))) == told
+
+
+def in_short(found: list[Notice]) -> list[str]:
+    """Each as "Type Reason"."""
+    return [f"{'Warning' if notice.is_warning else 'Normal'} {notice.reason}" for notice in found]
+
+
+def after_these(*reasons: str, **conditions: tuple[str, str]) -> ModelDeploymentStatus:
+    """A status whose transitions have these reasons, the oldest first, each a second after the one before."""
+    story = [
+        Transition(at=write_time(NOW + timedelta(seconds=number)), revision="b", reason=reason, message=reason)
+        for number, reason in enumerate(reasons)
+    ]
+    return status_with(**conditions).model_copy(update={"transitions": story})
+
+
+def without_oldest(status: ModelDeploymentStatus) -> ModelDeploymentStatus:
+    """As a status is that had no room for one transition more."""
+    return status.model_copy(update={"transitions": status.transitions[1:]})
+
+
+BAKES = SERVES | STABLE_BEFORE | {"Promoted": ("False", "InProgress")}
+TAKEN = SERVES | STABLE_BEFORE | {"Promoted": ("False", "RolledBack"), "Degraded": ("True", "RolledBack")}
+STORY = ("Promoted", "Started", "Step", "Step")
+EVENTS = {
+    "Started": "Normal RolloutStarted",
+    "Step": "Normal RolloutStep",
+    "Promoted": "Normal RolloutPromoted",
+    "Baked": "Normal RolloutBaked",
+    "Command": "Normal RolloutCommand",
+    "RolledBack": "Warning RolledBack",
+}
+"""Transition → its event, where condition Promoted stays as it is."""
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        pytest.param(after_these(*STORY, **BAKES), after_these(*STORY, **BAKES), [], id="nothing"),
+        *(
+            pytest.param(after_these(*STORY, **BAKES), after_these(*STORY, reason, **BAKES), [event], id=reason)
+            for reason, event in EVENTS.items()
+        ),
+        pytest.param(
+            after_these(Ready=("False", "Deploying"), Promoted=("False", "InProgress")),
+            after_these("Promoted", **SERVES, **STABLE_BEFORE),
+            ["Normal MinimumReplicasReady"],
+            id="the first revision: Ready tells it",
+        ),
+        pytest.param(
+            after_these("Promoted", "Started", **BAKES),
+            after_these("Promoted", "Started", "Promoted", **SERVES, **STABLE_BEFORE),
+            ["Normal Promoted"],
+            id="promoted without a bake: the condition tells it",
+        ),
+        pytest.param(
+            after_these(*STORY, "Promoted", **BAKES),
+            after_these(*STORY, "Promoted", "Baked", **SERVES, **STABLE_BEFORE),
+            ["Normal Promoted", "Normal RolloutBaked"],
+            id="a bake ends",
+        ),
+        pytest.param(
+            after_these(*STORY, **BAKES),
+            after_these(*STORY, "Promoted", **TAKEN),
+            ["Warning RolledBack"],
+            id="a person's rollback has arrived: the condition tells it",
+        ),
+        pytest.param(
+            after_these(*STORY, **BAKES),
+            after_these(*STORY, "RolledBack", **TAKEN),
+            ["Warning RolledBack"],
+            id="taken back, told once",
+        ),
+        pytest.param(
+            after_these(*STORY, **BAKES),
+            after_these(*STORY, "Command", "Step", **BAKES),
+            ["Normal RolloutCommand", "Normal RolloutStep"],
+            id="a command and what it did",
+        ),
+        pytest.param(
+            after_these(*["Step"] * MAX_TRANSITIONS, **BAKES),
+            without_oldest(after_these(*["Step"] * MAX_TRANSITIONS, "Promoted", **BAKES)),
+            ["Normal RolloutPromoted"],
+            id="the oldest line has gone",
+        ),
+    ],
+)
+def test_each_transition_is_an_event(
+    before: ModelDeploymentStatus, after: ModelDeploymentStatus, told: list[str]
+) -> None:
+    assert in_short(notices(before, after)) == told
+
+
+def test_no_transition_is_without_an_event() -> None:
+    tree = ast.parse((ROOT / "operator/slipway/status.py").read_text())
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+    reasons = {ast.literal_eval(call.args[1]) for call in calls if ast.unparse(call.func) == "tell"}
+    assert reasons == set(EVENTS)
+
+
+def test_every_event_of_a_rollout_is_explained() -> None:
+    explained = (ROOT / "docs/conditions.md").read_text().partition("## Events")[2]
+    assert {event.split()[1] for event in EVENTS.values()} <= set(re.findall(r"`([A-Z][A-Za-z]+)`", explained))
+
+
+def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
+    until = NOW + timedelta(minutes=5)
+    at_rest, prepares = {"old": 100}, {"old": 100, "new": 0}
+    plans = [
+        Plan("old", None, {"old": 2}, OWN, Promotion.PROMOTED, weights=at_rest),
+        Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW, weights=prepares),
+        Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW, weights=prepares, step_index=1),
+        Plan(
+            "new", None, {"old": 2, "new": 2}, OWN, Promotion.IN_PROGRESS, NOW,
+            bake_until=until, weights={"old": 0, "new": 100}, previous="old",
+        ),
+        replace(STABLE, weights={"new": 100}),
+    ]  # fmt: skip
+    world = observed(*OLD_SERVES, pod("c", "new"), pod("d", "new"))
+    status, told = EMPTY, []
+    for minute, plan in enumerate(plans):
+        judged = replace(JUDGED, plan=plan, revision=plan.canary or plan.stable, steps=(Step(25, 1),))
+        after = assess(judged, world, status, NOW + timedelta(minutes=minute))
+        told.append(in_short(notices(status, after)))
+        status = after
+    assert told == [
+        [],
+        ["Normal InProgress", "Normal RolloutStarted"],
+        ["Normal RolloutStep"],
+        ["Normal RolloutPromoted"],
+        ["Normal Promoted", "Normal RolloutBaked"],
+    ]
+    assert "stays warm until 12:05:00 UTC" in status.transitions[-2].message
+
+
+def test_the_eleventh_transition_drops_the_oldest() -> None:
+    serves = assess(replace(JUDGED, plan=TAKEN_BACK), observed(*OLD_SERVES), EMPTY, NOW)
+    stored = serves.model_copy(update={"transitions": after_these(*"abcdefghij").transitions})
+    status = assess(replace(JUDGED, plan=ROLLING), observed(*OLD_SERVES), stored, LATER)
+    assert [each.reason for each in status.transitions] == [*"bcdefghij", "Started"]
+    assert write_status(status)
+
+
+# ---- when time alone changes something
+
+
+def with_turn(at: datetime | None) -> Judged:
+    return replace(JUDGED, plan=replace(ROLLING, turns_at=at))
+
+
+def test_when_time_alone_changes_something_is_written() -> None:
+    status = assess(with_turn(LATER), observed(*OLD_SERVES), EMPTY, NOW)
+    assert write_status(status)["nextLook"] == "2026-03-01T13:00:00Z"
+    later = assess(with_turn(LATER + timedelta(minutes=1)), observed(*OLD_SERVES), status, NOW)
+    assert write_status(later)["nextLook"] == "2026-03-01T13:01:00Z"
+
+
+def test_the_same_moment_is_not_written_otherwise() -> None:
+    stored = ModelDeploymentStatus(next_look="2026-03-01T14:00:00+01:00")
+    assert assess(with_turn(LATER), observed(*OLD_SERVES), stored, NOW).next_look == stored.next_look
+
+
+def test_at_rest_there_is_no_next_look() -> None:
+    once = assess(with_turn(LATER), observed(*OLD_SERVES), EMPTY, NOW)
+    assert "nextLook" not in write_status(assess(JUDGED, SERVING, once, LATER))
+    assert "nextLook" not in write_status(assess(with_turn(None), observed(*OLD_SERVES), once, LATER))
+
+
+def test_with_a_spec_that_cannot_be_read_the_next_look_stays() -> None:
+    once = assess(with_turn(LATER), observed(*OLD_SERVES), EMPTY, NOW)
+    unread = replace(JUDGED, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None)
+    assert assess(unread, observed(*OLD_SERVES), once, NOW).next_look == once.next_look
 
 
 # ---- a stored status may hold anything

@@ -148,6 +148,9 @@ class ModelDeploymentStatus(_Report):
         default=None, max_length=64, description="When the canary last made progress; its deadline counts from here."
     )
     progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
+    weighted_since: str | None = Field(
+        default=None, max_length=64, description="When the canary got its first requests; a crash since then fails it."
+    )
     bake_until: str | None = Field(
         default=None, max_length=64, description="Until then the version before the served one stays loaded."
     )

@@ -25,15 +25,18 @@ from slipway.api.status import (
     read_time,
 )
 from slipway.api.v1alpha1 import ModelDeploymentSpec
-from slipway.gates import compares_signatures
+from slipway.gates import SIGNATURE_CHANGED, compares_signatures
+from slipway.plan import Promotion
 from slipway.steps import DEFAULT_STEPS
 
 Json = dict[str, Any]
 Role = Literal["stable", "canary", "previous"]
 Stage = Literal["done", "current", "next"]
 
-GATE_REASONS = {"GoldenFailed": "golden", "GoldenInvalid": "golden", "SignatureChanged": "signature"}
-FINAL_REASONS = frozenset({"RolledBack", "Rejected", "InvalidSpec", "NotYetSupported", "NotSupportedByRuntime"})
+GATE_REASONS = {"GoldenFailed": "golden", "GoldenUnreadable": "golden", SIGNATURE_CHANGED: "signature"}
+FINAL_REASONS = frozenset(
+    {Promotion.ROLLED_BACK, "InvalidSpec", "NotYetSupported", "NotSupportedByRuntime", "NotSupportedByProvider"}
+)
 """Reasons of condition Promoted that time does not change: someone has to write another spec, or retry."""
 
 
@@ -64,7 +67,7 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class GateView:
-    """What the canary must pass before any live traffic."""
+    """What a new revision must pass before any live traffic. failed: it was rejected for that."""
 
     name: str
     state: Literal["passed", "waiting", "failed"]
@@ -77,6 +80,7 @@ class View:
     ready_pods, wanted_pods: of all revisions, and what the spec asks for. bake_left_seconds: None: none is on.
     patience_seconds: how long what it waits for may still take; None: as long as it takes.
     is_current: the operator has acted on this generation of the spec.
+    gates: of the canary; without one, those for which the spec's revision was rejected.
     troubles: the conditions that a healthy model would not have. transitions: what happened, the newest first.
     """
 
@@ -147,6 +151,7 @@ def view_of(body: Json, now: datetime) -> View:
     until, turns = read_time(status.bake_until), read_time(status.next_look)
     generation = int(meta.get("generation") or 0)
     promoted = status.condition("Promoted")
+    is_current = generation <= (promoted.observed_generation if promoted else 0)
     return View(
         namespace=str(meta.get("namespace", "")),
         name=str(meta.get("name", "")),
@@ -156,14 +161,14 @@ def view_of(body: Json, now: datetime) -> View:
         created=read_time(meta.get("creationTimestamp")),
         ready_pods=status.ready_replicas,
         wanted_pods=_whole(spec.get("replicas"), 1),
-        is_current=generation <= (promoted.observed_generation if promoted else 0),
+        is_current=is_current,
         revisions=tuple(_revisions(status)),
         steps=_steps(rollout, status, now) if canary is not None and step is not None else (),
         step_index=step.index if step is not None and canary is not None else 0,
         is_paused=step is not None and step.paused,
         is_hurried=step is not None and step.hurried,
         waits_for=(step.waits_for or "") if step is not None else "",
-        gates=_gates(spec, status) if canary is not None else (),
+        gates=_gates(spec, status, is_current=is_current),
         verdict=status.verdict,
         patience_seconds=_seconds_until(turns, now) if turns is not None and canary is not None else None,
         bake_left_seconds=_seconds_until(until, now) if until is not None else None,
@@ -253,18 +258,29 @@ def _hold(step: Mapping[str, Any]) -> tuple[int | None, int | None]:
     return _whole(step.get("weight"), 0), _whole(step.get("holdSeconds"), 0)
 
 
-def _gates(spec: Mapping[str, Any], status: ModelDeploymentStatus) -> tuple[GateView, ...]:
-    """The gates of this spec, passed once the canary has left preparation."""
+def _gates(spec: Mapping[str, Any], status: ModelDeploymentStatus, *, is_current: bool) -> tuple[GateView, ...]:
+    """The gates of this spec: passed once the canary has left preparation, failed once its revision is rejected.
+
+    A canary may be one that was rejected with other bytes: what is held against those says nothing of it.
+    """
     gates = _part(_part(spec, "rollout"), "gates")
     named = [*(["golden"] if gates.get("golden") else []), *(["signature"] if _compares_signatures(spec) else [])]
-    assert status.canary is not None
-    if status.step is None:
-        return ()
-    failed = {GATE_REASONS.get(each.reason) for each in status.rejected if each.revision == status.canary.revision}
-    return tuple(
-        GateView(name, "failed" if name in failed else "passed" if status.step.index > 0 else "waiting")
-        for name in named
-    )
+    if status.canary is None:
+        rejected = _rejected(status) if is_current else None
+        failed = GATE_REASONS.get(rejected.reason) if rejected is not None else None
+        return tuple(GateView(name, "failed") for name in named if name == failed)
+    if status.step is None or (status.pinned is not None and status.pinned.revision == status.canary.revision):
+        return ()  # a person's rollback passes none
+    return tuple(GateView(name, "passed" if status.step.index > 0 else "waiting") for name in named)
+
+
+def _rejected(status: ModelDeploymentStatus) -> Rejected | None:
+    """What is held against the spec's revision; None: nothing. Status remembers that, and a person's rollback's."""
+    promoted = status.condition("Promoted")
+    if promoted is None or promoted.reason != Promotion.ROLLED_BACK:
+        return None
+    pinned = status.pinned.revision if status.pinned is not None else None
+    return next((each for each in reversed(status.rejected) if each.revision != pinned), None)
 
 
 def _compares_signatures(spec: Mapping[str, Any]) -> bool:

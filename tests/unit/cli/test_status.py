@@ -5,6 +5,7 @@ Written anew by: pytest tests/unit/cli --update-golden
 
 from __future__ import annotations
 
+import ast
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +14,14 @@ from typing import Any
 import pytest
 import yaml
 
+from slipway.cli.view import FINAL_REASONS, GATE_REASONS
+from slipway.gates import SIGNATURE_CHANGED
+from slipway_agent.failures import Reason
 from tests.unit.cli import worlds
 from tests.unit.cli.worlds import CANARY, STABLE, Cli, Time, condition, model
 
 GOLDEN = Path(__file__).parent / "golden"
+OPERATOR = Path(__file__).resolve().parents[3] / "operator" / "slipway"
 Json = dict[str, Any]
 
 
@@ -209,6 +214,88 @@ def test_gates_that_are_there_by_default_are_shown(cli: Cli) -> None:
     assert json.loads(cli("status", "digits", "-o", "json").stdout)["gates"] == []
 
 
+def gates(cli: Cli, body: Json) -> dict[str, str]:
+    """Gate → its state, as scripts read it."""
+    cli.world.models = [body]
+    return {each["name"]: each["state"] for each in json.loads(cli("status", "digits", "-o", "json").stdout)["gates"]}
+
+
+def rejected_for(reason: str) -> Json:
+    body = worlds.rolled_back()
+    body["status"]["rejected"][0]["reason"] = reason
+    return body
+
+
+def rejected_before(make: Callable[[], Json]) -> Json:
+    """The same revision again, with other bytes: what is held against the old ones is still remembered."""
+    body = make()
+    body["status"]["rejected"] = worlds.rolled_back()["status"]["rejected"]
+    return body
+
+
+def not_looked_at() -> Json:
+    """Another spec has been written, which may be another revision."""
+    body = worlds.rolled_back()
+    body["metadata"]["generation"] = 4
+    return body
+
+
+def unreadable() -> Json:
+    """What is remembered was held against an earlier spec."""
+    body = worlds.rolled_back()
+    body["status"]["conditions"][1] = condition("Promoted", "False", "InvalidSpec", "spec.replicas: -1")
+    return body
+
+
+def pinned_and_rejected(revision: str) -> Json:
+    """A person's rollback, and one of the two revisions was rejected."""
+    body = worlds.rolled_back()
+    body["status"]["pinned"] = {"revision": worlds.OLD, "insteadOf": CANARY}
+    body["status"]["rejected"][0]["revision"] = revision
+    return body
+
+
+def without_gates() -> Json:
+    body = worlds.rolled_back()
+    body["spec"]["rollout"]["gates"] = {"signature": "Ignore"}
+    return body
+
+
+@pytest.mark.parametrize(
+    ("body", "states"),
+    [
+        pytest.param(model(), {}, id="at rest"),
+        pytest.param(preparing(), {"golden": "waiting", "signature": "waiting"}, id="a canary prepares"),
+        pytest.param(worlds.in_canary(), {"golden": "passed", "signature": "passed"}, id="a canary has requests"),
+        pytest.param(worlds.in_bake(), {}, id="in bake"),
+        pytest.param(rejected_for("GoldenFailed"), {"golden": "failed"}, id="rejected for its answers"),
+        pytest.param(rejected_for("GoldenUnreadable"), {"golden": "failed"}, id="rejected for its golden file"),
+        pytest.param(rejected_for("SignatureChanged"), {"signature": "failed"}, id="rejected for its signature"),
+        pytest.param(rejected_for("ErrorsRose"), {}, id="rejected for what no gate asks"),
+        pytest.param(without_gates(), {}, id="a gate that the spec has no more"),
+        pytest.param(
+            rejected_before(preparing), {"golden": "waiting", "signature": "waiting"}, id="tried again, not asked yet"
+        ),
+        pytest.param(
+            rejected_before(worlds.in_canary), {"golden": "passed", "signature": "passed"}, id="tried again, passed"
+        ),
+        pytest.param(rejected_before(worlds.in_bake), {}, id="tried again, in bake"),
+        pytest.param(not_looked_at(), {}, id="a spec that is not looked at yet"),
+        pytest.param(unreadable(), {}, id="a spec that can't be read"),
+        pytest.param(pinned_and_rejected(CANARY), {"golden": "failed"}, id="a rollback from what was rejected"),
+        pytest.param(pinned_and_rejected(worlds.OLD), {}, id="a rollback whose target was rejected"),
+    ],
+)
+def test_gates_are_waited_for_then_passed_or_what_the_revision_was_rejected_for(
+    cli: Cli, body: Json, states: dict[str, str]
+) -> None:
+    assert gates(cli, body) == states
+
+
+def test_gates_fail_for_reasons_that_there_are() -> None:
+    assert set(GATE_REASONS) <= {*Reason, SIGNATURE_CHANGED}
+
+
 def test_hints_can_be_typed_as_they_stand(cli: Cli) -> None:
     cli.world.models = [worlds.at_pause()]
     shown = cli("status", "digits", "-n", "team-a", "--context", "prod").stdout
@@ -269,6 +356,46 @@ def test_wait_fails_when_taken_back(cli: Cli, time_of_test: Time) -> None:
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 1
     assert "RolledBack: revision 9c01fe2233 was taken back: golden request 2 of 8" in shown.stderr
+
+
+MAY_PASS = {"NameConflict", "QuotaExceeded", "Refused", "GoldenUnreadable"}
+"""What stands in the way outside the spec: the operator looks again by itself, so that a script goes on waiting."""
+
+
+def spec_errors() -> set[str]:
+    """The reasons of every SpecError that the operator raises; one that is no constant can't be told here."""
+    found = set()
+    for file in OPERATOR.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "SpecError":
+                found.add(ast.literal_eval(node.args[0]))
+    return found
+
+
+def test_every_error_of_a_spec_ends_a_wait_or_may_pass() -> None:
+    assert spec_errors() - MAY_PASS == FINAL_REASONS - {"RolledBack"}
+    assert spec_errors() >= MAY_PASS
+
+
+def cannot_be_carried_out(reason: str) -> Json:
+    body = model()
+    body["status"]["conditions"][1] = condition("Promoted", "False", reason, "spec.x is wrong; write y")
+    return body
+
+
+@pytest.mark.parametrize("reason", sorted(spec_errors() - MAY_PASS))
+def test_wait_fails_when_the_spec_cannot_be_carried_out(cli: Cli, time_of_test: Time, reason: str) -> None:
+    cli.world.models = [worlds.in_canary()]
+    finish(cli, time_of_test, 2, cannot_be_carried_out(reason))
+    shown = cli("status", "digits", "--wait")
+    assert shown.exit_code == 1
+    assert f"{reason}: spec.x is wrong; write y" in shown.stderr
+
+
+@pytest.mark.parametrize("reason", sorted(MAY_PASS))
+def test_wait_goes_on_while_what_stands_in_the_way_may_pass(cli: Cli, time_of_test: Time, reason: str) -> None:
+    cli.world.models = [cannot_be_carried_out(reason)]
+    assert cli("status", "digits", "--wait", "--timeout", "3s").exit_code == 4
 
 
 def test_wait_does_not_take_the_last_rollout_for_this_one(cli: Cli) -> None:
