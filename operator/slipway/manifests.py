@@ -165,15 +165,15 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
     elif scheme == "volume":
         agent_mounts.append({"name": place, "mountPath": "/source", "readOnly": True})
+    elif spec.storage is not None and spec.storage.image_volume:
+        image = {"reference": image_reference(spec), "pullPolicy": images.pull_policy}
+        volumes.append({"name": "slipway-source", "image": image})
+        agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
     if spec.storage is not None and spec.storage.ca_bundle is not None:
         bundle = spec.storage.ca_bundle
         items = [{"key": bundle.key, "path": "ca.crt"}]
         volumes.append({"name": "slipway-ca", "configMap": {"name": bundle.config_map_name, "items": items}})
         agent_mounts.append({"name": "slipway-ca", "mountPath": "/etc/slipway-ca", "readOnly": True})
-    elif scheme == "oci" and spec.storage is not None and spec.storage.image_volume:
-        image = {"reference": image_reference(spec), "pullPolicy": images.pull_policy}
-        volumes.append({"name": "slipway-source", "image": image})
-        agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
     if spec.storage is not None and spec.storage.secret_ref is not None:
         # Optional: a Secret that comes later is picked up, and one that never comes is the agent's to explain.
         secret = {"secretName": spec.storage.secret_ref.name, "optional": True}

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from slipway.api.v1alpha1 import KIND
+from slipway.api.v1alpha1 import KIND, MAX_VERSION
 from slipway.evidence import InForce
 from slipway.manifests import (
     AGENT_CONFIG_KEY,
@@ -49,6 +49,7 @@ REFUSALS = frozenset(
         "DigestMismatch",
         "ContentChanged",
         "NoModelFile",
+        "ModelInvalid",
         "UnsupportedArchive",
         "UnsafePath",
     }
@@ -500,7 +501,7 @@ def read_report(answer: Any) -> AgentReport | None:
         signatures = read_signatures(answer)
         return AgentReport(
             generation=str(answer["generation"]),
-            listed=tuple(int(version) for version in answer.get("listed") or ()),
+            listed=tuple(each for version in answer.get("listed") or () if (each := int(version)) <= MAX_VERSION),
             versions=tuple(
                 VersionReport(
                     version=int(version["version"]),
@@ -541,4 +542,5 @@ def _read_serving(answer: Any) -> int | None:
 
 def read_found(found: Any) -> dict[int, str | None]:
     """Version → stamp, as agents list them. Raises ValueError, TypeError or AttributeError for anything else."""
-    return {int(version): None if stamp is None else str(stamp)[:128] for version, stamp in (found or {}).items()}
+    read = {int(version): None if stamp is None else str(stamp)[:128] for version, stamp in (found or {}).items()}
+    return {version: stamp for version, stamp in read.items() if version <= MAX_VERSION}

@@ -24,6 +24,7 @@ from slipway.manifests import (
     render_template,
 )
 from slipway.revisions import Orders
+from slipway.runtimes import RUNTIMES
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
 
 
@@ -225,6 +226,22 @@ def test_over_https_there_is_no_source_volume() -> None:
     assert "/source" not in [mount["mountPath"] for mount in agent(changes)["volumeMounts"]]
 
 
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_which_gpus_a_container_sees_is_the_device_plugins_to_say(name: str) -> None:
+    changes: Json = {"runtime": {"name": name}, "resources": {"limits": {"nvidia.com/gpu": 1}}}
+    if name == "Custom":
+        changes["runtime"]["image"] = "i"
+    named = {each["name"] for each in server(changes).get("env", [])}
+    assert not {each for each in named if "VISIBLE_DEVICES" in each}
+
+
+def test_a_mounted_image_and_a_private_ca_go_together() -> None:
+    """The CA is for the next spec, which may pull; the image is what this one serves."""
+    storage = {"imageVolume": True, "caBundle": {"configMapName": "ca"}}
+    changes = {"model": {"uri": "oci://registry/m", "versions": {"1": "v1"}}, "storage": storage}
+    assert {"/source", "/etc/slipway-ca"} <= {mount["mountPath"] for mount in agent(changes)["volumeMounts"]}
+
+
 def test_a_gpu_is_a_limit_like_any_other() -> None:
     changes = {"resources": {"limits": {"nvidia.com/gpu": 1, "memory": "2Gi"}, "requests": {"cpu": 1}}}
     assert server(changes)["resources"] == {
@@ -240,6 +257,9 @@ def test_a_gpu_is_a_limit_like_any_other() -> None:
         ({}, False),
         ({"nvidia.com/gpu": 1}, True),
         ({"amd.com/gpu": "2"}, True),
+        ({"nvidia.com/gpu.shared": 1}, True),
+        ({"nvidia.com/mig-1g.5gb": 1}, True),
+        ({"example.com/gpus": 1}, False),
         ({"nvidia.com/gpu": 0}, False),
         ({"cpu": 1}, False),
     ],

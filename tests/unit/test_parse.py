@@ -101,6 +101,15 @@ BROKEN_RULES: list[tuple[str, Json, list[str]]] = [
     ("Custom needs", {"runtime": {"name": "Custom"}}, ["spec.runtime.image is missing"]),
     ("are for Custom", {"runtime": {"httpPort": 80}}, ["httpPort", "Triton has its own", "Remove"]),
     ("are for Custom", {"runtime": {"command": ["x"]}}, ["command"]),
+    (
+        "InPlace can't change a mounted image",
+        {
+            "model": {"uri": "oci://registry/m", "versions": {"1": "v1"}},
+            "storage": {"imageVolume": True},
+            "rollout": {"strategy": "InPlace"},
+        },
+        ["spec.rollout.strategy InPlace", "imageVolume"],
+    ),
     ("imageVolume", {"storage": {"imageVolume": True}}, ["spec.storage.imageVolume", "oci://", "remove it"]),
     (
         "mounts the served version alone",

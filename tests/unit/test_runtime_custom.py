@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from slipway.api.v1alpha1 import ModelDeploymentSpec
+from slipway.api.v1alpha1 import ModelDeploymentSpec, SpecError
 from slipway.manifests import render_template
+from slipway.runtimes import refuse_what_it_cant
 from slipway.runtimes.custom import CUSTOM
 from tests.unit.specs import IMAGES, deployment, merged
 
@@ -103,3 +104,10 @@ def test_what_it_can_be_told_is_not_refused(more: dict[str, Any]) -> None:
 
 def test_another_version_is_another_pod() -> None:
     assert not CUSTOM.loads_hot
+
+
+def test_in_place_is_refused_in_words() -> None:
+    with pytest.raises(SpecError) as refused:
+        refuse_what_it_cant(spec_of(rollout={"strategy": "InPlace"}))
+    assert refused.value.reason == "NotSupportedByRuntime"
+    assert "spec.rollout.strategy InPlace" in refused.value.message

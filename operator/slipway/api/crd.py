@@ -25,6 +25,7 @@ from slipway.api.v1alpha1 import (
     GROUP,
     KIND,
     MAX_NAME_LENGTH,
+    MAX_VERSION,
     PLURAL,
     REVISION_FIELDS,
     RULES,
@@ -160,7 +161,10 @@ def _structural(node: Schema, defs: dict[str, Schema]) -> Schema:
                 (pattern, child), *_ = value.items()
                 out["additionalProperties"] = _structural(child, defs)
                 out["x-kubernetes-validations"] = [
-                    {"rule": f"self.all(k, k.matches('{pattern}'))", "message": 'keys are version numbers, as in "3"'}
+                    {
+                        "rule": f"self.all(k, k.matches('{pattern}') && int(k) <= {MAX_VERSION})",
+                        "message": f'keys are version numbers, as in "3", and at most {MAX_VERSION}',
+                    }
                 ]
             case "additionalProperties" if isinstance(value, dict):
                 out["additionalProperties"] = _structural(value, defs)

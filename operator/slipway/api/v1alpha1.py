@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from slipway.api.quantity import QUANTITY
@@ -70,8 +70,18 @@ class _Part(BaseModel):
     )
 
 
-Version = Annotated[int, Field(ge=1, le=2_147_483_647)]
-VersionKey = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$")]
+MAX_VERSION = 2_147_483_647
+"""An OpenAPI int32. Folders with higher numbers are no versions, to agents either."""
+
+
+def _bounded(key: str) -> str:
+    if int(key) > MAX_VERSION:
+        raise ValueError(f"{key} is above {MAX_VERSION}, the highest version")
+    return key
+
+
+Version = Annotated[int, Field(ge=1, le=MAX_VERSION)]
+VersionKey = Annotated[str, Field(pattern=r"^[1-9][0-9]{0,9}$"), AfterValidator(_bounded)]
 Quantity = Annotated[int | str, Field(json_schema_extra={"x-kubernetes-int-or-string": True, "pattern": QUANTITY})]
 
 
@@ -565,6 +575,12 @@ RULES: tuple[Rule, ...] = (
         "storage.imageVolume is for oci:// only",
     ),
     Rule(
+        "",
+        "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || !has(self.rollout) || "
+        "!has(self.rollout.strategy) || self.rollout.strategy != 'InPlace'",
+        "rollout.strategy InPlace can't change a mounted image: leave it out, or storage.imageVolume",
+    ),
+    Rule(
         "rollout.steps[]",
         "has(self.weight) != has(self.pause) && (has(self.weight) || !has(self.holdSeconds))",
         "a step is a weight (with holdSeconds, if it is to last) or a pause",
@@ -692,6 +708,10 @@ def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
         (
             model.version is not None and bool(model.versions) and str(model.version) not in model.versions,
             f"spec.model.versions does not name version {model.version}",
+        ),
+        (
+            spec.storage is not None and spec.storage.image_volume and spec.rollout.strategy == "InPlace",
+            "spec.rollout.strategy InPlace can't change a mounted image: leave it out, or storage.imageVolume",
         ),
         (
             spec.storage is not None and spec.storage.image_volume and not model.uri.startswith("oci://"),

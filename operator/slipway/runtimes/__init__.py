@@ -21,7 +21,12 @@ RUNTIMES: dict[str, ServerRuntime] = {
 def refuse_what_it_cant(spec: ModelDeploymentSpec) -> None:
     """Raise SpecError(NotSupportedByRuntime) when the spec asks its server for what that one can't do."""
     runtime = RUNTIMES[spec.runtime.name]
-    refusals = runtime.refusals(spec)
+    refusals = list(runtime.refusals(spec))
+    if spec.rollout.strategy == "InPlace" and not runtime.loads_hot:
+        refusals.append(
+            f"spec.rollout.strategy InPlace needs a server that loads versions while it serves, and {runtime.name} is "
+            "none: leave it out"
+        )
     if refusals:
         raise SpecError("NotSupportedByRuntime", "; ".join(refusals))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -134,7 +135,10 @@ def cpu_threads(spec: ModelDeploymentSpec) -> int | None:
     return None if limit is None else max(1, math.ceil(parse_quantity(limit)))
 
 
+GPU_RESOURCE = re.compile(r"/(gpu(\..+)?|mig-.+)$")
+
+
 def gpu_count(spec: ModelDeploymentSpec) -> int:
-    """GPUs of the server container: the amounts of extended resources called …/gpu."""
+    """GPUs of the server container: whole ones (…/gpu), shares of one (…/gpu.shared) and MIG slices (…/mig-1g.5gb)."""
     limits = spec.resources.limits if spec.resources else {}
-    return sum(int(parse_quantity(amount)) for name, amount in limits.items() if name.endswith("/gpu"))
+    return sum(int(parse_quantity(amount)) for name, amount in limits.items() if GPU_RESOURCE.search(name))
