@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from slipway.manifests import Images
+from slipway.manifests import REVISION_LABEL, Images
 from tests.transition.test_transitions import LOAD_FAILED, stable_of
 from tests.transition.world import SIGNATURE, Operator, OperatorEndedError, World, run, writes_of
 from tests.unit.specs import IMAGES, NAME
@@ -664,6 +664,83 @@ def test_a_person_goes_back_to_any_revision_of_the_history(back: str, edits: lis
     assert world.agent_config(carrier)["source"] == before["source"]
     assert world.lost == 0
     assert writes_of(operator, 30) == []
+
+
+# ---- TensorFlow Serving's labels
+
+
+TENSORFLOW: Json = {"runtime": {"name": "TensorFlowServing"}}
+
+
+def test_labels_follow_a_canary_by_steps() -> None:
+    world, operator = serving(TENSORFLOW, LONG)
+    first = stable_of(world)
+    assert world.agent_config(first)["labels"] == {"stable": OLD}
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == 25)
+    second = canary_of(world)
+    assert world.agent_config(first)["labels"] == {"stable": OLD}
+    assert world.agent_config(second)["labels"] == {"stable": NEW, "canary": NEW}
+    world.command("promote", second)
+    until(operator, lambda: phase(world) == "Baking")
+    run(operator, 1)
+    assert world.agent_config(second)["labels"] == {"stable": NEW}
+
+
+def test_labels_of_what_serves_stay_when_a_canary_is_taken_back() -> None:
+    world, operator = serving(TENSORFLOW, LONG)
+    first = stable_of(world)
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == 25)
+    world.command("abort", canary_of(world))
+    until(operator, lambda: phase(world) == "RolledBack")
+    assert world.agent_config(first)["labels"] == {"stable": OLD}
+
+
+def test_labels_of_a_version_that_arrives_in_place_move_once_it_serves() -> None:
+    world, operator = serving(
+        {**TENSORFLOW, "rollout": {"steps": None, "strategy": "InPlace"}, "model": {"labels": {"best": OLD}}}
+    )
+    home = stable_of(world)
+    world.slow = {NEW}
+    world.edit({"model": {"version": NEW}})
+    run(operator, 5)
+    assert world.agent_config(home)["labels"] == {"best": OLD, "stable": OLD, "canary": NEW}
+    world.slow = set()
+    until(operator, lambda: status(world)["stable"]["version"] == NEW)
+    run(operator, 1)
+    assert world.agent_config(home)["labels"] == {"best": OLD, "stable": NEW}
+
+
+# ---- what else may happen on the way
+
+
+def test_stable_pods_that_are_lost_in_mid_rollout_come_back_and_the_canary_goes_on() -> None:
+    world, operator = serving({"replicas": 3}, LONG)
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: weights(world)[1] == 25)
+    lost = next(pod for pod in world.pods() if pod["metadata"]["labels"][REVISION_LABEL] == stable_of(world))
+    world.end(lost)
+    run(operator, 10)
+    assert world.ready_by_version() == {OLD: 3, NEW: 1}
+    assert weights(world) == (75, 25)
+    assert status(world)["step"]["index"] == 1
+
+
+def test_events_tell_a_promotion_and_a_rollback_in_order() -> None:
+    world, operator = serving()
+    begun = len(world.events)
+    world.edit({"model": {"version": NEW}})
+    until_ready(operator)
+    told = [event["reason"] for event in world.events[begun:]]
+    assert told == ["InProgress", "RolloutStarted", *3 * ["RolloutStep"], "RolloutPromoted", "Promoted", "RolloutBaked"]
+    begun = len(world.events)
+    world.broken = {NEWER: LOAD_FAILED}
+    world.edit({"model": {"version": NEWER}})
+    until(operator, lambda: phase(world) == "RolledBack")
+    told = [event["reason"] for event in world.events[begun:]]
+    assert told[:2] == ["InProgress", "RolloutStarted"]
+    assert "RolledBack" in told
 
 
 # ---- the spec changes on the way
