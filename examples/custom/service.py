@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 import onnxruntime as ort
 from fastapi import FastAPI, HTTPException, Response
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument
 from pydantic import BaseModel
 
 NAME = os.environ.get("SLIPWAY_MODEL_NAME", "digits")
 PATH = Path(os.environ.get("SLIPWAY_MODEL_PATH", "."))
+VERSION = PATH.resolve().name  # the path is a link to the served version's folder
 NUMPY = {"FP32": np.float32, "FP64": np.float64, "INT64": np.int64, "INT32": np.int32}
 PROTOCOL = {"tensor(float)": "FP32", "tensor(double)": "FP64", "tensor(int64)": "INT64", "tensor(int32)": "INT32"}
 
@@ -108,8 +110,10 @@ def infer(name: str, request: Inference) -> dict[str, Any]:
     try:
         feed = {each.name: np.array(each.data, NUMPY[each.datatype]).reshape(each.shape) for each in request.inputs}
         results = session.run(None, feed)
-    except Exception as problem:
+    except (InvalidArgument, KeyError, TypeError, ValueError) as problem:
         raise HTTPException(400, str(problem)) from problem
+    except Exception as problem:  # the model's own: 5xx is what a canary is judged by
+        raise HTTPException(500, str(problem)) from problem
     outputs = [
         {
             "name": output.name,
@@ -119,7 +123,7 @@ def infer(name: str, request: Inference) -> dict[str, Any]:
         }
         for output, result in zip(session.get_outputs(), results, strict=True)
     ]
-    return {"model_name": name, "outputs": outputs}
+    return {"model_name": name, "model_version": VERSION, "outputs": outputs}
 
 
 @app.post("/classify")

@@ -10,6 +10,7 @@ import pytest
 
 from tests.e2e import models_spoiled as spoiled
 from tests.e2e import models_torch, wire
+from tests.e2e.install import image_references
 from tests.e2e.models import Digits
 from tests.e2e.rollouts import (
     OWN_WORDS,
@@ -107,7 +108,18 @@ def tensorflow(stage: Stage) -> Subject:
     return Subject(served, [request], "GoldenFailed", None, {"gates": {"golden": {"requests": [golden]}}})
 
 
-@pytest.fixture(params=["torchserve", "onnxruntime", "test-tensorflow-serving"])
+def custom(stage: Stage, digits: Digits) -> Subject:
+    """REST alone; the bad one is Triton's, too, and the service says that the model failed."""
+    files = {STABLE: digits.files[1], BETTER: digits.files[2], BAD: spoiled.failing(digits.files[1])}
+    stage.given_files("models", {f"v{number}": content for number, content in files.items()})
+    volume = config_map_volume("models", {f"v{n}": f"digits/{n}/model.onnx" for n in files})
+    runtime = {"name": "Custom", "image": image_references()["test-custom"]}
+    served = stage.given("digits", "volume://models/digits", STABLE, [volume], runtime=runtime, rollout=ROLLOUT)
+    predictions = [replace(each, method="", message=b"") for each in some_trigger(digits)]
+    return Subject(served, predictions, "ErrorsRose", OWN_WORDS, {})
+
+
+@pytest.fixture(params=["torchserve", "onnxruntime", "test-tensorflow-serving", "test-custom"])
 def subject(
     request: pytest.FixtureRequest, stage: Stage, digits: Digits, tmp_path: Path, needs_image: Callable[..., None]
 ) -> Subject:
@@ -117,6 +129,8 @@ def subject(
             made = torchserve(stage, tmp_path)
         case "onnxruntime":
             made = onnxruntime(stage, digits)
+        case "test-custom":
+            made = custom(stage, digits)
         case _:
             made = tensorflow(stage)
     made.served.then_ready()
