@@ -25,7 +25,12 @@ from slipway.manifests import (
 )
 from slipway.revisions import Orders
 from slipway.runtimes import RUNTIMES
+from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
+from slipway.traffic.envoy import DNS_REFRESH
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
+
+CLUSTER_DNS_TTL_SECONDS = 5
+"""Of CoreDNS' kubernetes plugin, where nobody says otherwise."""
 
 
 def template(changes: Json | None = None) -> Json:
@@ -301,6 +306,19 @@ def test_the_pod_outlives_what_the_server_needs_to_drain() -> None:
     drain = next(int(a.partition("=")[2]) for a in rendered["args"] if a.startswith("--exit-timeout-secs="))
     sleep = rendered["lifecycle"]["preStop"]["sleep"]["seconds"]
     assert template()["spec"]["terminationGracePeriodSeconds"] > drain + sleep
+
+
+@pytest.mark.parametrize("name", RUNTIMES)
+def test_a_pod_that_ends_serves_until_routers_know_no_more_of_it(name: str) -> None:
+    """Routers ask for addresses each DNS_REFRESH, and CoreDNS may answer with what is five seconds old."""
+    changes: Json = {"runtime": {"name": name}}
+    if name == "Custom":
+        changes["runtime"]["image"] = "i"
+    stop = server(changes)["lifecycle"]["preStop"]
+    seconds = stop["sleep"]["seconds"] if "sleep" in stop else ENDPOINT_REMOVAL_SECONDS
+    if "exec" in stop:
+        assert str(ENDPOINT_REMOVAL_SECONDS) in stop["exec"]["command"]
+    assert seconds >= int(DNS_REFRESH.removesuffix("s")) + CLUSTER_DNS_TTL_SECONDS
 
 
 # ---- the other children

@@ -157,7 +157,8 @@ class Model(_Part):
     uri: str = Field(
         max_length=1024,
         description="Where the model is: a folder with one folder (or file) per version below it, or one model. "
-        "pvc://CLAIM/path, volume://VOLUME/path (a volume of spec.podTemplate), https://HOST/path.",
+        "s3://BUCKET/path, oci://REGISTRY/repository, https://HOST/path, pvc://CLAIM/path, volume://VOLUME/path (a "
+        "volume of spec.podTemplate).",
     )
     version: Version | None = Field(
         default=None,
@@ -275,7 +276,7 @@ class Storage(_Part):
     allow_redirects: bool = Field(
         default=False, description="Follow HTTP redirects. Off by default: a redirect can lead anywhere."
     )
-    ca_bundle: Key | None = Field(default=None, description="Certificates of a private CA, PEM, for https.")
+    ca_bundle: Key | None = Field(default=None, description="Certificates of a private CA, PEM, for https, s3 and oci.")
     secret_ref: Reference | None = Field(
         default=None,
         description="Secret with credentials for the store. s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
