@@ -16,8 +16,8 @@ from slipway_agent.config import Source
 from slipway_agent.digest import digest_of_files, digest_path
 from slipway_agent.failures import CancelledError, Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.servers.torchserve import TorchServer
-from slipway_agent.sources import Fetched, Progress, ordered
-from slipway_agent.sources.objects import ObjectSource
+from slipway_agent.sources import Fetched, Progress, objects, ordered
+from slipway_agent.sources.objects import ChangedError, ObjectSource
 from slipway_agent.sources.s3 import S3
 from tests.storage.faults import Answer, Faults, proxy
 from tests.storage.servers import BUCKET, S3Server
@@ -112,8 +112,24 @@ def test_many_objects_are_listed_page_by_page(place: Source, s3: S3Server, prefi
     for number in range(1100):
         s3.put(f"{prefix}/3/part-{number}", b"")
     s3.put(f"{prefix}/3/model.onnx")
-    assert len(S3(place).list_objects(BUCKET, prefix, 50_000)) == 1101
+    assert len(list(S3(place).list_objects(BUCKET, prefix))) == 1101
     assert list(source_of(place).list_versions()) == [3]
+
+
+def test_a_history_of_more_objects_than_a_version_may_have_is_read_by_the_version(
+    place: Source, s3: S3Server, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("3/model.onnx", "3/a/b", "10/model.onnx", "10/a/b", "4-notes/a", "v4/model.onnx"):
+        s3.put(f"{prefix}/{key}", key.encode())
+    found = source_of(place).list_versions()
+    monkeypatch.setattr(objects, "OBJECTS_LIMIT", 2)
+    assert source_of(place).list_versions() == found
+    assert list(found) == [3, 10]
+    assert content(fetch(place, staging, 10)) == {"model.onnx": b"10/model.onnx", "a/b": b"10/a/b"}
+    s3.put(f"{prefix}/10/c")
+    assert f"{prefix}/10 holds more than 2 objects" in refusal(
+        source_of(place).list_versions, Reason.UNSUPPORTED_ARCHIVE
+    )
 
 
 def test_a_uri_that_is_itself_a_model_is_the_named_version(
@@ -152,15 +168,17 @@ def test_any_layout_is_mapped_to_numbers(place: Source, s3: S3Server, prefix: st
 
 
 def test_the_models_own_config_comes_along(place: Source, s3: S3Server, prefix: str, staging: Path) -> None:
-    s3.put(f"{prefix}/config.pbtxt", b"backend: 'onnxruntime'")
+    config = b"output { label_filename: 'labels.txt' }"
+    s3.put(f"{prefix}/config.pbtxt", config)
     s3.put(f"{prefix}/labels.txt", b"zero")
+    s3.put(f"{prefix}/notes.txt", b"not named by it")
     s3.put(f"{prefix}/3/model.onnx")
     source = source_of(place)
     assert content(source.fetch(3, staging, Progress(), None)) == {"model.onnx": b"weights"}
     beside = source.model_folder()
     assert beside is not None
     assert {path.name: path.read_bytes() for path in beside.iterdir()} == {
-        "config.pbtxt": b"backend: 'onnxruntime'",
+        "config.pbtxt": config,
         "labels.txt": b"zero",
     }
 
@@ -244,6 +262,36 @@ def test_an_object_replaced_in_mid_download_is_never_mixed(
     with pytest.raises(TransientError, match="changed while it was fetched"):
         fetch(faulty_place, staging)
     assert content(fetch(faulty_place, staging)) == {"model.onnx": other}
+
+
+def test_an_object_deleted_in_mid_download_is_a_change_and_then_a_version_that_isnt_there(
+    faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ordered, "WINDOW", 1)  # one connection, so that the first part is there when it goes
+    s3.put(f"{prefix}/2/model.onnx")
+    s3.put(f"{prefix}/3/model.onnx", LARGE)
+
+    def delete_it(path: str) -> None:
+        if "3/model.onnx" in path and faulty.bodies("3/model.onnx") == 2:
+            s3.delete(f"{prefix}/3/model.onnx")
+
+    faulty.on_request = delete_it
+    with pytest.raises(TransientError, match=r"/3 changed while it was fetched; it is fetched from the start"):
+        fetch(faulty_place, staging)
+    assert list(staging.iterdir()) == [], "what was fetched is of no use to anybody"
+    message = refusal(lambda: fetch(faulty_place, staging), Reason.VERSION_NOT_FOUND)
+    assert f"{faulty_place.uri} has no version 3" in message
+
+
+def test_reading_an_object_that_was_deleted_since_it_was_listed_is_a_change(
+    place: Source, s3: S3Server, prefix: str
+) -> None:
+    s3.put(f"{prefix}/3/model.onnx")
+    store = S3(place)
+    [listed] = store.list_objects(BUCKET, prefix)
+    s3.delete(listed.key)
+    with pytest.raises(ChangedError):
+        list(store.read(BUCKET, listed, 0, listed.size_bytes))
 
 
 def test_a_store_that_ignores_if_match_is_seen_through(

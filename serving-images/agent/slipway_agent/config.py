@@ -18,15 +18,19 @@ from slipway_agent.golden import Golden, MalformedError, Tolerance, read_request
 
 SCHEMA = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
-_CANONICAL_VERSION = re.compile(r"[1-9][0-9]{0,17}")  # fits the int64 that servers keep a version in
+_CANONICAL_VERSION = re.compile(r"[1-9][0-9]{0,9}")
+LARGEST_VERSION = 2_147_483_647
+"""The API's own bound (v1alpha1's Version): a larger number could be listed and served, but no spec could name it."""
+VERSION_NAME = f"a whole number from 1 to {LARGEST_VERSION}, without leading 0"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_POLL_SECONDS = 60.0
 FETCHED_SCHEMES = ("https", "s3", "oci")  # what needs no mount; sources/ knows how
 
 
 def parse_version(name: str) -> int | None:
-    """The version a folder's or key's name stands for; None for `v1`, `01`, `0` and anything else."""
-    return int(name) if _CANONICAL_VERSION.fullmatch(name) else None
+    """The version a folder's or key's name stands for; None for `v1`, `01`, `0`, `20240115120000` and anything else."""
+    version = int(name) if _CANONICAL_VERSION.fullmatch(name) else None
+    return version if version is not None and version <= LARGEST_VERSION else None
 
 
 def show_url(url: str) -> str:
@@ -140,8 +144,8 @@ def parse_config(text: str, runtimes: Mapping[str, Section]) -> Config:
     model = fields.text("model")
     if not _MODEL_NAME.fullmatch(model):
         raise _invalid(f"model is {model!r}: a name has letters, digits, '-', '_' and '.' only")
-    served = fields.whole_or_none("served", at_least=1)
-    load = tuple(sorted(set(fields.wholes("load", at_least=1))))
+    served = fields.version_or_none("served")
+    load = tuple(sorted(set(fields.versions("load"))))
     if served is None and load:
         raise _invalid(f"served is null and load names {', '.join(map(str, load))}: one of them must be served")
     if served is not None and served not in load:
@@ -157,7 +161,7 @@ def parse_config(text: str, runtimes: Mapping[str, Section]) -> Config:
         load=load,
         sha256=_parse_pins(fields.below("sha256")),
         settings=section.parse(fields.below(section.section)),
-        labels={label: labels.whole(label, at_least=1) for label in labels.raw},
+        labels={label: labels.version(label) for label in labels.raw},
         memory=_parse_memory(fields.below("memory")) if fields.raw.get("memory") is not None else None,
         warmup=fields.values("warmup"),
         golden=_parse_golden(fields.below("golden")) if fields.raw.get("golden") is not None else None,
@@ -188,7 +192,7 @@ def _parse_source(fields: "Fields") -> Source:
     source = Source(
         uri=uri,
         path=path,
-        versions={mapped.version(key): mapped.text(key) for key in mapped.raw},
+        versions={mapped.version_key(key): mapped.text(key) for key in mapped.raw},
         allow_redirects=fields.flag("allowRedirects"),
         ca_file=fields.text_or_none("caFile"),
         credentials=fields.text_or_none("credentials"),
@@ -254,7 +258,7 @@ def _is_https(url: str) -> bool:
 
 
 def _parse_pins(fields: "Fields") -> dict[int, str]:
-    pins = {fields.version(key): fields.text(key).lower() for key in fields.raw}
+    pins = {fields.version_key(key): fields.text(key).lower() for key in fields.raw}
     for version, pin in pins.items():
         if not _SHA256.fullmatch(pin):
             raise _invalid(f"sha256[{version}] is {pin!r}: a digest has 64 hexadecimal digits")
@@ -339,27 +343,36 @@ class Fields:
     def whole_or_none(self, name: str, at_least: int = 0) -> int | None:
         return None if self.raw.get(name) is None else self.whole(name, at_least)
 
-    def wholes(self, name: str, at_least: int, default: tuple[int, ...] | None = None) -> tuple[int, ...]:
-        values = self._take(name, "a list of whole numbers", default=... if default is None else list(default))
+    def version(self, name: str) -> int:
+        return self._checked(name, self._take(name, "a whole number"), 1, LARGEST_VERSION)
+
+    def version_or_none(self, name: str) -> int | None:
+        return None if self.raw.get(name) is None else self.version(name)
+
+    def versions(self, name: str) -> tuple[int, ...]:
+        values = self._take(name, "a list of whole numbers")
         if not isinstance(values, list):
             raise _invalid(f"{self._where}{name} must be a list of whole numbers, and is {_kind(values)}")
-        return tuple(self._checked(f"{name}[{position}]", value, at_least) for position, value in enumerate(values))
+        return tuple(
+            self._checked(f"{name}[{position}]", value, 1, LARGEST_VERSION) for position, value in enumerate(values)
+        )
 
     def below(self, name: str, is_required: bool = False) -> "Fields":
         return Fields(f"{self._where}{name}", self._take(name, "an object", default=... if is_required else {}))
 
-    def version(self, key: str) -> int:
+    def version_key(self, key: str) -> int:
+        """The version that a key of this object stands for."""
         version = parse_version(key)
         if version is None:
-            what = "a version is a whole number from 1, without leading 0"
-            raise _invalid(f"{self._where[:-1]} has the key {key!r}; {what}")
+            raise _invalid(f"{self._where[:-1]} has the key {key!r}; a version is {VERSION_NAME}")
         return version
 
-    def _checked(self, name: str, value: object, at_least: int) -> int:
+    def _checked(self, name: str, value: object, at_least: int, at_most: int = 2**63 - 1) -> int:
         if not isinstance(value, int) or isinstance(value, bool):
             raise _invalid(f"{self._where}{name} must be a whole number, and is {_kind(value)}")
-        if not at_least <= value < 2**63:
-            raise _invalid(f"{self._where}{name} is {value}; it must be at least {at_least}")
+        if not at_least <= value <= at_most:
+            bound = f"at least {at_least}" if value < at_least else f"at most {at_most}"
+            raise _invalid(f"{self._where}{name} is {value}; it must be {bound}")
         return value
 
 

@@ -18,7 +18,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs
 
-from slipway_agent.listing import Listing
 from slipway_agent.report import Counters, Report, render_listing, render_metrics, render_status
 
 WAIT_LIMIT_SECONDS = 60.0
@@ -48,8 +47,8 @@ class Board:
             with self._changed:
                 self._changed.notify_all()
 
-    def await_listing(self, after: str, wait_seconds: float) -> Listing:
-        """The listing as soon as its token is another one than `after`, else as it is at the end of the wait."""
+    def await_listing(self, after: str, wait_seconds: float) -> Report:
+        """The report as soon as its listing's token is another one than `after`, else at the end of the wait."""
         ticket = object()
         with self._changed:
             self._waiters.append(ticket)
@@ -61,7 +60,7 @@ class Board:
             )
             if ticket in self._waiters:
                 self._waiters.remove(ticket)
-        return self.report.listing
+        return self.report
 
     def is_stalled(self) -> bool:
         return time.monotonic() - self.turned_at > STALLED_SECONDS
@@ -107,8 +106,8 @@ def _answer_listing(query: str, board: Board) -> Answer:
     if not 0 <= wait_seconds <= WAIT_LIMIT_SECONDS:
         return Answer(400, f"wait must be from 0 to {WAIT_LIMIT_SECONDS:.0f} seconds\n")
     after = asked.get("after", [""])[-1]
-    listing = board.await_listing(after, wait_seconds) if after and wait_seconds else board.report.listing
-    return Answer(200, json.dumps(render_listing(listing)) + "\n", "application/json")
+    report = board.await_listing(after, wait_seconds) if after and wait_seconds else board.report
+    return Answer(200, json.dumps(render_listing(report)) + "\n", "application/json")
 
 
 def _probe(is_good: bool, why_not: str, report: Report) -> Answer:

@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNSUPPORTED_ARCHIVE = "UnsupportedArchive"
     UNSAFE_PATH = "UnsafePath"
     NO_MODEL_FILE = "NoModelFile"
+    MODEL_INVALID = "ModelInvalid"
     DISK_FULL = "DiskFull"
     LOAD_FAILED = "LoadFailed"
     CONFIG_INVALID = "ConfigInvalid"

@@ -15,6 +15,8 @@ from slipway_agent.signature import Signature, render_signatures
 
 SCHEMA = 1
 STAMP_LENGTH = 16
+SHOWN_VERSIONS = 256
+"""Of what a source holds, the newest: the operator keeps no more, and reads no answer over 256 KiB."""
 
 
 class State(StrEnum):
@@ -197,7 +199,7 @@ def _served_error(world: World) -> ErrorReport | None:
 
 
 def render_status(report: Report, pod: str = "") -> dict[str, object]:
-    error = report.error
+    error, shown = report.error, choose_shown(report)
     return {
         "schema": SCHEMA,
         "pod": pod,
@@ -205,8 +207,8 @@ def render_status(report: Report, pod: str = "") -> dict[str, object]:
         "served": report.served,
         "ready": report.is_ready,
         "serving": report.serving,
-        "listed": sorted(report.listing.found),
-        "found": _render_found(report.listing),
+        "listed": list(shown),
+        "found": _render_found(report.listing, shown),
         "listError": _render_list_error(report.listing),
         "versions": [
             {
@@ -244,14 +246,29 @@ def _render_golden(golden: GoldenReport | None) -> dict[str, object] | None:
     return {"version": golden.version, "state": golden.state.value, "message": golden.message}
 
 
-def render_listing(listing: Listing) -> dict[str, object]:
-    return {"token": listing.token, "found": _render_found(listing), "error": _render_list_error(listing)}
+def render_listing(report: Report) -> dict[str, object]:
+    listing = report.listing
+    found = _render_found(listing, choose_shown(report))
+    return {"token": listing.token, "found": found, "error": _render_list_error(listing)}
 
 
-def _render_found(listing: Listing) -> dict[str, str | None]:
-    """Stamps are hashes; their beginning tells them apart, and keeps the answer for thousands of versions small."""
-    found = sorted(listing.found.items())
-    return {str(version): stamp[:STAMP_LENGTH] if stamp is not None else None for version, stamp in found}
+def choose_shown(report: Report) -> tuple[int, ...]:
+    """Which of the versions found are told: the newest, the newest up to the served one, and those in hand.
+
+    Where the served version is named by hand, a version policy counts downwards from it, however many are newer.
+    With 1000 found, 500 served and 7 loaded: 7, 245 to 500 and 745 to 1000.
+    """
+    found = sorted(report.listing.found)
+    served = report.served
+    up_to_served = [] if served is None else [version for version in found if version <= served]
+    named = {each.version for each in report.versions} & report.listing.found.keys()
+    return tuple(sorted({*found[-SHOWN_VERSIONS:], *up_to_served[-SHOWN_VERSIONS:], *named}))
+
+
+def _render_found(listing: Listing, shown: Iterable[int]) -> dict[str, str | None]:
+    """Stamps are hashes; their beginning tells them apart, and keeps the answer small."""
+    stamps = {version: listing.found[version] for version in shown}
+    return {str(version): stamp[:STAMP_LENGTH] if stamp is not None else None for version, stamp in stamps.items()}
 
 
 def _render_list_error(listing: Listing) -> dict[str, str] | None:

@@ -28,6 +28,7 @@ from slipway_agent.published import Ledger, Published, describe_bytes
 __all__ = ["SPARE_BYTES", "Ledger", "ModelVolume", "Published", "describe_bytes", "ensure_room", "link_or_copy"]
 
 RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
+CONFIG = "config.pbtxt"
 SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still be written
 
 
@@ -126,12 +127,10 @@ class ModelVolume:
 
         Only what differs is written: Triton loads every version again when a file beside them changes.
         """
-        kept = (origin / "config.pbtxt").read_text(errors="replace")
-        replace_file(self._notes / "config.pbtxt", kept)
+        kept = (origin / CONFIG).read_text(errors="replace")
+        replace_file(self._notes / CONFIG, kept)
         for entry in sorted(origin.iterdir()):
-            if entry.name == "config.pbtxt" or entry.name.startswith(".") or parse_version(entry.name) is not None:
-                continue
-            if entry.name in kept or entry.name in ("warmup", "initial_state"):
+            if goes_with(entry.name, kept):
                 self._keep(entry)
 
     def _keep(self, entry: Path) -> None:
@@ -188,6 +187,13 @@ class ModelVolume:
         working = self._staging / f"{name}.new"
         working.write_text(content)
         os.replace(working, place)
+
+
+def goes_with(name: str, config: str) -> bool:
+    """Whether an entry beside a model's versions is one that its config.pbtxt needs: a file or folder named in it."""
+    if name == CONFIG or name.startswith(".") or parse_version(name) is not None:
+        return False
+    return name in config or name in ("warmup", "initial_state")
 
 
 def replace_file(place: Path, content: str) -> None:

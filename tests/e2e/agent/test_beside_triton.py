@@ -262,5 +262,5 @@ def test_a_warm_up_that_is_no_request_is_said(pair: Pair) -> None:
     pair.want(1, warmup=({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.0]}]},))
     pair.start_agent()
     pair.until(lambda: pair.probe("/healthz") == 200)
-    pair.until(lambda: (pair.status()["error"] or {}).get("reason") == "ConfigInvalid")
+    pair.until(lambda: (pair.status()["error"] or {}).get("reason") == "WarmupFailed")
     assert "spec.warmup.requests[0].inputs[0]: the shape [1, 2] holds 2 values" in pair.status()["error"]["message"]

@@ -2,18 +2,21 @@
 
 A version whose model.onnx says `broken` fails to load, `deadly` ends the server, `slow` takes 0.3 s, `mute` answers no
 request well; any other answers with its content. With `answers_loads` False a load is done and nobody is told until the
-server is killed. The real server is met by tests/e2e/agent.
+server is killed. Loads go by gRPC, all else by HTTP. The real server is met by tests/e2e/agent.
 """
 
 import http.server
 import json
-import socket
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
+import grpc
+
 from slipway_agent.servers.triton_config import read_versions
+from tests.ports import free_port
 
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
 METADATA = {"inputs": [TENSOR, TENSOR | {"name": "seed"}], "outputs": [TENSOR | {"name": "y"}]}
@@ -31,6 +34,7 @@ class FakeTriton:
     def __init__(self, repository: Path, model: str, port: int, key: str | None = None) -> None:
         self.folder = repository / model
         self.model, self.port, self.key = model, port, key
+        self.grpc_port = free_port()
         self.loaded: dict[int, str] = {}
         self.loads: list[tuple[int, ...]] = []
         self.words = "Internal: not an ONNX model"
@@ -43,6 +47,7 @@ class FakeTriton:
         self.described: list[int] = []
         self.silent_times = 0
         self._server: _Server | None = None
+        self._grpc_server: grpc.Server | None = None
 
     def start(self) -> None:
         """Load what the boot configuration names, then listen, as `--load-model` with `--exit-on-error=false` does."""
@@ -71,18 +76,6 @@ class FakeTriton:
                     self.reply(403, {"error": "This API is restricted, expecting header 'slipway-agent'"})
                 elif self.path == "/v2/repository/index":
                     self.reply(200, fake.index())
-                elif self.path == f"/v2/repository/models/{fake.model}/load":
-                    try:
-                        failed = fake.load()
-                    except RuntimeError:
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        fake.kill()
-                        return
-                    if not fake.answers_loads:
-                        fake.killed.wait()
-                        self.connection.shutdown(socket.SHUT_RDWR)
-                        return
-                    self.reply(400, {"error": failed}) if failed else self.reply(200)
                 elif self.path.endswith("/infer"):
                     version = int(self.path.split("/")[-2])
                     fake.requests.append(version)
@@ -106,10 +99,41 @@ class FakeTriton:
 
         self._server = _Server(("127.0.0.1", self.port), Handler)
         threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
+        self._grpc_server = self._start_grpc()
+
+    def _start_grpc(self) -> grpc.Server:
+        handler = grpc.unary_unary_rpc_method_handler(self._take_load)
+        name = "inference.GRPCInferenceService"
+        service = grpc.method_handlers_generic_handler(name, {"RepositoryModelLoad": handler})
+        server = grpc.server(ThreadPoolExecutor(4), handlers=[service])
+        server.add_insecure_port(f"127.0.0.1:{self.grpc_port}")
+        server.start()
+        return server
+
+    def _take_load(self, request: bytes, context: grpc.ServicerContext) -> bytes:
+        given = dict(context.invocation_metadata()).get("triton-grpc-protocol-slipway-agent")
+        if self.key is not None and given != self.key:
+            words = "This protocol is restricted, expecting header 'triton-grpc-protocol-slipway-agent'"
+            context.abort(grpc.StatusCode.UNAVAILABLE, words)
+        assert request.endswith(self.model.encode())
+        try:
+            failed = self.load()
+        except RuntimeError:
+            self.kill()
+            return b""
+        if not self.answers_loads:
+            self.killed.wait()
+            return b""
+        if failed:
+            context.abort(grpc.StatusCode.INTERNAL, failed)
+        return b""
 
     def kill(self) -> None:
         server, self._server = self._server, None
+        loading, self._grpc_server = self._grpc_server, None
         self.loaded = {}
+        if loading is not None:
+            loading.stop(None)  # what it was loading is cut off
         self.killed.set()
         if server is not None:
             server.shutdown()

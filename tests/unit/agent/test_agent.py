@@ -43,6 +43,7 @@ class Pod:
         self.source.mkdir()
         self.port = free_port()
         self.server = FakeTriton(self.models / "repository", "digits", self.port, KEY)
+        self.ports: dict[str, int] = {"httpPort": self.port, "grpcPort": self.server.grpc_port}
         self.log = io.StringIO()
         self.board = Board()
         self._agent: Agent | None = None
@@ -62,7 +63,7 @@ class Pod:
             "source": source,
             "served": served,
             "load": [] if served is None else [served, *others],
-            "triton": {"httpPort": self.port},
+            "triton": self.ports,
         }
         self.write(json.dumps(fields | changes))
 
@@ -369,10 +370,10 @@ def test_a_bad_config_leaves_the_one_in_force(pod: Pod) -> None:
 def test_a_kept_config_that_cant_be_completed_is_said_so_and_its_correction_recovers(pod: Pod) -> None:
     pod.put(3)
     (pod.source / "config.pbtxt").write_text("sequence_batching {}")
-    pod.want(3, triton={"httpPort": pod.port, "maxBatchSize": 8})
+    pod.want(3, triton=pod.ports | {"maxBatchSize": 8})
     pod.start_agent()
     pod.until_states(v3="Failed")
-    assert pod.status()["error"]["reason"] == "ConfigInvalid"
+    assert pod.status()["error"]["reason"] == "ModelInvalid"
     assert "it uses sequence_batching" in pod.status()["error"]["message"]
     assert pod.probe("/startz") == 503
     pod.want(3)
@@ -574,6 +575,8 @@ def test_what_doesnt_fit_isnt_loaded_and_is_once_there_is_room(pod: Pod) -> None
 
 # Warm-up
 
+WARMUP = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}]}
+
 
 @pytest.fixture
 def _without_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -584,7 +587,7 @@ def _without_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_version_is_ready_only_when_it_is_warm_and_again_after_a_restart(pod: Pod) -> None:
     pod.put(1)
     pod.put(2)
-    warmup = [{"inputs": [1]}, {"inputs": [2]}]
+    warmup = [WARMUP, WARMUP]
     pod.want(2, 1, warmup=warmup)
     pod.boot()
     pod.until_states(v1="Available", v2="Available")
@@ -605,9 +608,9 @@ def test_a_version_is_ready_only_when_it_is_warm_and_again_after_a_restart(pod: 
 def test_a_version_that_fails_its_warm_up_is_unloaded_and_the_old_one_serves(pod: Pod) -> None:
     pod.put(1)
     pod.put(2, "mute")
-    pod.want(1, warmup=[{"inputs": [1]}])
+    pod.want(1, warmup=[WARMUP])
     pod.boot()
-    pod.want(2, 1, warmup=[{"inputs": [1]}])
+    pod.want(2, 1, warmup=[WARMUP])
     pod.until_states(v1="Available", v2="Failed")
     assert pod.status()["error"] == {
         "reason": "WarmupFailed",
@@ -624,7 +627,7 @@ def test_a_warm_up_that_is_new_leaves_what_serves_in_service(pod: Pod) -> None:
     pod.want(1)
     pod.boot()
     with watching(pod) as dropped:
-        pod.want(1, warmup=[{"inputs": [1]}], generation="warm")
+        pod.want(1, warmup=[WARMUP], generation="warm")
         pod.until(lambda: pod.status()["generation"] == "warm")
         time.sleep(0.3)
     assert not dropped
@@ -780,7 +783,7 @@ def test_a_server_that_cant_say_now_is_asked_again_and_at_last_counts_as_not_tel
     pod.until(lambda: pod.status()["signatures"] == {"3": SIGNATURE})
     assert pod.server.described == [3, 3, 3]
     pod.server.silent_times = 100
-    pod.want(3, triton={"httpPort": pod.port, "instanceCount": 2}, generation="other settings")
+    pod.want(3, triton=pod.ports | {"instanceCount": 2}, generation="other settings")
     pod.until(lambda: pod.status()["signatures"] == {"3": None})
     assert len(pod.server.described) == 3 + loop.DESCRIBE_ATTEMPTS
     assert pod.probe("/readyz") == 200

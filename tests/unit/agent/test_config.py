@@ -34,7 +34,6 @@ def config_fields(**changes: Any) -> dict[str, Any]:
         "triton": {
             "httpPort": 8000,
             "maxBatchSize": 32,
-            "preferredBatchSizes": [],
             "instanceCount": None,
             "gpu": False,
         },
@@ -201,7 +200,10 @@ def test_a_url_may_be_absolute_or_relative_to_the_uri(mapped: str, location: str
         ({"load": [0]}, "load[0] is 0"),
         ({"load": ["3"]}, "load[0] must be a whole number"),
         ({"served": True}, "served must be a whole number"),
-        ({"served": 2**63}, "served is 9223372036854775808"),
+        ({"served": 2**31}, "served is 2147483648; it must be at most 2147483647"),
+        ({"load": [3, 2**31]}, "load[1] is 2147483648; it must be at most 2147483647"),
+        ({"labels": {"best": 20240115120000}}, "labels.best is 20240115120000; it must be at most 2147483647"),
+        ({"sha256": {"2147483648": "ab" * 32}}, "has the key '2147483648'; a version is a whole number from 1 to 214"),
         ({"generation": None}, "generation is missing"),
         ({"model": "../etc"}, "model is '../etc'"),
         ({"model": ".."}, "model is '..'"),
@@ -230,7 +232,6 @@ def test_a_url_may_be_absolute_or_relative_to_the_uri(mapped: str, location: str
         ({"triton": {"gpu": 1}}, "triton.gpu must be true or false"),
         ({"triton": {"maxBatchSize": -1}}, "triton.maxBatchSize is -1"),
         ({"triton": {"instanceCount": 0}}, "triton.instanceCount is 0"),
-        ({"triton": {"preferredBatchSizes": [4, "8"]}}, "triton.preferredBatchSizes[1] must be a whole number"),
     ],
 )
 def test_a_refusal_names_the_field_and_what_it_holds(changes: dict[str, Any], words: str) -> None:
@@ -260,9 +261,13 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "version"), [("3", 3), ("10", 10), ("0", None), ("01", None), ("v1", None), ("", None), ("³", None)]
+    ("name", "version"),
+    [
+        *(("3", 3), ("10", 10), ("0", None), ("01", None), ("v1", None), ("", None), ("³", None)),
+        *(("2147483647", 2147483647), ("2147483648", None), ("20240115120000", None), ("9" * 5000, None)),
+    ],
 )
-def test_only_canonical_whole_numbers_are_versions(name: str, version: int | None) -> None:
+def test_only_canonical_whole_numbers_that_the_api_takes_are_versions(name: str, version: int | None) -> None:
     assert parse_version(name) == version
 
 

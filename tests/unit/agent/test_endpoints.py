@@ -4,7 +4,7 @@ import json
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import pytest
@@ -13,7 +13,7 @@ from slipway_agent import endpoints
 from slipway_agent.endpoints import Board, answer, start_endpoints
 from slipway_agent.failures import Reason
 from slipway_agent.listing import ListError, Listing
-from slipway_agent.report import Report
+from slipway_agent.report import Report, State, VersionReport
 
 OLD, NEW = Listing(found={1: "a"}), Listing(found={1: "a", 2: None}, error=ListError(Reason.ACCESS_DENIED, "no"))
 
@@ -111,6 +111,36 @@ def test_a_wait_that_makes_no_sense_is_refused(board: Board, query: str) -> None
     found = answer(f"/listing?after={OLD.token}&{query}", board)
     assert found.status == 400
     assert found.body.startswith("wait must be")
+
+
+@pytest.mark.parametrize(
+    ("found", "served", "in_hand", "shown"),
+    [
+        (range(1, 4), 2, (), range(1, 4)),
+        (range(1, 1001), None, (), range(745, 1001)),
+        (range(1, 1001), 1000, (7,), [7, *range(745, 1001)]),
+        (range(1, 1001), 500, (), [*range(245, 501), *range(745, 1001)]),
+        (range(1, 1001), 2000, (2000,), range(745, 1001)),
+        ((), 3, (3,), ()),
+    ],
+    ids=["few", "none named", "an old one loaded", "named by hand", "not found", "nothing found"],
+)
+def test_of_what_is_found_the_newest_are_told_and_what_the_agent_has_to_do_with(
+    board: Board, found: Iterable[int], served: int | None, in_hand: tuple[int, ...], shown: Iterable[int]
+) -> None:
+    versions = tuple(VersionReport(version, State.AVAILABLE, "", "", None, None, 0, "") for version in in_hand)
+    listing = Listing(found=dict.fromkeys(found, "f" * 64))
+    board.show(Report(served=served, versions=versions, listing=listing))
+    status = json.loads(answer("/status", board).body)
+    assert status["listed"] == list(shown)
+    assert status["found"] == json.loads(answer("/listing", board).body)["found"]
+    assert status["found"] == {str(version): "f" * 16 for version in shown}
+
+
+def test_no_history_makes_a_status_that_the_operator_wont_read(board: Board) -> None:
+    found = dict.fromkeys(range(2147383648, 2147483648), "f" * 64)
+    board.show(Report(served=2147433648, listing=Listing(found=found)))
+    assert max(len(answer(path, board).body) for path in ("/status", "/listing")) < 64 * 1024
 
 
 def test_status_says_whose_agent_it_is(port: int, board: Board) -> None:

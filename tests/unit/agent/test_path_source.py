@@ -48,7 +48,7 @@ def fetch(source: PathSource, staging: Path, version: int = 3, refused: str | No
 
 
 def test_only_canonical_folders_are_versions(root: Path) -> None:
-    for name in ("v1", "01", "0", "-2", "latest"):
+    for name in ("v1", "01", "0", "-2", "latest", "2147483648", "20240115120000"):
         put(root / name / "model.onnx")
     put(root / "7")
     assert tuple(source_of(root).list_versions()) == (1, 3, 10)

@@ -44,7 +44,7 @@ def test_the_folders_number_is_the_version_and_another_one_in_the_manifest_is_to
 def test_a_manifest_that_is_none_is_refused(kept: str) -> None:
     with pytest.raises(SpecError) as refused:
         complete_manifest(kept, "digits", 3)
-    assert refused.value.reason is Reason.CONFIG_INVALID
+    assert refused.value.reason is Reason.MODEL_INVALID
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,18 @@ def fake(tmp_path: Path) -> Iterator[FakeTriton]:
     made.kill()
 
 
-def driver_of(fake: FakeTriton, key: str | None = None) -> TritonServer:
+def driver_of(fake: FakeTriton, key: str | None = None, warmup: tuple[object, ...] = ()) -> TritonServer:
     volume = ModelVolume(fake.folder.parents[1], "digits")
-    return TritonServer(volume, TritonSpec(http_port=fake.port), served=3, key=key)
+    spec = TritonSpec(http_port=fake.port, grpc_port=fake.grpc_port)
+    return TritonServer(volume, spec, served=3, key=key, warmup=warmup)
+
+
+def request_of(value: int) -> object:
+    return {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [value]}]}
+
+
+def warmup_names(fake: FakeTriton) -> set[str]:
+    return {path.name for path in (fake.folder / "warmup").iterdir()}
 
 
 def put(fake: FakeTriton, **versions: str) -> None:
@@ -73,7 +82,9 @@ def test_a_server_that_isnt_there_is_not_alive(fake: FakeTriton) -> None:
     put(fake, v3="three")
     driver = driver_of(fake)
     assert driver.observe(some(3)) == ServerView()
-    assert driver.load(some(3)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}")
+    outcome = driver.load(some(3))
+    assert isinstance(outcome, Gone)
+    assert f"{fake.grpc_port}: Failed to connect" in outcome.message
 
 
 def test_a_version_that_triton_skips_in_silence_is_noticed(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,8 +103,8 @@ def test_a_wrong_key_is_reported_in_tritons_words(fake: FakeTriton) -> None:
     fake.start()
     assert driver_of(fake, "right").load(some(3)) == Loaded()
     outcome = driver_of(fake, "wrong").load(some(3))
-    assert isinstance(outcome, Refused)
-    assert "This API is restricted" in outcome.message
+    assert isinstance(outcome, Gone), "by gRPC it is UNAVAILABLE"
+    assert "This protocol is restricted" in outcome.message
 
 
 def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,6 +120,41 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monke
     assert driver.observe(some(3)) == ServerView(True, some(3))
     monkeypatch.setattr(triton, "BUSY_SECONDS", 0.0)
     assert driver.observe(some(3)) == ServerView()
+
+
+def test_warm_up_files_of_earlier_requests_go_and_the_models_own_stay(fake: FakeTriton) -> None:
+    put(fake, v3="three")
+    (fake.folder / "warmup").mkdir()
+    (fake.folder / "warmup" / "mine").write_text("x")
+    seen = []
+    for value in (1, 2, 3):
+        driver_of(fake, warmup=(request_of(value),)).write_boot(some(3))
+        seen.append(warmup_names(fake) - {"mine"})
+    assert [len(each) for each in seen] == [1, 2, 2], "a server that starts may be reading the last one's"
+    assert seen[0].isdisjoint(seen[2])
+    for _ in range(2):
+        driver_of(fake).write_boot(some(3))
+    assert warmup_names(fake) == {"mine"}
+
+
+def test_a_failed_load_puts_back_a_configuration_whose_warm_up_files_are_there(fake: FakeTriton) -> None:
+    put(fake, v2="broken", v3="three")
+    driver_of(fake, warmup=(request_of(1),)).write_boot(some(3))
+    [name] = warmup_names(fake)
+    fake.start()
+    assert isinstance(driver_of(fake, warmup=(request_of(2),)).load(some(2, 3)), Refused)
+    assert name in (fake.folder / "config.pbtxt").read_text()
+    assert name in warmup_names(fake)
+
+
+def test_a_load_under_the_same_requests_touches_no_file_beside_the_versions(fake: FakeTriton) -> None:
+    put(fake, v2="two", v3="three")
+    for value in (1, 2):
+        driver_of(fake, warmup=(request_of(value),)).write_boot(some(3))
+    before = warmup_names(fake)
+    fake.start()
+    assert driver_of(fake, warmup=(request_of(2),)).load(some(2, 3)) == Loaded()
+    assert warmup_names(fake) == before, "Triton would load every version again"
 
 
 @pytest.mark.parametrize(

@@ -58,10 +58,6 @@ def test_what_the_spec_sets_overrides_a_kept_config() -> None:
         ({"max_batch_size": 32}, "max_batch_size: 32\ndynamic_batching {\n}\n"),
         ({"max_batch_size": 1}, "max_batch_size: 1\n"),
         ({"max_batch_size": 0}, "max_batch_size: 0\n"),
-        (
-            {"max_batch_size": 8, "preferred_batch_sizes": (4, 8)},
-            "max_batch_size: 8\ndynamic_batching {\n  preferred_batch_size: [4, 8]\n}\n",
-        ),
         ({"instance_count": 2}, "instance_group: [\n  {\n    count: 2\n    kind: KIND_CPU\n  }\n]\n"),
         ({"gpu": True}, "instance_group: [\n  {\n    count: 1\n    kind: KIND_GPU\n  }\n]\n"),
     ],
@@ -81,7 +77,7 @@ def test_the_spec_sets_only_what_it_names(spec: dict[str, Any], printed: str) ->
 def test_a_config_that_cant_be_completed_is_refused_in_words(kept: str, spec: dict[str, Any], words: str) -> None:
     with pytest.raises(SpecError) as refusal:
         compose(kept, **spec)
-    assert refusal.value.reason is Reason.CONFIG_INVALID
+    assert refusal.value.reason is Reason.MODEL_INVALID
     assert words in refusal.value.message
 
 

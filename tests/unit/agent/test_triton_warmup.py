@@ -85,7 +85,7 @@ def test_the_specs_requests_replace_the_kept_ones_and_none_leaves_them() -> None
 def test_a_body_that_is_no_request_is_named(wrong: Any, words: str) -> None:
     with pytest.raises(SpecError, match=words) as refused:
         read_requests([body(), wrong])
-    assert refused.value.reason is Reason.CONFIG_INVALID
+    assert refused.value.reason is Reason.WARMUP_FAILED
 
 
 @pytest.mark.parametrize(

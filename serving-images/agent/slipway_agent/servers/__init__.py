@@ -83,13 +83,17 @@ class Server(Protocol):
         """What a server that starts now would load; empty when nothing readable is written."""
 
     def write_boot(self, versions: frozenset[int]) -> None:
-        """Make a server that starts from now on load exactly these. SpecError(ConfigInvalid) when none can be made."""
+        """Make a server that starts from now on load exactly these.
+
+        SpecError when no configuration can be made of what there is: ModelInvalid for the model's own files,
+        WarmupFailed for a request that can't be asked.
+        """
 
     def load(self, versions: frozenset[int]) -> LoadOutcome:
         """Ask the running server for exactly these versions and wait for its answer.
 
         Loaded: the boot configuration says the same. Refused or Gone: it says what it said before, so that a server
-        that starts again comes back as it was. SpecError(ConfigInvalid) as in `write_boot`.
+        that starts again comes back as it was. SpecError as in `write_boot`.
         """
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:

@@ -58,7 +58,7 @@ class Manifest:
 
 
 def complete_manifest(kept: str, model: str, version: int) -> Manifest:
-    """MANIFEST.json with this model's name and number. SpecError(ConfigInvalid) when it is none.
+    """MANIFEST.json with this model's name and number. SpecError(ModelInvalid) when it is none.
 
     `modelVersion` "1.0" in folder 3 becomes "3", and `said` is "1.0"; "3" and "3.0" there say the same, `said` is None.
     """
@@ -250,7 +250,7 @@ def _key_of(line: str) -> str | None:
 
 
 def _invalid(name: str, what: str) -> SpecError:
-    return SpecError(Reason.CONFIG_INVALID, f"the model's {name} can't be used: {what}")
+    return SpecError(Reason.MODEL_INVALID, f"the model's {name} can't be used: {what}")
 
 
 def order_versions(versions: Collection[int], served: int | None) -> list[int]:

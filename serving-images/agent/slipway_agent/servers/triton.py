@@ -16,7 +16,7 @@ from pathlib import Path
 from slipway_agent.config import Config, Fields, parse_version
 from slipway_agent.failures import TransientError
 from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
-from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost, read_words
+from slipway_agent.servers.loopback import LOST, WORDS_LIMIT, Loopback, read_words
 from slipway_agent.servers.triton_config import (
     BACKEND_BY_FILE,
     TritonSpec,
@@ -25,7 +25,7 @@ from slipway_agent.servers.triton_config import (
     read_versions,
 )
 from slipway_agent.servers.triton_load import load_model
-from slipway_agent.servers.triton_warmup import WARMUP_FOLDER, read_requests, warmup_files
+from slipway_agent.servers.triton_warmup import WARMUP_FOLDER, is_warmup_file, read_requests, warmup_files
 from slipway_agent.signature import Signature, read_metadata
 from slipway_agent.volume import ModelVolume, link_or_copy
 
@@ -39,10 +39,9 @@ def parse_settings(fields: Fields) -> TritonSpec:
     return TritonSpec(
         threads=fields.whole_or_none("threads", at_least=1),
         http_port=fields.whole("httpPort", at_least=1, default=8000),
-        grpc_port=fields.whole_or_none("grpcPort", at_least=1),
+        grpc_port=fields.whole("grpcPort", at_least=1, default=8001),
         max_batch_size=fields.whole_or_none("maxBatchSize"),
         max_queue_delay_microseconds=fields.whole_or_none("maxQueueDelayMicroseconds"),
-        preferred_batch_sizes=fields.wholes("preferredBatchSizes", at_least=1, default=()),
         instance_count=fields.whole_or_none("instanceCount", at_least=1),
         gpu=fields.flag("gpu"),
     )
@@ -112,9 +111,12 @@ class TritonServer:
         return read_versions(self._volume.read_in_repository("config.pbtxt") or "")
 
     def write_boot(self, versions: frozenset[int]) -> None:
+        self._write(versions, is_running=False)
+
+    def _write(self, versions: frozenset[int], is_running: bool) -> None:
         # The configuration that came with the served version speaks for the model, or with the newest of the others.
         author = self._served if self._served in versions else max(versions)
-        warmup = read_requests(self._warmup if self.warms_itself else ())
+        warmup = read_requests(self._warmup)
         content = compose_config(
             kept=self._volume.kept_config(author),
             model=self._volume.model,
@@ -123,18 +125,30 @@ class TritonServer:
             spec=self._spec,
             warmup=warmup,
         )
-        for name, data in warmup_files(warmup).items():
-            place = self._volume.repository / WARMUP_FOLDER / name  # the name is the content's own
-            if not place.exists():
-                place.parent.mkdir(exist_ok=True)
-                working = place.with_name(f".{name}.new")
-                working.write_bytes(data)
-                os.replace(working, place)
+        self._write_warmup(warmup_files(warmup), is_running)
         self._volume.write_in_repository("config.pbtxt", content)
+
+    def _write_warmup(self, files: Mapping[str, bytes], is_running: bool) -> None:
+        """The files of the spec's warm-up requests. Those of earlier ones go, but for what config.pbtxt still names:
+        a load that fails puts that configuration back, and a server that starts may be reading it."""
+        folder = self._volume.repository / WARMUP_FOLDER
+        found = {entry.name for entry in folder.glob("*") if is_warmup_file(entry.name)}
+        before = self._volume.read_in_repository("config.pbtxt") or ""
+        needed = {name for name in found if name in before}
+        if is_running and files.keys() == needed:
+            return  # a change beside the versions has Triton load all of them again (ModelVolume.keep_model_files)
+        for name, data in files.items():
+            if name not in found:  # the name is the content's own
+                folder.mkdir(exist_ok=True)
+                working = folder / f".{name}.new"
+                working.write_bytes(data)
+                os.replace(working, folder / name)
+        for name in found - needed - files.keys():
+            (folder / name).unlink(missing_ok=True)
 
     def load(self, versions: frozenset[int]) -> LoadOutcome:
         before = self._volume.read_in_repository("config.pbtxt")
-        self.write_boot(versions)
+        self._write(versions, is_running=True)
         outcome = self._load_now(versions)
         if not isinstance(outcome, Loaded) and before is not None:
             self._volume.write_in_repository("config.pbtxt", before)
@@ -157,9 +171,7 @@ class TritonServer:
         return Loaded()
 
     def _ask_to_load(self) -> Refused | Gone | None:
-        """None where Triton says that it is done. Over HTTP, without a gRPC port, kept connections wait meanwhile."""
-        if self._spec.grpc_port is None:
-            return self._ask_over_http()
+        """None where Triton says that it is done."""
         key = (KEY_HEADER, self._key) if self._key else None
         answer = load_model(self._spec.grpc_port, self._volume.model, key)
         if answer.words is None:
@@ -167,15 +179,6 @@ class TritonServer:
         if answer.is_lost:
             return Gone(f"the server ended during the load, or doesn't answer ({answer.words})")
         return explain_refusal(answer.words)
-
-    def _ask_over_http(self) -> Refused | Gone | None:
-        try:
-            status, body = self._loopback.ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, {})
-        except ConnectionRefusedError:
-            return Gone(f"the server doesn't answer at {HOST}:{self._spec.http_port}")
-        except LOST as cause:
-            return Gone(f"the server ended during the load ({explain_lost(cause)})")
-        return None if status == 200 else explain_refusal(read_words(status, body))
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._loopback.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)

@@ -35,10 +35,9 @@ class TritonSpec:
     """
 
     http_port: int = 8000
-    grpc_port: int | None = None
+    grpc_port: int = 8001
     max_batch_size: int | None = None
     max_queue_delay_microseconds: int | None = None
-    preferred_batch_sizes: tuple[int, ...] = ()
     instance_count: int | None = None
     gpu: bool = False
     threads: int | None = None
@@ -74,7 +73,7 @@ def compose_config(
     spec: TritonSpec,
     warmup: Collection[WarmupRequest] = (),
 ) -> str:
-    """The config.pbtxt for exactly these versions. SpecError(ConfigInvalid) when the kept one can't be completed."""
+    """The config.pbtxt for exactly these versions. SpecError(ModelInvalid) when the kept one can't be completed."""
     try:
         config = pbtxt.parse(kept) if kept is not None else pbtxt.Message()
     except pbtxt.PbtxtError as cause:
@@ -97,8 +96,7 @@ def _with_batching(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
         config = config.replacing("max_batch_size", pbtxt.number(spec.max_batch_size))
     elif not config.has("max_batch_size"):
         config = config.replacing("max_batch_size", pbtxt.number(0))
-    is_given = spec.max_queue_delay_microseconds is not None or bool(spec.preferred_batch_sizes)
-    if not is_given and (spec.max_batch_size or 0) <= 1:
+    if spec.max_queue_delay_microseconds is None and (spec.max_batch_size or 0) <= 1:
         return config
     for other in ("sequence_batching", "ensemble_scheduling"):
         if config.has(other):
@@ -109,9 +107,6 @@ def _with_batching(config: pbtxt.Message, spec: TritonSpec) -> pbtxt.Message:
         raise _invalid("spec.batching asks for batches and max_batch_size is 0. Set spec.batching.maxBatchSize")
     kept = config.first("dynamic_batching")
     batching = kept if isinstance(kept, pbtxt.Message) else pbtxt.Message()
-    if spec.preferred_batch_sizes:
-        sizes = tuple(pbtxt.number(size) for size in spec.preferred_batch_sizes)
-        batching = batching.replacing("preferred_batch_size", sizes)
     if spec.max_queue_delay_microseconds is not None:
         delay = pbtxt.number(spec.max_queue_delay_microseconds)
         batching = batching.replacing("max_queue_delay_microseconds", delay)
@@ -152,4 +147,4 @@ def _group(count: int, gpu: bool) -> tuple[pbtxt.Message, ...]:
 
 
 def _invalid(what: str) -> SpecError:
-    return SpecError(Reason.CONFIG_INVALID, f"the model's config.pbtxt can't be used: {what}")
+    return SpecError(Reason.MODEL_INVALID, f"the model's config.pbtxt can't be used: {what}")

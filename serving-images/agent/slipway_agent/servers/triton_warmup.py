@@ -8,6 +8,7 @@ Pure: bytes in, bytes out; no file is read or written here.
 
 import hashlib
 import math
+import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from slipway_agent import pbtxt
 from slipway_agent.failures import Reason, SpecError
 
 WARMUP_FOLDER = "warmup"
+_OUR_NAME = re.compile(r"slipway-[0-9a-f]{16}")
 
 _FORMATS = {
     "BOOL": "?",
@@ -51,7 +53,7 @@ class WarmupRequest:
 
 
 def read_requests(bodies: Iterable[object]) -> tuple[WarmupRequest, ...]:
-    """SpecError(ConfigInvalid) names the request and the input that is no tensor of the protocol."""
+    """SpecError(WarmupFailed) names the request and the input that is no tensor of the protocol."""
     return tuple(_read_request(f"spec.warmup.requests[{index}]", body) for index, body in enumerate(bodies))
 
 
@@ -82,6 +84,11 @@ def _describe(number: int, request: WarmupRequest, is_batched: bool) -> pbtxt.Me
         )
         fields.append(("inputs", pbtxt.message(("key", pbtxt.text(tensor.name)), ("value", value))))
     return pbtxt.message(*fields)
+
+
+def is_warmup_file(name: str) -> bool:
+    """Whether a file of the warm-up folder is one that `warmup_files` named, and not one that the model brought."""
+    return _OUR_NAME.fullmatch(name) is not None
 
 
 def _file_name(content: bytes) -> str:
@@ -133,4 +140,4 @@ def _pack(datatype: str, values: list[object]) -> bytes:
 
 
 def _invalid(what: str) -> SpecError:
-    return SpecError(Reason.CONFIG_INVALID, f"{what}. Correct it in the ModelDeployment")
+    return SpecError(Reason.WARMUP_FAILED, f"{what}. Correct it in the ModelDeployment")

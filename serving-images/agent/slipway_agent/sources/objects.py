@@ -9,30 +9,32 @@ with only while the listing is the same. Knows no store: one that has ObjectStor
 
 import errno
 import hashlib
+import itertools
 import json
 import os
 import queue
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from slipway_agent.config import Source, parse_version
+from slipway_agent.config import VERSION_NAME, Source, parse_version
 from slipway_agent.digest import CHUNK_BYTES, digest_of_files
 from slipway_agent.failures import AgentError, Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.sources import Fetched, Progress
 from slipway_agent.sources.allocator import keeping_blocks
 from slipway_agent.sources.ordered import Part, fetch_in_order, split_parts
-from slipway_agent.volume import RESUMED_FOLDER, ensure_room
+from slipway_agent.volume import CONFIG, RESUMED_FOLDER, ensure_room, goes_with
 
 if TYPE_CHECKING:
     from hashlib import _Hash
 
 Digest: TypeAlias = "_Hash"
-LISTING_LIMIT = 50_000
+OBJECTS_LIMIT = 50_000
+"""Of one version. Below a URI there may be more, in thousands of versions; then one version's are held at a time."""
 _NESTED_FOLDERS = 4
 _EMPTY_ZIP = b"PK\x05\x06" + bytes(18)
 _BESIDE_BYTES = 16 << 20  # of a file beside the versions: labels, warm-up data
@@ -48,8 +50,8 @@ class StoredObject:
 class ObjectStore(Protocol):
     """What stores have in common. Both raise SpecError and TransientError in the user's words."""
 
-    def list_objects(self, bucket: str, prefix: str, limit: int) -> list[StoredObject]:
-        """All objects whose key is `prefix` or begins with `prefix/`, in any order; at most `limit` + 1 of them."""
+    def list_objects(self, bucket: str, prefix: str) -> Iterator[StoredObject]:
+        """All objects whose key is `prefix` or begins with `prefix/`, those of one folder in a row; lazily."""
 
     def read(self, bucket: str, wanted: StoredObject, begin: int, end: int) -> Iterator[bytes]:
         """Bytes [begin, end) of the object while its ETag is that of `wanted`, else ChangedError."""
@@ -90,12 +92,21 @@ class ObjectSource:
             listed = {version: self._survey(place) for version, place in places.items()}
             return {version: _stamp(files) if files else None for version, files in listed.items()}
         files = self._survey_root()
-        if self._is_itself_a_model(files):
+        if files is not None and self._is_itself_a_model(files):
             return {self._served: _stamp(files)}
-        found = _by_version(files)
-        stamps = {version: _stamp(found[version]) for version in sorted(found)}
-        self._verdicts = {stamp: self._looks_complete(found[version], stamp) for version, stamp in stamps.items()}
-        return {version: stamp for version, stamp in stamps.items() if self._verdicts[stamp]}
+        stamps: dict[int, str] = {}
+        verdicts: dict[str, bool] = {}
+        for version, found in self._stream_versions() if files is None else _by_version(files).items():
+            stamp = stamps[version] = _stamp(found)
+            verdicts[stamp] = self._looks_complete(found, stamp)
+        if not stamps and files is None:
+            raise SpecError(
+                Reason.UNSUPPORTED_ARCHIVE,
+                f"{self._source.uri} holds more than {OBJECTS_LIMIT} objects and no folder that is named by a version. "
+                "Point model.uri at the model's own folder, or at the one that holds its versions",
+            )
+        self._verdicts = verdicts
+        return {version: stamp for version, stamp in sorted(stamps.items()) if verdicts[stamp]}
 
     def model_folder(self) -> Path | None:
         return self._beside
@@ -117,38 +128,43 @@ class ObjectSource:
         if _stamp(self._survey_again(place, version)) != stamp:
             download.forget()
             raise TransientError(f"{where} changed while it was fetched; it is fetched again")
-        self._beside = self._fetch_beside(staging, version, progress)
+        self._beside = self._fetch_beside(staging, version, place, progress)
         if files[0].relative == "":
             name = files[0].stored.key.rpartition("/")[2]
             return Fetched(download.folder / "object", digests[0][1], name, stamp)
         return Fetched(download.folder, digest_of_files(digests), str(version), stamp)
 
-    def _fetch_beside(self, staging: Path, version: int, progress: Progress) -> Path | None:
-        """The model's own config.pbtxt and the small files beside its versions, in a folder; None without one."""
-        if version in self._source.versions:
-            return None
+    def _fetch_beside(self, staging: Path, version: int, place: _Place, progress: Progress) -> Path | None:
+        """The model's own config.pbtxt and the small files beside its versions that it names, in a folder.
+
+        None without one. What else lies there isn't fetched: it may be a history of folders that are no versions.
+        """
         root = _parse_place(self._source.uri)
-        files = [
-            file
-            for file in self._survey(root)
-            if parse_version(file.relative.partition("/")[0]) is None and file.stored.size_bytes <= _BESIDE_BYTES
-        ]
-        names = [file.relative for file in files]
-        if "config.pbtxt" not in names or self._holds(names):
+        if version in self._source.versions or place == root:
+            return None
+        config = self._survey(_below(root, CONFIG))
+        if len(config) != 1 or config[0].relative or config[0].stored.size_bytes > _BESIDE_BYTES:
             return None
         folder = staging / "beside"
         shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
         try:
-            for file in files:
-                place = folder / file.relative
-                place.parent.mkdir(parents=True, exist_ok=True)
-                with place.open("wb") as writing:
-                    for chunk in self._store.read(root.bucket, file.stored, 0, file.stored.size_bytes):
-                        writing.write(chunk)
-                        progress.check()
+            self._fetch_small(root, config[0].stored, folder / CONFIG, progress)
+            said = (folder / CONFIG).read_text(errors="replace")
+            for file in self._stream_root():
+                is_small = file.stored.size_bytes <= _BESIDE_BYTES
+                if is_small and goes_with(file.relative.partition("/")[0], said):
+                    self._fetch_small(root, file.stored, folder / file.relative, progress)
         except ChangedError:
             raise TransientError(f"{self._source.uri} changed while it was fetched; it is fetched again") from None
         return folder
+
+    def _fetch_small(self, root: _Place, stored: StoredObject, place: Path, progress: Progress) -> None:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with place.open("wb") as writing:
+            for chunk in self._store.read(root.bucket, stored, 0, stored.size_bytes):
+                writing.write(chunk)
+                progress.check()
 
     def _place(self, version: int) -> _Place:
         place = self._source.location(version)
@@ -164,16 +180,16 @@ class ObjectSource:
         """Where a version's objects are, never empty; SpecError in the user's words where there are none."""
         if version in self._source.versions:
             place = self._place(version)
-            files = self._survey(place)
-            if files:
-                return place, files
+            mapped = self._survey(place)
+            if mapped:
+                return place, mapped
             raise SpecError(
                 Reason.VERSION_NOT_FOUND,
                 f"{self._source.location(version)}, which model.versions names for version {version}, isn't in the "
                 "store. Correct the entry, or upload the model there",
             )
         root, files = _parse_place(self._source.uri), self._survey_root()
-        if self._is_itself_a_model(files):
+        if files is not None and self._is_itself_a_model(files):
             if version == self._served:
                 return root, files
             raise SpecError(
@@ -181,14 +197,17 @@ class ObjectSource:
                 f"{self._source.uri} is itself one model, version {self._served}, so there is no version {version}. "
                 "Name its place in model.versions, or leave it out of the version policy",
             )
-        found = _by_version(files)
-        if version not in found:
-            raise SpecError(Reason.VERSION_NOT_FOUND, self._what_was_found(version, files))
-        return _Place(root.bucket, f"{root.prefix}/{version}".lstrip("/")), found[version]
+        place = _below(root, str(version))
+        found = self._survey(place) if files is None else _by_version(files).get(version)
+        if not found:
+            folders = {name for name, _ in _by_folder(self._stream_root() if files is None else files)}
+            raise SpecError(Reason.VERSION_NOT_FOUND, self._what_was_found(version, folders))
+        return place, found
 
-    def _survey_root(self) -> list[_File]:
-        files = self._survey(_parse_place(self._source.uri))
-        if not files:
+    def _survey_root(self) -> list[_File] | None:
+        """What is at or below the URI, never empty. None where it is more than a model's: to be read by the version."""
+        files = self._look(_parse_place(self._source.uri))
+        if files is not None and not files:
             raise SpecError(
                 Reason.SOURCE_NOT_FOUND,
                 f"{self._source.uri} holds nothing. Correct model.uri, or upload the model there; it is looked for "
@@ -200,22 +219,56 @@ class ObjectSource:
         return self._survey(place) or self._locate(version)[1]
 
     def _survey(self, place: _Place) -> list[_File]:
-        """What is at or below a place, sorted by path. Folder markers (`…/`) are left out."""
-        shown = f"{self._source.scheme}://{place.bucket}/{place.prefix}"
-        stored = self._store.list_objects(place.bucket, place.prefix, LISTING_LIMIT)
-        if len(stored) > LISTING_LIMIT:
-            raise SpecError(
-                Reason.UNSUPPORTED_ARCHIVE,
-                f"{shown} holds more than {LISTING_LIMIT} objects, which is no model. Point model.uri at the model's "
-                "own folder",
-            )
+        """What is at or below a version's place, sorted by path; SpecError where it is more than a version holds."""
+        files = self._look(place)
+        if files is None:
+            raise self._refuse_many(place)
+        return files
+
+    def _look(self, place: _Place) -> list[_File] | None:
+        """What is at or below a place, sorted by path. Folder markers (`…/`) are left out. None: too much."""
+        listing = self._store.list_objects(place.bucket, place.prefix)
+        stored = list(itertools.islice(listing, OBJECTS_LIMIT + 1))
+        if len(stored) > OBJECTS_LIMIT:
+            return None
         single = [each for each in stored if each.key == place.prefix]
-        below = f"{place.prefix}/" if place.prefix else ""
-        inside = [each for each in stored if each.key != place.prefix and not each.key.endswith("/")]
-        if single and not inside:
-            return [_File("", single[0])]
-        files = [_File(each.key.removeprefix(below), each) for each in inside]
-        return sorted((file for file in files if _is_kept(file.relative, shown)), key=lambda file: file.relative)
+        files = sorted(self._name(place, stored), key=lambda file: file.relative)
+        return [_File("", single[0])] if single and not files else files
+
+    def _name(self, place: _Place, stored: Iterable[StoredObject]) -> Iterator[_File]:
+        """The objects below a place that are files of a model, by their paths."""
+        shown, below = self._show(place), f"{place.prefix}/" if place.prefix else ""
+        for each in stored:
+            relative = each.key.removeprefix(below)
+            if each.key != place.prefix and not each.key.endswith("/") and _is_kept(relative, shown):
+                yield _File(relative, each)
+
+    def _stream_root(self) -> Iterator[_File]:
+        """What is below the URI, however much, as it is read."""
+        root = _parse_place(self._source.uri)
+        return self._name(root, self._store.list_objects(root.bucket, root.prefix))
+
+    def _stream_versions(self) -> Iterator[tuple[int, list[_File]]]:
+        """Version after version, each as `_survey` has it: no more than one version's objects are held."""
+        for name, files in _by_folder(self._stream_root()):
+            version = parse_version(name)
+            if version is None:
+                continue
+            first = itertools.islice(files, OBJECTS_LIMIT + 1)
+            found = [_File(file.relative.partition("/")[2], file.stored) for file in first]
+            if len(found) > OBJECTS_LIMIT:
+                raise self._refuse_many(_below(_parse_place(self._source.uri), name))
+            yield version, sorted(found, key=lambda file: file.relative)
+
+    def _show(self, place: _Place) -> str:
+        return f"{self._source.scheme}://{place.bucket}/{place.prefix}"
+
+    def _refuse_many(self, place: _Place) -> SpecError:
+        return SpecError(
+            Reason.UNSUPPORTED_ARCHIVE,
+            f"{self._show(place)} holds more than {OBJECTS_LIMIT} objects, and a version may have that many. Leave "
+            "only the model's own files there, or pack them into one archive",
+        )
 
     def _is_itself_a_model(self, files: Sequence[_File]) -> bool:
         if files[0].relative == "":
@@ -254,16 +307,15 @@ class ObjectSource:
                     place.write_bytes(_EMPTY_ZIP)
             return self._holds_model(Path(scratch))
 
-    def _what_was_found(self, version: int, files: Sequence[_File]) -> str:
-        found = [str(each) for each in sorted(_by_version(files))]
-        others = sorted({file.relative.partition("/")[0] for file in files if "/" in file.relative})
-        others = [name for name in others if parse_version(name) is None]
+    def _what_was_found(self, version: int, folders: Collection[str]) -> str:
+        found = sorted((name for name in folders if parse_version(name) is not None), key=int)
+        others = sorted(name for name in folders if parse_version(name) is None)
         message = f"{self._source.uri} has no version {version} (nothing below {self._source.location(version)}/)"
         message += f"; it has {_listing(found)}" if found else "; it has no version at all"
         if others:
             message += (
-                f". Folders that are no versions: {_listing(others)}; a version's name is a whole number from 1, "
-                "without leading 0, or an entry in model.versions"
+                f". Folders that are no versions: {_listing(others)}; a version's name is {VERSION_NAME}, or an entry "
+                "in model.versions"
             )
         return message + f". Upload version {version} there, or write another model.version"
 
@@ -411,6 +463,16 @@ def _parse_place(uri: str) -> _Place:
     """s3://models/digits/3/ is the prefix digits/3 of the bucket models."""
     bucket, _, prefix = uri.partition("://")[2].partition("/")
     return _Place(bucket, prefix.strip("/"))
+
+
+def _below(place: _Place, name: str) -> _Place:
+    return _Place(place.bucket, f"{place.prefix}/{name}".lstrip("/"))
+
+
+def _by_folder(files: Iterable[_File]) -> Iterator[tuple[str, Iterator[_File]]]:
+    """The folders of a place, each with its files, from files of which those of one folder are in a row."""
+    inside = (file for file in files if "/" in file.relative)
+    return itertools.groupby(inside, key=lambda file: file.relative.partition("/")[0])
 
 
 def _by_version(files: Sequence[_File]) -> dict[int, list[_File]]:

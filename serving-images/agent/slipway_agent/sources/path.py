@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Source, parse_version
+from slipway_agent.config import VERSION_NAME, Source, parse_version
 from slipway_agent.digest import CHUNK_BYTES, digest_of_files, list_files
 from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.sources import Fetched, Progress
@@ -200,8 +200,8 @@ class PathSource:
         if not others:
             return ""
         return (
-            f". Folders that are no versions: {_listing(others)}; a version's name is a whole number from 1, "
-            "without leading 0, or an entry in model.versions"
+            f". Folders that are no versions: {_listing(others)}; a version's name is {VERSION_NAME}, or an entry in "
+            "model.versions"
         )
 
     def _what_was_found(self, version: int) -> str:

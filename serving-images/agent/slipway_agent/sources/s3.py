@@ -61,19 +61,18 @@ class S3:
         self._read_seconds = read_seconds
         self._clients: dict[tuple[str, frozenset[tuple[str, str]]], S3Store] = {}
 
-    def list_objects(self, bucket: str, prefix: str, limit: int) -> list[StoredObject]:
+    def list_objects(self, bucket: str, prefix: str) -> Iterator[StoredObject]:
         client = self._client(bucket)
-        found: list[StoredObject] = []
+        is_empty = True
         try:
             for batch in obstore.list(client, prefix or None, chunk_size=_LIST_CHUNK):
-                found += [StoredObject(each["path"], each["size"], each["e_tag"] or "") for each in batch]
-                if len(found) > limit:
-                    break
-            if not found and prefix:
-                found = self._find_single(client, prefix)
+                for each in batch:
+                    is_empty = False
+                    yield StoredObject(each["path"], each["size"], each["e_tag"] or "")
+            if is_empty and prefix:
+                yield from self._find_single(client, prefix)
         except Exception as cause:
             raise self._explain(cause, bucket, prefix) from None
-        return found
 
     def _find_single(self, client: S3Store, key: str) -> list[StoredObject]:
         try:
