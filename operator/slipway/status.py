@@ -35,7 +35,7 @@ from slipway.children import Rendered
 from slipway.commands import Obeyed
 from slipway.evidence import Verdict
 from slipway.manifests import MODEL_LABEL, router_label, selector_of
-from slipway.observe import Observed, Pod, Trouble
+from slipway.observe import REFUSALS, Observed, Pod, Trouble
 from slipway.plan import ABSENT, NO_PROGRESS, Plan, Promotion, Step, carrier_of, enough
 from slipway.revisions import Json
 from slipway.steps import unreachable_weights, wants_router
@@ -236,7 +236,8 @@ def _remember(judged: Judged, stored: ModelDeploymentStatus, observed: Observed,
     refusal = _refusal(observed, home, judged.version)
     trouble = refusal or observed.troubles.get(home) or _stood_in_the_way(judged, stored)
     why = f"{trouble.reason}: {trouble.message}" if trouble else "its pods did not become ready"
-    late = "" if refusal else "no progress within spec.rollout.progressDeadlineSeconds; "
+    is_final = refusal is not None and refusal.reason in REFUSALS  # else the deadline decided
+    late = "" if is_final else "no progress within spec.rollout.progressDeadlineSeconds; "
     reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{why}"
     if (cause := judged.plan.cause) is not None and cause.reason:
         reason, message = cause.reason, f"{cause.reason}: {cause.message}"
