@@ -25,7 +25,7 @@ help: ## This list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: deps venv ## A real model on a real cluster, from nothing: predictions, and how to look around
+demo: deps venv ## A real model on a real cluster, from nothing: predictions, a good canary promoted, a bad one taken back
 	@$(PY) -m examples.demo
 
 .PHONY: test
