@@ -35,7 +35,10 @@ class Moment(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """How one life is to be lived. `death` is the number of the write to die at; None lives until it is ended."""
+    """How one life is to be lived. `death` is the number of the write to die at; None lives until it is ended.
+
+    late: the plural whose watch by kopf begins only once the file at `released` exists; empty: none.
+    """
 
     kubeconfig: str
     namespaces: str
@@ -45,6 +48,8 @@ class Life:
     module: str
     death: int | None = None
     moment: Moment = Moment.AFTER_ANSWER
+    late: str = ""
+    released: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,19 @@ class JournalEntry:
 def write_journal(file: str, entry: JournalEntry) -> None:
     with open(file, "a") as journal:
         journal.write(json.dumps(asdict(entry)) + "\n")
+
+
+def hold_back(life: Life) -> None:
+    """From here on kopf doesn't ask for what is late before it may."""
+    request = aiohttp.ClientSession._request
+
+    async def wait_and_request(self: aiohttp.ClientSession, method: str, url: Any, **more: Any) -> Any:
+        if "kopf" in self.headers.get("User-Agent", "") and str(url).partition("?")[0].endswith(f"/{life.late}"):
+            while not Path(life.released).exists():  # noqa: ASYNC110, ASYNC240 — another process says so, by a file
+                await asyncio.sleep(0.05)
+        return await request(self, method, url, **more)
+
+    aiohttp.ClientSession._request = wait_and_request  # type: ignore[assignment]
 
 
 def install_hook(life: Life) -> None:
@@ -102,6 +120,8 @@ def live(life: Life) -> None:
     }
     faulthandler.register(signal.SIGUSR1, file=out)
     install_hook(life)
+    if life.late:
+        hold_back(life)
     importlib.import_module(f"{life.module}.__main__").main()
 
 
@@ -147,6 +167,10 @@ class OperatorLife:
 
     def tail(self) -> str:
         return "\n".join(Path(self.life.log).read_text(errors="replace").splitlines()[-12:])
+
+    def go_on(self) -> None:
+        """What was late may come."""
+        Path(self.life.released).touch()
 
     async def is_up(self) -> bool:
         """Whether its /healthz answers 200."""

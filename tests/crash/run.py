@@ -81,10 +81,11 @@ class CrashRun:
         moment: Moment = Moment.AFTER_ANSWER,
         *,
         is_awaited: bool = True,
+        late: str = "",
     ) -> AsyncIterator[OperatorLife]:
         """An operator, for some namespaces (with commas) or ("") for all; ended with the block if it still lives.
 
-        is_awaited: the block begins when it is up.
+        is_awaited: the block begins when it is up. late: what kopf watches only once the life is told `go_on`.
         """
         first, *others = watched.split(",")
         stem = f"{next(self._lives):03}-{first or 'all'}{'-and-others' if others else ''}"
@@ -99,6 +100,8 @@ class CrashRun:
                 module=self._control_plane.module,
                 death=death,
                 moment=moment,
+                late=late,
+                released=str(self._folder / f"{stem}.released"),
             ),
         )
         try:

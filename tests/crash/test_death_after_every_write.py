@@ -4,6 +4,7 @@ For each scenario an undisturbed run shows the final state. Then, for n = 1, 2, 
 answered; it was sent and nobody knows), in a namespace each, an operator is killed at its n-th write of the scenario,
 up to an n that it never reaches. One operator for all namespaces recovers them: it must reach the undisturbed state in
 each, then rest; and an operator started once more must find nothing to write.
+Last comes what may happen while an operator starts.
 """
 
 import asyncio
@@ -18,7 +19,7 @@ from .launcher import Moment
 from .phases import live_undisturbed, perform_before, recover, undisturbed
 from .pod_player import PodPlayer
 from .run import REST_SECONDS, CrashRun, is_converged, wait_for
-from .scenarios import NAME, SCENARIOS, Scenario
+from .scenarios import NAME, SCENARIOS, Scenario, apply
 
 AT_ONCE = 16  # dying operators side by side: enough to fill two cores while each waits for its API server
 OFTEN_MORE = 2  # a whole round for the last death alone takes longer
@@ -134,3 +135,34 @@ def test_death_at_every_write_ends_in_the_undisturbed_state(
         print(asyncio.run(crash_at_every_write(control_plane, scenario, tmp_path)))
     except RequestError as error:
         pytest.fail(str(error))
+
+
+async def lose_a_pod_while_one_starts(control_plane: ControlPlane, folder: Path) -> None:
+    namespace = "starts-late"
+    async with ApiServer(read_access(control_plane.kubeconfig)) as api, PodPlayer(api):
+        run = CrashRun(control_plane, api, folder)
+        await perform_before(run, Scenario("starts", apply(), before=(apply(),)), [namespace])
+        async with run.life(namespace, late="pods") as life:
+            await run.wait_until_passed_once(life)  # it has listed all pods, and kopf hasn't
+            pods, _ = await api.list_all("Pod", metadata_only=True)
+            lost = next(pod["metadata"]["name"] for pod in pods if pod["metadata"]["namespace"] == namespace)
+            await api.delete("Pod", namespace, lost)
+
+            async def is_replaced() -> bool:
+                items, _ = await api.list_all("Pod", metadata_only=True)
+                own = [each["metadata"]["name"] for each in items if each["metadata"]["namespace"] == namespace]
+                return len(own) == 2 and lost not in own
+
+            assert await wait_for(is_replaced)
+            life.go_on()
+            await asyncio.sleep(REST_SECONDS)  # what is settled now is the state before
+            await run.wait_until_converged([namespace], life)
+            assert (await run.model_deployments())[namespace]["status"]["replicas"] == 2  # and not three
+        await clear(run, [namespace])
+
+
+def test_a_pod_that_is_lost_while_an_operator_starts_is_not_waited_for(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    """It is in the operator's own listing, and not in that of kopf's watch, which so tells of no deletion."""
+    asyncio.run(lose_a_pod_while_one_starts(control_plane, tmp_path))

@@ -33,6 +33,7 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--controller-rate", type=int, help="requests a second of each Kubernetes controller (default 20, native only)"
     )
+    up.add_argument("--no-endpoints", action="store_true", help="without the controllers of endpoints (native only)")
     verbs.add_parser("down", parents=[named], help="stop it; images and state are kept")
     verbs.add_parser("clean", parents=[named], help="stop it and forget its state")
     verbs.add_parser("status", parents=[named], help="show what runs and how to look around")
@@ -63,7 +64,8 @@ def main() -> int:
             case "build":
                 provider.build()
             case "up":
-                provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit, chosen.controller_rate))
+                rate, no_endpoints = chosen.controller_rate, chosen.no_endpoints
+                provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit, rate, no_endpoints))
             case "down":
                 provider.down()
             case "clean":

@@ -22,12 +22,19 @@ rules:
 """
 
 
+OF_ENDPOINTS = ("endpoints-controller", "endpointslice-controller", "endpointslice-mirroring-controller")
+
+
 def audit_log(folders: ClusterFolders) -> Path:
     return folders.logs / "audit.log"
 
 
 def control_plane(
-    folders: ClusterFolders, binaries: Mapping[str, Path], is_audited: bool, controller_rate: int | None
+    folders: ClusterFolders,
+    binaries: Mapping[str, Path],
+    is_audited: bool,
+    controller_rate: int | None,
+    has_no_endpoints: bool,
 ) -> tuple[Daemon, ...]:
     """In the order they need one another. `controller_rate`: None is Kubernetes' own, 20 requests a second."""
     pki = folders.pki
@@ -90,6 +97,7 @@ def control_plane(
     rate: tuple[str, ...] = ()
     if controller_rate is not None:
         rate = (f"--kube-api-qps={controller_rate}", f"--kube-api-burst={2 * controller_rate}")
+    controllers = ",".join(("*", *(f"-{name}" for name in OF_ENDPOINTS))) if has_no_endpoints else "*"
     controller_manager = Daemon(
         "controller-manager",
         (
@@ -104,6 +112,7 @@ def control_plane(
             "--bind-address=127.0.0.1",
             "--use-service-account-credentials",
             "--leader-elect=false",
+            f"--controllers={controllers}",
             *rate,
         ),
         inside,

@@ -68,12 +68,13 @@ class NativeCluster:
             is_control_plane_only = options.is_control_plane_only or bool(remembered.get("is_control_plane_only"))
             is_audited = bool(remembered.get("is_audited")) if options.is_audited is None else options.is_audited
             controller_rate = options.controller_rate or int(str(remembered.get("controller_rate") or 0)) or None
+            has_no_endpoints = options.has_no_endpoints or bool(remembered.get("has_no_endpoints"))
             modules = CONTROL_PLANE_MODULES if is_control_plane_only else NODE_MODULES
             binaries = ensure_binaries(modules)
             cgroups = CgroupRoot.of_this_machine(
                 self.folders.network_namespace, str(remembered.get("cgroup_root") or "") or None
             )
-            plane = control_plane(self.folders, binaries, is_audited, controller_rate)
+            plane = control_plane(self.folders, binaries, is_audited, controller_rate, has_no_endpoints)
             workers: tuple[Daemon, ...] = ()
             pause_archive = Path()
             if not is_control_plane_only:
@@ -85,7 +86,13 @@ class NativeCluster:
             if not self.daemons.list_records():
                 capabilities.refuse_unable_machine(self.folders, is_control_plane_only)
             with timed(f"cluster {self.folders.name}: control plane"):
-                self._remember(is_control_plane_only, is_audited, controller_rate, cgroups.path)
+                self._remember(
+                    is_control_plane_only=is_control_plane_only,
+                    is_audited=is_audited,
+                    controller_rate=controller_rate,
+                    has_no_endpoints=has_no_endpoints,
+                    cgroup_root=cgroups.path,
+                )
                 cgroups.create()
                 if create_network(self.folders):
                     # Every pod's network died with the old namespace, so no address is taken.
@@ -322,15 +329,8 @@ class NativeCluster:
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _remember(
-        self, is_control_plane_only: bool, is_audited: bool, controller_rate: int | None, cgroup_root: str
-    ) -> None:
-        content = {
-            "is_control_plane_only": is_control_plane_only,
-            "is_audited": is_audited,
-            "controller_rate": controller_rate,
-            "cgroup_root": cgroup_root,
-        }
+    def _remember(self, **content: bool | int | str | None) -> None:
+        """Written for the next `up`, which may not say it again."""
         scratch = self._memory_file.with_suffix(".new")
         scratch.write_text(json.dumps(content, indent=1) + "\n")
         scratch.rename(self._memory_file)
