@@ -146,10 +146,10 @@ def render(
 
 
 def golden_kept(plan: Plan, observed: Observed) -> Json | None:
-    """The golden requests that the canary's agents ask already, once it has requests: they stay what they are then."""
+    """The golden requests that the canary's agents were told; None: none."""
     for carrier, orders in plan.orders.items():
         here = observed.ordered.get(carrier)
-        if here is not None and here.revision == orders.revision == plan.canary and plan.step_index > 0:
+        if here is not None and here.revision == orders.revision == plan.canary:
             return here.golden
     return None
 

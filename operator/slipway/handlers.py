@@ -71,10 +71,8 @@ async def run(settings: Settings) -> None:
     cache, queue, health = Cache(), Queue[Key](), Health()
     cluster, agents = await Cluster.connect(connections=WORKERS), Agents()
     routers, server_counts = Routers(), ServerCounts()
-    reconciler, first = (
-        Reconciler(cluster, agents, routers, server_counts, cache, queue, settings.images),
-        FirstListing(),
-    )
+    reconciler = Reconciler(cluster, agents, routers, server_counts, cache, queue, settings.images)
+    first = FirstListing()
     server = health.serve(settings.metrics_port)
     try:
         watching = kopf.operator(

@@ -353,8 +353,8 @@ class Reconciler:
             return None
         if gates.golden.config_map is None:
             return golden_orders(gates.golden)
-        if (kept := golden_kept(plan, observed)) is not None:
-            return kept
+        if plan.step_index > 0:  # it has requests: what it was asked stays, whatever becomes of the ConfigMap
+            return golden_kept(plan, observed)
         found = await self._cluster.read("ConfigMap", key[0], gates.golden.config_map.name)
         try:
             return golden_orders(gates.golden, (found.get("data") or {}) if found is not None else None)

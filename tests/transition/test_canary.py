@@ -335,6 +335,15 @@ def test_golden_requests_that_go_in_mid_rollout_stop_nothing() -> None:
     assert_rested(world, operator, NEW, 3)
 
 
+def test_golden_requests_that_come_in_mid_rollout_and_cannot_be_read_leave_the_split_as_it_is() -> None:
+    world, operator = arriving(LONG)
+    world.edit(ELSEWHERE)
+    run(operator, 10)
+    assert weights(world) == (75, 25)
+    assert all(sum(routed.values()) == 100 for routed in world.routed)
+    assert world.lost == 0
+
+
 def test_a_person_goes_back_whatever_the_gates_would_say() -> None:
     """The newer version gives more than the older one, and the older one knows nothing of today's questions."""
     world, operator = serving()
