@@ -202,8 +202,10 @@ def _advance(scene: Scene) -> Plan:
         weighted_since = weighted_since or scene.now
     hold_ends = None if step_since is None else _hold_end(step, step_since, is_hurried=is_hurried)
     is_endless = is_paused or (step_since is not None and step.hold_seconds is None and not is_hurried)
-    if is_set and step_since is not None:
-        waits_for = _waits_to_leave(scene, step, hold_ends, is_paused=is_paused, is_hurried=is_hurried)
+    # Those who split may not answer for a moment: then nothing goes on, and nothing that was reached is lost.
+    has_held = index > 0 and step_since is not None and weight == step.weight_percent
+    if has_held:
+        waits_for = _waits_to_leave(scene, step, hold_ends, is_paused=is_paused, is_hurried=is_hurried) or waits_for
         if not waits_for and index == len(steps):
             return _take_over(scene, bakes=not wanted.is_swap and not wanted.is_rollback)
         if not waits_for:
@@ -213,9 +215,9 @@ def _advance(scene: Scene) -> Plan:
         waits_for = "a person to resume"
 
     deadline = max(since, hold_ends or since) + timedelta(seconds=wanted.deadline_seconds)
-    is_held_on = is_set and wanted.holds_on_inconclusive  # then the deadline does nothing
-    is_late = scene.now >= deadline and not is_endless and not here.is_fetching
-    if is_late and (cause := _late(scene, waits_for, has_held=is_set)):
+    is_held_on = has_held and wanted.holds_on_inconclusive  # then the deadline does nothing
+    if scene.now >= deadline and not (is_endless or is_held_on or here.is_fetching):
+        cause = _late(scene, waits_for, has_held=has_held)
         return _back(scene, Rejection(wanted.revision, wanted.content), cause)
     pods = max(1, step.pods, min(here.wanted, wanted.replicas - serving))  # what stable lacks isn't given up
     if memory.canary_ready == 0 and serving == 0:
@@ -227,7 +229,7 @@ def _advance(scene: Scene) -> Plan:
         wanted.revision,
         everything,
         orders_for(everything, scene, {wanted.carrier: Orders(wanted.revision)}),
-        Promotion.PAUSED if is_paused or (is_set and is_endless) else Promotion.IN_PROGRESS,
+        Promotion.PAUSED if is_paused or (has_held and is_endless) else Promotion.IN_PROGRESS,
         since,
         most,
         weighted_since=weighted_since,
@@ -344,17 +346,15 @@ def _bake_failure(scene: Scene, previous: str) -> Cause | None:
     return None
 
 
-def _late(scene: Scene, waits_for: str, *, has_held: bool) -> Cause | None:
-    """What an expired deadline means; None: hold on."""
+def _late(scene: Scene, waits_for: str, *, has_held: bool) -> Cause:
+    """What an expired deadline means."""
     verdict = scene.scales.verdict
-    if not has_held:
-        trouble = f"waited {scene.wanted.deadline_seconds} s for {waits_for}" if waits_for else ""
-        is_preparing = scene.memory.step_index == 0 and scene.here.ready == 0
-        return Cause("" if is_preparing else NO_PROGRESS, "" if is_preparing else trouble)
-    if scene.wanted.holds_on_inconclusive:
-        return None
-    said = verdict.message if verdict is not None else "no evidence came"
-    return Cause("Inconclusive", f"{said}; spec.rollout.analysis.onInconclusive is RollBack")
+    if has_held and scene.wanted.is_judged and (verdict is None or verdict.outcome is not Outcome.PASS):
+        said = verdict.message if verdict is not None else "no evidence came"
+        return Cause("Inconclusive", f"{said}; spec.rollout.analysis.onInconclusive is RollBack")
+    trouble = f"waited {scene.wanted.deadline_seconds} s for {waits_for}" if waits_for else ""
+    is_preparing = scene.memory.step_index == 0 and scene.here.ready == 0
+    return Cause("" if is_preparing else NO_PROGRESS, "" if is_preparing else trouble)
 
 
 def _turn(scene: Scene, *moments: datetime | None) -> datetime | None:

@@ -298,7 +298,9 @@ def is_told_anew(rendered: Rendered, observed: Observed) -> bool:
     )
 
 
-def agreement(rendered: Rendered, plan: Plan, observed: Observed, settled: str | None) -> str | None:
+def agreement(
+    rendered: Rendered, plan: Plan, observed: Observed, settled: str | None, stored: ModelDeploymentStatus
+) -> str | None:
     """The settled hash if all have what is rendered now and nothing is on its way, else None.
 
     settled: that hash, where it is known already that all agree with what they were told before.
@@ -307,17 +309,24 @@ def agreement(rendered: Rendered, plan: Plan, observed: Observed, settled: str |
     is_leaving = plan.weights is not None and {plan.canary, plan.previous} == {None} and len(plan.replicas) > 1
     if is_told_anew(rendered, observed) or is_leaving or observed.routed != rendered.routed:
         return None
-    return settled or _agreed_hash(rendered, observed)
+    return settled or _agreed_hash(rendered, observed, stored.settled)
 
 
-def _agreed_hash(rendered: Rendered, observed: Observed) -> str | None:
-    """The settled hash if every agent has its configuration and all its versions are available, else None."""
+def _agreed_hash(rendered: Rendered, observed: Observed, known: str | None) -> str | None:
+    """The settled hash if every agent has its configuration and all its versions are available, else None.
+
+    known: the hash at which all agreed before. One that doesn't answer for a moment agrees with it still.
+    """
+    are_all_heard = True
     for pod in observed.pods:
         if pod.is_ending:
             continue
         wanted = rendered.configured.get(pod.carrier)
         report = pod.report
-        if report is None or report.generation != wanted or report.trouble is not None or report.labels:
+        if report is None:
+            are_all_heard = False
+            continue
+        if report.generation != wanted or report.trouble is not None or report.labels:
             return None
         loaded = {version.version for version in report.versions if version.state in ("Available", "Unloading")}
         if loaded != set(rendered.load[pod.carrier]) or any(v.state == "Unloading" for v in report.versions):
@@ -326,11 +335,15 @@ def _agreed_hash(rendered: Rendered, observed: Observed) -> str | None:
         heard = observed.router_reports.get(router_pod.uid)
         if router_pod.is_ending:
             continue
-        if heard is None or heard.generation != rendered.routed or not _reaches_all(heard, observed):
+        if heard is None:
+            are_all_heard = False
+            continue
+        if heard.generation != rendered.routed or not _reaches_all(heard, observed):
             return None
     ordered = {
         carrier: replace(observed.ordered[carrier], generation=generation)
         for carrier, generation in rendered.configured.items()
         if carrier in observed.ordered
     }
-    return _settled_hash(replace(observed, ordered={**observed.ordered, **ordered}, routed=rendered.routed))
+    agreed = _settled_hash(replace(observed, ordered={**observed.ordered, **ordered}, routed=rendered.routed))
+    return agreed if are_all_heard or agreed == known else None

@@ -299,7 +299,7 @@ def _revision_status(
         weight = plan.weights.get(home, 0)
         split = in_force_now(observed.entry, observed.by_router, observed.carriers, wants_router=bool(observed.routers))
         in_force = split.weights.get(home, 0) if split is not None else None
-        if split is None and before is not None and judged.are_settled:
+        if split is None and before is not None and (judged.are_settled or judged.settled is not None):
             in_force = before.weight_in_force
     return RevisionStatus(
         weight_percent=weight,
@@ -345,7 +345,8 @@ def _versions(judged: Judged, pods: list[Pod], served: int, stored: ModelDeploym
         worst = min(reports, key=lambda report: STATE_ORDER.index(known_state(report.state)), default=None)
         digest = next((report.sha256 for report in reports if report.sha256), None)
         was = before.get(version)
-        state = known_state(worst.state) if worst else "Unknown"
+        unheard = "Available" if judged.settled is not None else "Unknown"
+        state = known_state(worst.state) if worst else unheard
         since = was.since if was and was.since and was.state == state else worst.since if worst else None
         found.append(
             VersionStatus.model_validate(

@@ -53,7 +53,7 @@ async def live_undisturbed(run: CrashRun, scenario: Scenario) -> tuple[State, in
     async with run.life(namespace) as life:
         if scenario.before:
             await run.wait_until_passed_once(life)
-            assert life.journal() == [], "an operator started over a settled namespace writes"
+            assert life.journal() == [], f"an operator started over a settled namespace writes {life.journal()}"
         await scenario.edit(run.api, namespace)
         await settle(run, scenario, namespace, life, is_last_edit=scenario.while_down is None)
         writes = len(life.journal())
@@ -84,4 +84,5 @@ async def recover(run: CrashRun, namespaces: Sequence[str], expected: State, wat
     assert await are_recovered(), f"{sorted(differences)} left the state they had reached: {differences}"
     async with run.life(watched) as life:
         await run.wait_until_passed_once(life)
-        assert writes_in(life, namespaces) == [], "a restart over a settled cluster writes"
+        written = writes_in(life, namespaces)
+        assert written == [], f"a restart over a settled cluster writes {written}"

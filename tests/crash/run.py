@@ -17,7 +17,7 @@ from tests.apiserver import ApiServer, Manifest
 from .conftest import ControlPlane
 from .final_state import STATE_KINDS, State, normalise
 from .launcher import JournalEntry, Life, Moment, OperatorLife
-from .scenarios import ENDS, LOOKED_AT, NAME
+from .scenarios import ENDS, NAME
 
 REST_SECONDS = 1.5
 PATIENCE_SECONDS = 120.0
@@ -58,9 +58,8 @@ def is_converged(model_deployment: Manifest | None, ends: Collection[str] = ENDS
         if condition.get("observedGeneration") == model_deployment["metadata"]["generation"]
     }
     status = model_deployment.get("status", {})
-    # A paused canary and one that bakes go on being looked at; all else is at rest when agents and routers agree.
-    is_settled = "settled" in status or not {*ends}.isdisjoint(LOOKED_AT)
-    is_ready = is_settled and "Ready" in now and now["Ready"]["status"] == "True"
+    # Before agents and routers agree, a write may still follow a silence that is longer than REST_SECONDS.
+    is_ready = "settled" in status and "Ready" in now and now["Ready"]["status"] == "True"
     return is_ready and "Promoted" in now and not {now["Promoted"]["reason"], status["phase"]}.isdisjoint(ends)
 
 

@@ -59,8 +59,6 @@ def command(verb: str, on: str = "canary") -> Edit:
 
 ENDS = ("Promoted", "RolledBack")
 """Reasons of condition Promoted at which a rollout is over."""
-LOOKED_AT = ("Paused", "Baking")
-"""Where a rollout may stay for long without being over: a reason of Promoted, and a phase."""
 
 
 @dataclass(frozen=True, slots=True)

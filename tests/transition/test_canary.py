@@ -903,6 +903,22 @@ def test_routers_that_cannot_be_asked_change_no_weight() -> None:
     assert phase(world) == "RollingOut"
 
 
+@pytest.mark.parametrize("begins", ["Paused", "Baking"])
+@pytest.mark.parametrize("quiet", ["are_silent", "are_mute"])
+def test_agents_and_routers_that_do_not_answer_for_a_moment_leave_status_as_it_is(quiet: str, begins: str) -> None:
+    steps = [{"weight": 25}, {"pause": {}}] if begins == "Paused" else [{"weight": 25}]
+    world, operator = serving({"rollout": {"steps": steps, "bakeSeconds": 600}})
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == begins and "settled" in status(world))
+    run(operator, 5)
+    before = status(world)
+    world.writes.clear()
+    setattr(world, quiet, True)
+    run(Operator(world), 5)  # a new one, which remembers nothing
+    assert status(world) == before
+    assert world.writes == []
+
+
 @pytest.mark.parametrize("seconds", [0, 1, 2, 3])
 def test_a_router_that_starts_while_a_version_is_taken_back_finds_its_pods(seconds: int) -> None:
     world, operator = arriving(LONG)

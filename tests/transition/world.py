@@ -113,7 +113,8 @@ class World(Cluster):
     long as it stands. end_at: the operator ends after (True) or before (False) that write, counted from 1.
     wrong: versions that answer golden requests wrongly. signatures: version → what it takes and gives.
     requests_per_second: of all clients, to Service NAME. error_rate, milliseconds: version → how it answers.
-    answered: version → answers so far; lost: requests that reached no pod. are_silent: routers can't be asked.
+    answered: version → answers so far; lost: requests that reached no pod. are_silent: routers can't be asked;
+    are_mute: agents can't.
     is_deaf: nudges don't reach the last router's kubelet.
     routed: the weights of every configuration that routers were given.
     """
@@ -133,6 +134,7 @@ class World(Cluster):
     answered: dict[int, float] = field(default_factory=dict)
     lost: float = 0
     are_silent: bool = False
+    are_mute: bool = False
     is_deaf: bool = False
     routed: list[dict[str, int]] = field(default_factory=list)
     quota: int | None = None
@@ -695,7 +697,8 @@ class PlayedAgents(Agents):
     async def read_reports(self, pods: Iterable[Pod]) -> dict[str, AgentReport]:
         found = {}
         for pod in pods:
-            report = read_report(self._world.report_of(pod.name)) if pod.ip and not pod.is_ending else None
+            is_heard = pod.ip and not pod.is_ending and not self._world.are_mute
+            report = read_report(self._world.report_of(pod.name)) if is_heard else None
             if report is not None:
                 found[pod.uid] = report
         return found

@@ -487,6 +487,22 @@ def test_a_pod_lost_late_in_a_long_hold_has_its_own_time_to_come_back() -> None:
     assert plan.progress_since == NOW - timedelta(seconds=10)  # what it waited before it was held counts on
 
 
+@pytest.mark.parametrize("split", [in_force(old=75, new=25), in_force(old=100), None], ids=["all", "some", "none"])
+@pytest.mark.parametrize("verdict", [INCONCLUSIVE, PASS])
+def test_what_holds_on_is_not_given_up_at_the_moment_a_router_does_not_say_the_weight(
+    verdict: Verdict, split: InForce | None
+) -> None:
+    asked = wanted(is_judged=True, holds_on_inconclusive=True)
+    plan = step(at(1, 25, held=86_400), ONE, split, asked, verdict=verdict)
+    assert plan.newly_rejected is None
+    assert plan.weights == {"old": 75, "new": 25}
+
+
+def test_a_pause_is_told_as_one_while_routers_do_not_answer() -> None:
+    plan = step(at(2, 25, held=60), ONE, None, wanted(steps=PAUSED))
+    assert (plan.promotion, plan.waits_for) == (Promotion.PAUSED, "a person to resume")
+
+
 @pytest.mark.parametrize("holds", [False, True])
 def test_at_the_deadline_missing_evidence_follows_on_inconclusive(*, holds: bool) -> None:
     asked = wanted(is_judged=True, holds_on_inconclusive=holds)
