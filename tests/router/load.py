@@ -9,6 +9,8 @@ import threading
 import time
 from types import TracebackType
 
+import grpc
+
 from slipway.traffic.envoy import ROUTER_PORT
 
 PATH = "/v2/models/digits/infer"
@@ -102,4 +104,14 @@ def ask_many(address: str, count: int, at_once: int = 100) -> collections.Counte
                         length = int(line[15:])
                 body = answers.read(length).decode()
                 found[body.partition(" ")[0] if " 200 " in status else status.strip()] += 1
+    return found
+
+
+def call_many(channel: grpc.Channel, count: int, at_once: int = 50) -> collections.Counter[str]:
+    """The same by gRPC, in one channel. Raises grpc.RpcError for any other status than OK."""
+    call = channel.unary_unary("/model/One")
+    found: collections.Counter[str] = collections.Counter()
+    for _ in range(count // at_once):
+        calls = [call.future(b"1", timeout=30) for _ in range(at_once)]
+        found.update(each.result().decode() for each in calls)
     return found

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import threading
 
+import grpc
 import pytest
 
 from slipway.manifests import POD_VARIABLE
 from slipway.traffic import envoy
+from slipway.traffic.envoy import ROUTER_PORT
 from slipway.traffic.split import Split
 from tests.router.conftest import CANARY, STABLE, Stage, alone, backend, both, reaches
 from tests.router.envoys import Answer, until, write_as_kubelet
-from tests.router.load import Load, ask_many
+from tests.router.load import Load, ask_many, call_many
 
 REQUESTS = 10_000
+GRPC_REQUESTS = 2_000
 
 
 def test_weights_are_exact(stage: Stage) -> None:
@@ -28,6 +31,26 @@ def test_weights_are_exact(stage: Stage) -> None:
         assert set(found) <= {STABLE, CANARY}, found
         sigma = math.sqrt(REQUESTS * weight / 100 * (1 - weight / 100))
         off[weight] = (found[CANARY] - REQUESTS * weight / 100) / sigma
+    print("standard deviations off, by weight:", {weight: round(value, 2) for weight, value in off.items()})
+    assert all(abs(value) <= 4 for value in off.values()), off
+
+
+def test_weights_are_exact_within_one_grpc_channel(stage: Stage) -> None:
+    """A channel is one connection, which without a router would stay with one pod for ever."""
+    stage.pod(STABLE, has_grpc=True, name="first")
+    stage.pod(STABLE, has_grpc=True, name="second")
+    stage.pod(CANARY, has_grpc=True)
+    router = stage.router(both(0, has_grpc=True))
+    reaches(router, STABLE, 2)
+    off = {}
+    with grpc.insecure_channel(f"{router.address}:{ROUTER_PORT}") as channel:
+        for weight in (1, 5, 25, 50):
+            router.tell_and_wait(both(weight, has_grpc=True))
+            found = call_many(channel, GRPC_REQUESTS)
+            assert set(found) == {"first", "second", CANARY}
+            sigma = math.sqrt(GRPC_REQUESTS * weight / 100 * (1 - weight / 100))
+            off[weight] = (found[CANARY] - GRPC_REQUESTS * weight / 100) / sigma
+            assert abs(found["first"] - found["second"]) <= 4 * math.sqrt(GRPC_REQUESTS)
     print("standard deviations off, by weight:", {weight: round(value, 2) for weight, value in off.items()})
     assert all(abs(value) <= 4 for value in off.values()), off
 
