@@ -2,9 +2,12 @@
 
 import hashlib
 import os
+import shutil
+import subprocess
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -426,16 +429,27 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_is_fetched(
     assert faulty.bodies("model.onnx") == 0
 
 
-def test_a_disk_that_fills_up_meanwhile_is_said_so(
-    place: Source, s3: S3Server, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("options", ["size=8m", "size=64m,nr_inodes=2"], ids=["of bytes", "of inodes"])
+def test_a_disk_that_is_full_only_when_it_is_written_to_is_said_so(
+    place: Source, s3: S3Server, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch, options: str
 ) -> None:
-    s3.put(f"{prefix}/3/model.onnx")
+    s3.put(f"{prefix}/3/model.onnx", LARGE)
+    there = shutil.disk_usage(staging)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: there)  # somebody else wrote between the look and the fetch
+    with disk(staging, options):
+        assert "filled up" in refusal(lambda: fetch(place, staging), Reason.DISK_FULL)
 
-    def full(file: int, content: object) -> int:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("slipway_agent.sources.objects.os.write", full)
-    assert "filled up" in refusal(lambda: fetch(place, staging), Reason.DISK_FULL)
+@contextmanager
+def disk(folder: Path, options: str) -> Iterator[None]:
+    """A file system of its own, which a test may fill."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it mounts a small disk")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "small", folder], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
 # who asks

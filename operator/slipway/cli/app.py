@@ -220,13 +220,16 @@ def diff(
 @app.command(rich_help_panel="Look")
 def digest(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="A model's file, or the folder of a version.")],
+    output: Output = None,
 ) -> None:
     """Print the sha256 of a model, as spec.model.sha256 pins it.
 
     Needs no cluster.
     """
     from slipway.cli.digest import digest_of
+    from slipway.cli.document import written
 
+    digests = []
     for path in paths:
         try:
             found = digest_of(path)
@@ -234,7 +237,11 @@ def digest(
             raise CommandError(Exit.NOT_FOUND, f"there is no {error.filename or path}") from None
         except OSError as error:
             raise failed(f"{error.filename or path} can't be read: {error.strerror}") from None
-        typer.echo(found if len(paths) == 1 else f"{found}  {path}")
+        digests.append({"path": str(path), "sha256": found})
+        if output is None:
+            typer.echo(found if len(paths) == 1 else f"{found}  {path}")
+    if output is not None:
+        typer.echo(written({"digests": digests}, output), nl=False)
 
 
 @app.command(rich_help_panel="Look")

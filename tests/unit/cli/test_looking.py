@@ -6,9 +6,11 @@ import hashlib
 import json
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,6 +152,14 @@ def test_several_digests_have_their_paths(cli: Cli, tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(name.encode())
     lines = cli("digest", str(tmp_path / "1"), str(tmp_path / "2")).stdout.splitlines()
     assert [line.split("  ")[1] for line in lines] == [str(tmp_path / "1"), str(tmp_path / "2")]
+
+
+@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_digests_for_scripts(cli: Cli, tmp_path: Path, form: str, read: Callable[[str], object]) -> None:
+    (tmp_path / "model.mar").write_bytes(b"bytes")
+    path = str(tmp_path / "model.mar")
+    expected = {"digests": [{"path": path, "sha256": hashlib.sha256(b"bytes").hexdigest()}]}
+    assert read(cli("digest", path, "-o", form).stdout) == expected
 
 
 def test_a_loop_of_links_ends_in_a_line(cli: Cli, tmp_path: Path) -> None:
