@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from .final_state import State, difference
 from .launcher import OperatorLife
 from .run import CrashRun, moved_by, wait_for, writes_in
-from .scenarios import ENDS, Scenario
+from .scenarios import STOPS, Scenario
 
 EVERYWHERE = ""
 """All namespaces, for an operator."""
@@ -30,7 +30,7 @@ async def perform_before(
     async with run.life(watched) as life:
         for edit in scenario.before:
             await asyncio.gather(*(edit(run.api, namespace) for namespace in namespaces))
-            ends = scenario.begins if edit is scenario.before[-1] else ENDS
+            ends = scenario.begins if edit is scenario.before[-1] else STOPS
             await run.wait_until_converged(namespaces, life, ends)
         await run.rest(life, namespaces)
 

@@ -45,12 +45,13 @@ async def delete(api: ApiServer, namespace: str) -> None:
 
 
 def command(verb: str, on: str = "canary") -> Edit:
-    """A person's command about the revision that is the canary, stable or the previous one (of status)."""
+    """A person's command about the revision that is the canary, stable, the previous or the last rejected (status)."""
 
     async def edit(api: ApiServer, namespace: str) -> None:
         found = await api.read("ModelDeployment", namespace, NAME)
         assert found is not None
-        annotation = f"{verb}/{found['status'][on]['revision']}/only-one"
+        meant = found["status"][on][-1] if on == "rejected" else found["status"][on]
+        annotation = f"{verb}/{meant['revision']}/the-{verb}"  # each is carried out once
         change = {"metadata": {"annotations": {"slipway.dev/command": annotation}}}
         await api.merge("ModelDeployment", namespace, NAME, change)
 
@@ -59,6 +60,8 @@ def command(verb: str, on: str = "canary") -> Edit:
 
 ENDS = ("Promoted", "RolledBack")
 """Reasons of condition Promoted at which a rollout is over."""
+STOPS = (*ENDS, "Paused")
+"""Those at which it goes no further by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,19 @@ ROLLOUTS = (
         before=(paused(1), paused(2)),
         begins=("Paused",),
         ends=("Promoted",),
+    ),
+    Scenario(
+        "canary-skipped",
+        command("skip"),
+        before=(paused(1), paused(2)),
+        begins=("Paused",),
+        ends=("Promoted",),
+    ),
+    Scenario(
+        "canary-retried",
+        command("retry", on="rejected"),
+        before=(paused(1), paused(2), command("abort")),
+        ends=("Paused",),
     ),
     # A third revision in mid-rollout: one canary goes, another comes, and never have both requests.
     Scenario("canary-replaced", by_steps(3), before=(paused(1), paused(2)), begins=("Paused",), ends=("Promoted",)),

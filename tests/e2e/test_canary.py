@@ -17,8 +17,8 @@ import requests
 from tests.e2e import models_spoiled as spoiled
 from tests.e2e.ask import UnansweredError
 from tests.e2e.generator import Loaded
-from tests.e2e.install import install_operator
-from tests.e2e.kube import Kube, Manifest
+from tests.e2e.install import Operator, install_operator
+from tests.e2e.kube import Kube, Manifest, RefusedError
 from tests.e2e.models import Digits
 from tests.e2e.rollouts import (
     OWN_WORDS,
@@ -226,6 +226,21 @@ def test_a_version_that_never_becomes_ready_is_taken_back(served: Served, digits
         served.when_spec(model={"version": UNLOADABLE})
         then_taken_back(served, UNLOADABLE, "LoadFailed", "not an ONNX model")
     then_nobody_saw(loaded, UNLOADABLE)
+
+
+def test_pods_that_never_become_ready_are_given_up_at_the_deadline(served: Served, digits: Digits) -> None:
+    gate = [{"conditionType": "e2e.slipway.dev/never"}]
+    with asked(served, prediction(digits)) as loaded:
+        served.when_spec(
+            model={"version": BETTER},
+            podTemplate={"spec": {"readinessGates": gate}},
+            rollout={"progressDeadlineSeconds": 10},
+        )
+        try:
+            then_taken_back(served, BETTER, "ProgressDeadlineExceeded", "within spec.rollout.progressDeadlineSeconds")
+        finally:
+            served.when_spec(model={"version": GOOD}, podTemplate={"spec": {"readinessGates": None}})
+    then_nobody_saw(loaded, BETTER)
 
 
 def test_a_canary_without_a_gpu_to_spare_is_said_so_by_name_and_number(served: Served, digits: Digits) -> None:
@@ -481,23 +496,59 @@ def routers(served: Served) -> list[Manifest]:
     return [pod for pod in found if not pod["metadata"].get("deletionTimestamp")]
 
 
+def lose_a_router(served: Served) -> None:
+    """One is deleted and gone, and another has come."""
+    victim = routers(served)[0]["metadata"]["name"]
+    served.kube.delete("Pod", victim, served.namespace)
+    served.kube.wait_gone("Pod", victim, served.namespace, seconds=90)
+    then_two_routers(served)
+
+
+def then_two_routers(served: Served) -> None:
+    def are_two(pods: list[Manifest]) -> bool | None:
+        there = [pod for pod in pods if not pod["metadata"].get("deletionTimestamp")]
+        return True if [is_ready(pod) for pod in there] == [True, True] else None
+
+    labels = f"slipway.dev/model={served.name}.router"
+    served.kube.wait_list("Pod", served.namespace, "two routers are ready", are_two, labels=labels)
+
+
 def test_a_router_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
         then_weight(served, 20)
-        victim = routers(served)[0]["metadata"]["name"]
-        served.kube.delete("Pod", victim, served.namespace)
-        served.kube.wait_gone("Pod", victim, served.namespace, seconds=90)
-
-        def are_two(pods: list[Manifest]) -> bool | None:
-            return True if [is_ready(pod) for pod in pods] == [True, True] else None
-
-        labels = f"slipway.dev/model={served.name}.router"
-        served.kube.wait_list("Pod", served.namespace, "two routers are ready", are_two, labels=labels)
+        lose_a_router(served)
         loaded.more(100)
     nothing_was_lost(loaded, ended_pods=1)
     share = loaded.by()[str(BETTER)] / loaded.by().total()
     assert 0.05 < share < 0.35, loaded.by()
+
+
+def test_routers_split_on_while_no_operator_runs(served: Served, digits: Digits, operator: Operator) -> None:
+    served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
+    revision = then_weight(served, 20)
+    with operator.down(), asked(served, prediction(digits)) as loaded:
+        lose_a_router(served)
+        loaded.more(200)
+    nothing_was_lost(loaded, ended_pods=1)
+    share = loaded.by()[str(BETTER)] / loaded.by().total()
+    assert 0.1 < share < 0.3, loaded.by()
+    assert then_weight(served, 20) == revision
+
+
+def test_an_eviction_leaves_a_router(served: Served) -> None:
+    """As by kubectl drain: the second goes once another has come for the first."""
+    first, second = (pod["metadata"]["name"] for pod in routers(served))
+
+    def evict(pod: str) -> None:
+        path = f"/api/v1/namespaces/{served.namespace}/pods/{pod}"
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
+        served.kube.request("POST", f"{path}/eviction", json=eviction)
+
+    evict(first)
+    with pytest.raises(RefusedError, match="disruption budget"):
+        evict(second)
+    then_two_routers(served)
 
 
 def test_switching_the_provider_and_removing_the_steps_lose_no_request(served: Served, digits: Digits) -> None:
@@ -539,6 +590,16 @@ def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: 
         then_quiet(served, BETTER)
     nothing_was_lost(loaded, ended_pods=3)
     assert set(story.weights(revision)) <= {0, 50, 100}
+
+
+def test_where_pods_split_the_servers_own_counts_are_judged(served: Served, digits: Digits) -> None:
+    half = {"steps": [{"weight": 50, "holdSeconds": 600}, {"weight": 100}], "analysis": NEVER_PASSES}
+    with asked(served, some_trigger(digits), rate=150) as loaded:
+        served.when_spec(model={"version": FAILING}, traffic={"provider": "Replicas"}, rollout=half)
+        then_taken_back(served, FAILING, "ErrorsRose", "canary", "stable", "errors")
+        loaded.more(50)
+    assert lost(loaded, OWN_WORDS) == []
+    assert lost(loaded), "the canary never failed"
 
 
 def then_weight_in_force(served: Served, weight: int) -> str:

@@ -8,7 +8,9 @@ import pytest
 
 from tests.e2e.kube import Kube, Manifest
 from tests.e2e.models import Digits
+from tests.e2e.rollouts import asked, nothing_was_lost, prediction, then_quiet, then_routed
 from tests.e2e.stage import SMALL, Stage, conditions, digits_volume, merged
+from tests.e2e.test_rollout import needs_service
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -56,6 +58,32 @@ def test_a_missing_gpu_is_named_and_one_that_comes_is_used(
         return True if all(one["reason"] != "Unschedulable" for one in conditions(found)) else None
 
     kube.wait("ModelDeployment", served.name, served.namespace, "the condition is taken back", forgiven)
+
+
+@needs_service
+def test_with_swap_a_new_version_takes_over_where_every_gpu_is_in_use(
+    kube: Kube, stage: Stage, digits: Digits, node_without_gpu: str
+) -> None:
+    """Two GPUs, two pods: each new pod gets the GPU of an old one, and one serves all the time."""
+    kube.patch("Node", node_without_gpu, None, [{"op": "add", "path": POINTER, "value": "2"}], "/status")
+    stage.given_digits(digits)
+    served = stage.given(
+        "digits",
+        "volume://models/digits",
+        1,
+        [digits_volume()],
+        replicas=2,
+        resources=merged(SMALL, {"limits": {RESOURCE: 1}}),
+        rollout={"steps": [{"weight": 50}, {"weight": 100}], "surge": "Swap", "bakeSeconds": 0},
+    ).then_ready()
+    then_routed(served)
+    with asked(served, prediction(digits)) as loaded:
+        served.when_spec(model={"version": 2})
+        then_quiet(served, 2, seconds=120)
+        loaded.more(20)
+    nothing_was_lost(loaded)
+    served.then_answers(digits, 2)
+    served.then_pods("both have a GPU", 2)
 
 
 def test_a_request_too_large_for_any_node_is_named(stage: Stage, digits: Digits) -> None:
