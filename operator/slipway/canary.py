@@ -145,7 +145,7 @@ def _keep(scene: Scene, previous: str | None) -> Plan:
         replicas[previous] = wanted.replicas
     shares_carrier = is_baking and previous is None and here.replaces not in (None, stable)
     is_on = is_baking and (previous in replicas or shares_carrier)
-    everything = replicas | _leaving(scene, replicas)
+    everything = replicas | _leaving(scene, replicas) | {home: _room(scene, here, _others(scene, replicas))}
     return Plan(
         stable,
         None,
@@ -184,8 +184,9 @@ def _advance(scene: Scene) -> Plan:
     since, most = progress_of(scene)
     step_since = memory.step_since if is_ours else None
 
+    has_begun = is_ours and memory.weight_percent > 0  # an operator asked for it, and ended before status told
     if index == 0:
-        waits_for = _waits_to_begin(scene, steps[0])
+        waits_for = "" if has_begun else _waits_to_begin(scene, steps[0])
         if not waits_for and not is_paused:
             index, since, step_since = (len(steps) if is_hurried else 1), scene.now, None
     step = steps[index - 1] if index else steps[0]
@@ -245,14 +246,18 @@ def _advance(scene: Scene) -> Plan:
 
 
 def _take_over(scene: Scene, *, bakes: bool) -> Plan:
-    """The wanted revision is stable from now on."""
+    """The wanted revision is stable from now on; what others have goes once status tells so.
+
+    Were it gone before that, an operator that starts then would ask the routers to know it again, the next one not.
+    """
     wanted, stable, home = scene.wanted, scene.stable, scene.home
     stays = bakes and wanted.bake_seconds > 0 and home is not None and home != wanted.carrier
     until = scene.now + timedelta(seconds=wanted.bake_seconds) if stays else None
     replicas = {wanted.carrier: wanted.replicas}
     if stays and home is not None:
         replicas[home] = wanted.replicas
-    everything = replicas | _leaving(scene, replicas)
+    others = _others(scene, replicas)
+    everything = replicas | others | {wanted.carrier: _room(scene, scene.here, others)}
     return Plan(
         wanted.revision,
         None,
@@ -263,11 +268,16 @@ def _take_over(scene: Scene, *, bakes: bool) -> Plan:
         weighted_since=scene.memory.weighted_since if stays else None,
         canary_ready=scene.here.ready if stays else 0,
         bake_until=until,
-        wake_at=_soon(scene) if stays else _while_leaving(scene, replicas),
+        wake_at=_soon(scene) if len(everything) > 1 else None,
         turns_at=until,
         weights=_weights(scene, {wanted.carrier: 100}, everything),
         previous=stable if stays else None,
     )
+
+
+def _others(scene: Scene, replicas: Mapping[str, int]) -> dict[str, int]:
+    """All that have pods beside these, as they are."""
+    return {name: other.wanted for name, other in scene.carriers.items() if name not in replicas and other.wanted}
 
 
 def _promotion(is_rollback: bool, *, is_baking: bool) -> Promotion:
@@ -286,8 +296,7 @@ def _back(scene: Scene, rejection: Rejection | None = None, cause: Cause | None 
     assert stable is not None
     replicas = {home: scene.wanted.replicas}
     is_news = rejection is not None or stable != scene.memory.stable
-    others = {name: other.wanted for name, other in scene.carriers.items() if name not in replicas and other.wanted}
-    everything = replicas | (others if is_news else _leaving(scene, replicas))
+    everything = replicas | (_others(scene, replicas) if is_news else _leaving(scene, replicas))
     return Plan(
         stable,
         None,
@@ -467,6 +476,14 @@ def _is_asked_of_others(scene: Scene, carrier: str) -> bool:
 
 def _while_leaving(scene: Scene, staying: Mapping[str, int]) -> datetime | None:
     return _soon(scene) if _leaving(scene, staying) else None
+
+
+def _room(scene: Scene, here: CarrierPods, others: Mapping[str, int]) -> int:
+    """Pods of what is stable: with Swap, no more than it has until the others are gone and have made room."""
+    replicas = scene.wanted.replicas
+    if not scene.wanted.is_swap:
+        return replicas
+    return max(replicas - sum(others.values()), min(here.wanted, replicas))
 
 
 def _previous_home(scene: Scene) -> str | None:

@@ -198,8 +198,8 @@ class World(Cluster):
         self._admit("delete", kind, name)
         live = self.objects.get((kind, name))
         if live is not None and live["metadata"]["uid"] == uid:
-            self._answer("delete", live)
             self._remove((kind, name))
+            self._answer("delete", live)
 
     async def annotate_pod(self, namespace: str, name: str, annotation: str, value: str) -> Json | None:
         self._admit("annotate", "Pod", name)

@@ -334,8 +334,10 @@ def test_there_is_no_way_back_to_what_has_no_ready_pod(scales: dict[str, Any]) -
 def test_without_bake_the_old_pods_go_once_no_request_reaches_them() -> None:
     asked = replace(wanted(), bake_seconds=0)
     plan = step(at(2, 100), BOTH, in_force(old=0, new=100), asked)
-    assert shown(plan) == ("new", {"new": 4}, {"new": 100}, 0)
+    assert shown(plan) == ("new", {"new": 4, "old": 4}, {"new": 100, "old": 0}, 0)  # until status tells
     assert plan.promotion is Promotion.PROMOTED
+    assert plan.wake_at is not None
+    assert shown(step(Memory("new"), BOTH, in_force(old=0, new=100), asked)) == ("new", {"new": 4}, {"new": 100}, 0)
 
 
 # ---- what the fields mean (semantics.md)
@@ -418,9 +420,18 @@ def test_with_swap_one_old_pod_makes_room_for_each_new_one_and_none_is_left_to_b
         step(at(2, 50), {"old": pods(2), "new": pods(3, ready=2)}, in_force(old=50, new=50), swap),
     ]
     assert [plan.replicas for plan in found] == [{"old": 3, "new": 2}, {"old": 2, "new": 2}, {"old": 1, "new": 3}]
-    last = step(at(2, 100), {"old": pods(1), "new": pods(3)}, in_force(old=0, new=100), swap)
-    assert shown(last) == ("new", {"new": 4}, {"new": 100}, 0)
-    assert last.previous is None
+    world, split = {"old": pods(1), "new": pods(3)}, in_force(old=0, new=100)
+    told = step(at(2, 100), world, split, swap)
+    assert shown(told) == ("new", {"new": 3, "old": 1}, {"new": 100, "old": 0}, 0)
+    assert told.previous is None
+    assert shown(step(Memory("new"), world, split, swap)) == ("new", {"new": 3}, {"new": 100}, 0)
+    assert shown(step(Memory("new"), {"new": pods(3)}, split, swap)) == ("new", {"new": 4}, {"new": 100}, 0)
+
+
+def test_with_swap_fewer_replicas_at_the_end_leave_what_serves() -> None:
+    swap = wanted(replicas=1, steps=(Step(100, 1),), is_swap=True)
+    plan = step(at(1, 100), {"old": pods(3), "new": pods(1)}, in_force(old=0, new=100), swap)
+    assert plan.replicas["new"] == 1
 
 
 @pytest.mark.parametrize("verdict", [None, INCONCLUSIVE, ERROR])

@@ -68,6 +68,14 @@ def test_a_canary_that_replaced_another_before_status_told_of_it_goes_on() -> No
     assert catch_up(third, told, HOMES, steps, "fourth", is_commanded=False) == third
 
 
+def test_a_command_that_began_a_canary_is_gone_on_with_before_status_tells_of_it() -> None:
+    """It is obeyed once more; but what routers were asked for isn't taken back while some have it and some don't."""
+    wanted = Wanted("new", "", 2, 60, "new", steps=(Step(25, 1), Step(100, 2)))
+    memory = catch_up(Memory("old"), {"old": 75, "new": 25}, HOMES, wanted.steps, "new", is_commanded=True)
+    plan = step(wanted, memory, HOMES, NOW, Scales(in_force=None))
+    assert (plan.step_index, plan.weights) == (1, {"old": 75, "new": 25})
+
+
 def test_a_carrier_that_routers_are_not_told_of_any_more_does_not_come_back() -> None:
     """Its weight 0 was in force before it was left out; that the latest isn't in force yet says nothing of it."""
     carriers = {"old": CarrierPods("old", 2, 2, 2), "new": CarrierPods("new", 2, 2, 2)}
