@@ -51,7 +51,8 @@ class _Moment:
             case "Deployment" if seen.name != ROUTER:
                 self.pods[seen.name.removeprefix(f"{NAME}-")] = content["spec"]["replicas"] if content else 0
             case "ModelDeployment":
-                self.rejected = frozenset(each["revision"] for each in content.get("status", {}).get("rejected", []))
+                rejected = {each["revision"] for each in content.get("status", {}).get("rejected", [])}
+                self.rejected = frozenset(rejected - _forgiven(content))
 
     def breaches(self) -> Iterable[str]:
         """What must never be."""
@@ -71,6 +72,15 @@ class _Moment:
             yield f"{carrier} is rejected and the Service leads to its pods"
         if len(reached) > 2:
             yield f"two canaries are behind the Service: {sorted(reached)}"
+
+
+def _forgiven(model_deployment: Manifest) -> set[str]:
+    """The revision that a person wants tried again, until status tells what came of that."""
+    annotations = model_deployment.get("metadata", {}).get("annotations") or {}
+    verb, _, rest = annotations.get("slipway.dev/command", "").partition("/")
+    revision, _, name = rest.partition("/")
+    is_done = model_deployment.get("status", {}).get("lastCommand", {}).get("id") == name
+    return {revision} if verb == "retry" and not is_done else set()
 
 
 def _told(config_map: Manifest) -> Mapping[str, int]:

@@ -27,9 +27,11 @@ def carrier(version: int, name: str, replicas: int | None) -> Seen:
     return Seen(version, "Deployment", f"digits-{name}", content)
 
 
-def rejects(version: int, *revisions: str) -> Seen:
-    status = {"rejected": [{"revision": revision} for revision in revisions]}
-    return Seen(version, "ModelDeployment", "digits", {"status": status})
+def rejects(version: int, *revisions: str, said: str = "", done: str = "") -> Seen:
+    """said: a person's command. done: the name of the one that status tells of."""
+    status = {"rejected": [{"revision": revision} for revision in revisions], "lastCommand": {"id": done}}
+    metadata = {"annotations": {"slipway.dev/command": said}}
+    return Seen(version, "ModelDeployment", "digits", {"metadata": metadata, "status": status})
 
 
 ROUTED = {"slipway.dev/model": "digits.router"}
@@ -50,6 +52,14 @@ def test_a_canary_that_is_taken_back_breaches_nothing() -> None:
         carrier(10, "new", None),
     ]
     assert breaches(history) == []
+
+
+def test_what_a_person_wants_tried_again_may_have_weight_before_status_tells_of_it() -> None:
+    retry = "retry/new/b"
+    history = [rejects(1, "new", said=retry, done="a"), router(2, {"old": 75, "new": 25})]
+    assert breaches(history) == []
+    assert breaches([*history, rejects(3, "new", said=retry, done="b")])
+    assert breaches([rejects(1, "new", said="retry/other/b"), router(2, {"old": 75, "new": 25})])
 
 
 @pytest.mark.parametrize(
