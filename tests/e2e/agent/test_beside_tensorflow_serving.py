@@ -188,11 +188,8 @@ def test_versions_are_added_and_removed_under_load_without_a_failed_request(pair
     pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
     assert (pair.multiply("/versions/1"), pair.multiply("/versions/2"), pair.multiply()) == (1.0, 2.0, 2.0)
     with pair.asked_all_the_time() as seen:
-        began = time.monotonic()
         pair.want(3, 2)
         pair.until(lambda: pair.multiply() == 3.0)
-        # two polls of a second, and the agent's own turns
-        assert time.monotonic() - began < 5
         pair.until(lambda: pair.states() == {2: "Available", 3: "Available"})
         pair.want(2)
         pair.until(lambda: pair.states() == {2: "Available"})

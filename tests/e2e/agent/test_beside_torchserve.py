@@ -445,7 +445,7 @@ def test_nothing_in_progress_is_lost_when_the_pod_ends(pair: TorchServePair) -> 
     drain = ["python3", "-c", DRAIN, "1", "30", str(pair.server_port), str(pair.grpc_port)]
     subprocess.run(drain, check=True)
     waited = time.monotonic() - began
-    assert 3.0 < waited < 6.0
+    assert 3.0 < waited < 25.0, "as long as it is answered, and not to the limit of 30 s"
     asking.join()
     assert slow[0]["y"] == [1.0]
     assert pair.terminate() < STOP_SECONDS

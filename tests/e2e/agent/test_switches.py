@@ -130,7 +130,8 @@ def test_a_waiting_pod_finds_what_is_stored_and_serves_what_is_named(pod: Pod) -
     assert pod.multiply() == 1.0
 
 
-def test_a_stored_version_answers_within_the_poll_interval_and_three_seconds(pod: Pod) -> None:
+def test_a_stored_version_is_found_and_answers_with_no_connection_dropped(pod: Pod) -> None:
+    """How soon: make bench-serving ONLY=b."""
     pod.put(1)
     pod.wish(1)
     pod.boot()
@@ -139,9 +140,7 @@ def test_a_stored_version_answers_within_the_poll_interval_and_three_seconds(pod
     with pod.asked_all_the_time(grpc=False) as constant:
         pod.put(2)
         (pod.source / "2" / "ballast.bin").write_bytes(os.urandom(10 << 20))
-        stored_at = time.monotonic()
         pod.await_found(2, token)
         pod.wish(2, 1)
         pod.until(lambda: pod.multiply() == 2.0)
-        assert time.monotonic() - stored_at < POLL_SECONDS + 3.0
     constant.nothing_failed(1.0, 2.0)
