@@ -186,6 +186,7 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
         ready = observed.carriers.get(home, ABSENT).ready
         if judged.entry == ROUTER and observed.by_router is not None:
             ready = min(ready, observed.by_router.endpoints.get(home, 0))  # no request gets to the others yet
+        ready += _in_their_place(plan, observed, home, judged.replicas)
     shown = carrier_of(stable or canary or "", observed.carriers) or stable or canary
     served = _version_of(stable or canary, judged, observed, stored)
     versions = _versions(judged, [pod for pod in pods if pod.carrier == shown], served, stored)[-MAX_LISTED:]
@@ -223,6 +224,13 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
         selector=selector_of(judged.name),
         conditions=[_dated(condition, judged.generation, stored, now) for condition in conditions],
     )
+
+
+def _in_their_place(plan: Plan, observed: Observed, home: str, replicas: int) -> int:
+    """Ready pods of the canary that, with Swap, stand where stable's stood: they were asked to make room."""
+    instead = replicas - plan.replicas.get(home, replicas)
+    canary = carrier_of(plan.canary, observed.carriers) if plan.canary is not None else None
+    return min(instead, observed.carriers[canary].ready) if canary is not None and canary != home else 0
 
 
 def _remember(judged: Judged, stored: ModelDeploymentStatus, observed: Observed, now: datetime) -> list[Rejected]:

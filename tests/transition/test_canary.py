@@ -1043,6 +1043,16 @@ def test_with_swap_no_more_pods_than_replicas_are_made() -> None:
     assert_rested(world, operator, NEW, 3)
 
 
+def test_with_swap_pods_of_the_canary_count_in_the_place_of_those_that_made_room() -> None:
+    world, operator = serving({"replicas": 4, "rollout": {"steps": [{"weight": 75}, {"pause": {}}], "surge": "Swap"}})
+    world.edit({"model": {"version": NEW}})
+    until(operator, lambda: phase(world) == "Paused")
+    assert world.ready_by_version() == {OLD: 1, NEW: 3}
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert status(world)["ready"] == "4/4"
+    assert status(world)["stable"]["readyReplicas"] == 1
+
+
 # ---- the operator
 
 
