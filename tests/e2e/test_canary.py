@@ -541,6 +541,11 @@ def test_an_eviction_leaves_a_router(served: Served) -> None:
     """As by kubectl drain: the second goes once another has come for the first."""
     first, second = (pod["metadata"]["name"] for pod in routers(served))
 
+    def allows_one(budget: Manifest | None) -> bool | None:
+        return True if budget and budget.get("status", {}).get("disruptionsAllowed") == 1 else None
+
+    served.kube.wait("PodDisruptionBudget", f"{served.name}-router", served.namespace, "one may go", allows_one)
+
     def evict(pod: str) -> None:
         path = f"/api/v1/namespaces/{served.namespace}/pods/{pod}"
         eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": pod}}
