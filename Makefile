@@ -43,7 +43,8 @@ test: deps ## All that decides whether a change is good: unit, crash and e2e tes
 	@$(STAGE) --summary
 
 .PHONY: test-all
-test-all: test ## make test, every case of every server, longer lives in the crash tests, the cluster's lifecycle, the bench at N=100
+test-all: test ## make test, the demo, every case of every server, longer crash tests, the cluster's lifecycle, a bench at N=100
+	@$(STAGE) demo $(MAKE) demo
 	@$(STAGE) crash-all $(MAKE) crash-all
 	@$(STAGE) matrix $(MAKE) matrix
 	@$(STAGE) lifecycle $(MAKE) lifecycle
