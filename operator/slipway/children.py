@@ -77,7 +77,7 @@ def render(
     recorded = _recorded(deployment, observed)
     entry = choose_entry(
         plan.weights,
-        deployment.spec.replicas,
+        plan.replicas,
         observed.entry,
         observed.by_router,
         sum(pod.is_ready for pod in observed.routers if not pod.is_ending),

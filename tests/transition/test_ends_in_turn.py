@@ -85,6 +85,10 @@ CASES: dict[str, tuple[Callable[[], World], Callable[[World], None]]] = {
     "one with golden requests": (lambda: served(SHORT, GOLDEN), asks_for({"model": {"version": NEW}})),
     "one that swaps": (lambda: served(SHORT, {"rollout": {"surge": "Swap"}}), asks_for({"model": {"version": NEW}})),
     "one by replicas": (lambda: served(SHORT, BY_REPLICAS), asks_for({"model": {"version": NEW}})),
+    "one that swaps by replicas": (
+        lambda: served(SHORT, BY_REPLICAS, {"rollout": {"surge": "Swap"}}),
+        asks_for({"model": {"version": NEW}}),
+    ),
     "a broken one": (lambda: served(SHORT), breaks),
     "another in mid-rollout": (paused, asks_for({"model": {"version": NEWER}})),
     "set back": (paused, asks_for({"model": {"version": OLD}})),
@@ -114,6 +118,7 @@ def test_operators_that_each_end_at_their_first_write_come_to_the_undisturbed_en
     undisturbed = begin()
     happens(undisturbed)
     run(Operator(undisturbed), ENOUGH_SECONDS)
+    assert phase(undisturbed) in ("Ready", "RolledBack", "Paused", "Baking")
 
     world = begin()
     happens(world)

@@ -104,7 +104,7 @@ def test_with_routers(
     carriers: dict[str, CarrierPods],
     expected: Entry,
 ) -> None:
-    assert choose_entry(weights, 2, live, by_router, ready, carriers, wants_router=True) == expected
+    assert choose_entry(weights, {"old": 2, "new": 2}, live, by_router, ready, carriers, wants_router=True) == expected
 
 
 BY_PODS = [
@@ -124,12 +124,17 @@ BY_PODS = [
 def test_by_the_ratio_of_pods(
     weights: dict[str, int], live: Entry | None, carriers: dict[str, CarrierPods], expected: Entry
 ) -> None:
-    assert choose_entry(weights, 2, live, None, 0, carriers, wants_router=False) == expected
+    assert choose_entry(weights, {"old": 2, "new": 2}, live, None, 0, carriers, wants_router=False) == expected
+
+
+def test_with_swap_what_is_promoted_needs_no_more_pods_than_there_is_room_for() -> None:
+    room = {"old": 1, "new": 1}
+    assert choose_entry(PROMOTED, room, ALL_PODS, None, 0, pods(old=1, new=1), wants_router=False) == NEW
 
 
 @pytest.mark.parametrize("live", [None, ALL_PODS, OLD, ROUTER])
 def test_where_requests_are_not_split_all_ready_pods_share_them(live: Entry | None) -> None:
-    assert choose_entry(None, 2, live, None, 0, pods(old=2), wants_router=False) == ALL_PODS
+    assert choose_entry(None, {"old": 2}, live, None, 0, pods(old=2), wants_router=False) == ALL_PODS
 
 
 # ---- how requests are split now

@@ -56,7 +56,7 @@ def in_force_now(
 
 def choose_entry(
     weights: Mapping[str, int] | None,
-    replicas: int,
+    replicas: Mapping[str, int],
     live: Entry | None,
     by_router: InForce | None,
     ready_routers: int,
@@ -66,7 +66,7 @@ def choose_entry(
 ) -> Entry:
     """What the Service should select now.
 
-    weights: as planned; None: requests aren't split. by_router: as all ready routers say.
+    weights, replicas: as planned, by carrier; no weights: requests aren't split. by_router: as all ready routers say.
     """
     if weights is None:
         return ALL_PODS
@@ -78,9 +78,9 @@ def choose_entry(
             return ROUTER  # of a new model, too: a connection to a pod would stay there, whatever is split later
         if by_router is not None and _takes_all(by_router, shares, carriers):
             return ROUTER
-        return _pods_of(first, replicas, live, carriers)
+        return _pods_of(first, replicas[first], live, carriers)
     if len(shares) == 1:
-        return _pods_of(first, replicas, live, carriers)
+        return _pods_of(first, replicas[first], live, carriers)
     is_reached = all(carriers[carrier].ready > 0 for carrier in shares if carrier in carriers)
     return ALL_PODS if is_reached or live is None else live
 
