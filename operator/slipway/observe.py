@@ -246,6 +246,10 @@ def observe(
             is_refused=any(_is_refused(pod, orders) for pod in own),
             crash=max((pod.crash for pod in own if pod.crash), key=lambda crash: crash.at, default=None),
         )
+    theirs = next((one for (kind, _), one in live.items() if kind == "Deployment" and not revision_of(one)), None)
+    if theirs is None or theirs["metadata"].get("deletionTimestamp"):
+        # The garbage collector has not come to them yet.
+        routers = [replace(pod, is_ending=True) for pod in routers]
     heard = router_reports or {}
     ready = [pod for pod in routers if pod.is_ready and not pod.is_ending]
     said = [heard[pod.uid] for pod in ready if pod.uid in heard]

@@ -417,6 +417,13 @@ def router(name: str, *, is_ready: bool = True, runs: bool = True, **meta: Any) 
     return merged(pod(status, name=name, **meta), {"metadata": {"labels": {"slipway.dev/model": f"{NAME}.router"}}})
 
 
+THEIRS: Json = {
+    "kind": "Deployment",
+    "metadata": {"name": f"{NAME}-router", "ownerReferences": [{"uid": UID, "controller": True}]},
+    "spec": {"replicas": 2},
+}
+
+
 def told(generation: str) -> Json:
     """The routers' ConfigMap."""
     meta = {
@@ -449,7 +456,7 @@ def test_what_was_told_last_is_in_force_when_every_router_that_runs_does_it(
         return RouterReport("source", generation, {"aaa": 100}, {"aaa": 1}, {})
 
     heard = {"uid-a": report("2")} | ({"uid-b": report(says)} if says else {})
-    seen = observe(UID, [told("2"), router("a"), second], {}, router_reports=heard)
+    seen = observe(UID, [THEIRS, told("2"), router("a"), second], {}, router_reports=heard)
     assert seen.by_router is not None
     assert (seen.by_router.weights, seen.by_router.is_latest) == ({"aaa": 100}, is_latest)
 
@@ -460,7 +467,15 @@ def test_a_router_that_ends_is_known_by_what_it_still_says(*, answers: bool, lin
     heard = {"uid-a": RouterReport("source", "2", {"aaa": 100, "bbb": 0}, {"aaa": 1}, {})}
     if answers:
         heard["uid-b"] = RouterReport("other", "1", {"aaa": 0, "bbb": 100}, {"bbb": 1}, {})
-    seen = observe(UID, [told("2"), router("a"), ending], {}, router_reports=heard)
+    seen = observe(UID, [THEIRS, told("2"), router("a"), ending], {}, router_reports=heard)
     assert seen.by_router is not None
     assert seen.by_router.weights == {"aaa": 100, "bbb": 0}
     assert seen.by_router.lingering == lingering
+
+
+def test_routers_whose_deployment_was_deleted_are_none_that_could_take_requests() -> None:
+    """The garbage collector comes to them a moment later; steps may have been taken away and put back meanwhile."""
+    heard = {"uid-a": RouterReport("source", "2", {"aaa": 100}, {"aaa": 1}, {})}
+    seen = observe(UID, [told("2"), router("a")], {}, router_reports=heard)
+    assert seen.by_router is None
+    assert [pod.is_ending for pod in seen.routers] == [True]
