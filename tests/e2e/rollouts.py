@@ -35,7 +35,7 @@ STORY_SECONDS = 600.0
 
 QUICK_STEPS = [{"weight": 20, "holdSeconds": 1}, {"weight": 50, "holdSeconds": 1}, {"weight": 100}]
 QUICK_ANALYSIS = {"minRequests": 50, "margin": 0.05}
-"""Passes a healthy canary within seconds at 100 requests a second."""
+"""Passes a healthy canary within seconds at 80 requests a second."""
 SLOW_STEPS = [{"weight": 20, "holdSeconds": 600}, {"weight": 50, "holdSeconds": 600}, {"weight": 100}]
 """For what happens in mid-rollout: nothing goes on by itself."""
 
@@ -197,7 +197,7 @@ def command(served: Served, verb: str, revision: str, seconds: float = 30) -> Ma
 
 @contextmanager
 def asked(
-    served: Served, predictions: Prediction | Sequence[Prediction], rate: float = 100, at_first: int = 20
+    served: Served, predictions: Prediction | Sequence[Prediction], rate: float = 80, at_first: int = 20
 ) -> Iterator[Loaded]:
     """Constant load through the Service for the whole block: REST kept and new, gRPC."""
     chosen = [predictions] if isinstance(predictions, Prediction) else list(predictions)

@@ -51,6 +51,7 @@ ROUNDS = 80
 """What every version computes for nothing, some 3 ms: without it, three times as slow would be a millisecond."""
 BACK_SECONDS = 30.0
 """A tenth of the bake: on a machine that is busy with other things. How soon: make bench-rollout."""
+HALF = {"steps": [{"weight": 50, "holdSeconds": 1}, {"weight": 100}]}
 NEVER_PASSES = {"minRequests": 100_000, "margin": 0.01}
 NEW_DEFAULTS = {"progressDeadlineSeconds": 900, "bakeSeconds": 200, "revisionHistoryLimit": 7}
 """Of spec.rollout, as another release may have them."""
@@ -264,8 +265,8 @@ def test_a_canary_without_a_gpu_to_spare_is_said_so_by_name_and_number(served: S
 
 
 def test_a_version_that_fails_five_percent_is_rolled_back_by_the_numbers(served: Served, digits: Digits) -> None:
-    with told(served) as story, asked(served, some_trigger(digits), rate=150) as loaded:
-        served.when_spec(model={"version": FAILING}, rollout={"analysis": NEVER_PASSES})
+    with told(served) as story, asked(served, some_trigger(digits), rate=60) as loaded:
+        served.when_spec(model={"version": FAILING}, rollout=HALF | {"analysis": NEVER_PASSES})
         entry = then_taken_back(served, FAILING, "ErrorsRose", "canary", "stable", "errors")
         loaded.more(100)
     assert lost(loaded, OWN_WORDS) == []
@@ -279,9 +280,9 @@ def test_a_version_that_fails_five_percent_is_rolled_back_by_the_numbers(served:
 
 
 def test_a_version_three_times_slower_is_rolled_back_by_the_numbers(served: Served, digits: Digits) -> None:
-    half = {"steps": [{"weight": 50, "holdSeconds": 1}, {"weight": 100}], "progressDeadlineSeconds": 180}
+    slowly = HALF | {"progressDeadlineSeconds": 180, "analysis": NEVER_PASSES}
     with asked(served, prediction(digits), rate=60) as loaded:
-        served.when_spec(model={"version": SLOW}, rollout=half | {"analysis": NEVER_PASSES})
+        served.when_spec(model={"version": SLOW}, rollout=slowly)
         # a machine that is busy with other things makes stable slow, too
         then_taken_back(served, SLOW, "SlowerThanStable", "canary", "stable", "ms", seconds=150)
     nothing_was_lost(loaded)
@@ -599,9 +600,9 @@ def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: 
 
 
 def test_where_pods_split_the_servers_own_counts_are_judged(served: Served, digits: Digits) -> None:
-    half = {"steps": [{"weight": 50, "holdSeconds": 600}, {"weight": 100}], "analysis": NEVER_PASSES}
-    with asked(served, some_trigger(digits), rate=150) as loaded:
-        served.when_spec(model={"version": FAILING}, traffic={"provider": "Replicas"}, rollout=half)
+    judged = HALF | {"analysis": NEVER_PASSES}
+    with asked(served, some_trigger(digits), rate=60) as loaded:
+        served.when_spec(model={"version": FAILING}, traffic={"provider": "Replicas"}, rollout=judged)
         then_taken_back(served, FAILING, "ErrorsRose", "canary", "stable", "errors")
         loaded.more(50)
     assert lost(loaded, OWN_WORDS) == []
