@@ -218,7 +218,8 @@ def _advance(scene: Scene) -> Plan:
     deadline = max(since, hold_ends or since) + timedelta(seconds=wanted.deadline_seconds)
     is_held_on = has_held and wanted.holds_on_inconclusive  # then the deadline does nothing
     if scene.now >= deadline and not (is_endless or is_held_on or here.is_fetching):
-        cause = _late(scene, waits_for, has_held=has_held)
+        is_inconclusive = has_held and _lacks_evidence(scene, step, is_hurried=is_hurried)
+        cause = _late(scene, waits_for, is_inconclusive=is_inconclusive)
         return _back(scene, Rejection(wanted.revision, wanted.content), cause)
     pods = max(1, step.pods, min(here.wanted, wanted.replicas - serving))  # what stable lacks isn't given up
     if memory.canary_ready == 0 and serving == 0:
@@ -355,10 +356,10 @@ def _bake_failure(scene: Scene, previous: str) -> Cause | None:
     return None
 
 
-def _late(scene: Scene, waits_for: str, *, has_held: bool) -> Cause:
+def _late(scene: Scene, waits_for: str, *, is_inconclusive: bool) -> Cause:
     """What an expired deadline means."""
     verdict = scene.scales.verdict
-    if has_held and scene.wanted.is_judged and (verdict is None or verdict.outcome is not Outcome.PASS):
+    if is_inconclusive:
         said = verdict.message if verdict is not None else "no evidence came"
         return Cause("Inconclusive", f"{said}; spec.rollout.analysis.onInconclusive is RollBack")
     trouble = f"waited {scene.wanted.deadline_seconds} s for {waits_for}" if waits_for else ""
@@ -389,10 +390,16 @@ def _waits_to_leave(scene: Scene, step: Step, hold_ends: datetime | None, *, is_
         return "a person to resume"
     if hold_ends is not None and scene.now < hold_ends:
         return f"its hold to end at {hold_ends:%H:%M:%S} UTC"
-    is_judged = scene.wanted.is_judged and not step.is_pause and 0 < step.weight_percent < 100 and not is_hurried
-    if is_judged and (verdict is None or verdict.outcome is not Outcome.PASS):
+    if _lacks_evidence(scene, step, is_hurried=is_hurried):
         return "evidence" if verdict is None else f"evidence: {verdict.message}"
     return ""
+
+
+def _lacks_evidence(scene: Scene, step: Step, *, is_hurried: bool) -> bool:
+    """Whether the step is judged and the verdict isn't Pass. At 100 percent there is nothing to compare with."""
+    verdict = scene.scales.verdict
+    is_judged = scene.wanted.is_judged and not step.is_pause and 0 < step.weight_percent < 100 and not is_hurried
+    return is_judged and (verdict is None or verdict.outcome is not Outcome.PASS)
 
 
 def _hold_end(step: Step, since: datetime, *, is_hurried: bool) -> datetime | None:
@@ -479,11 +486,11 @@ def _while_leaving(scene: Scene, staying: Mapping[str, int]) -> datetime | None:
 
 
 def _room(scene: Scene, here: CarrierPods, others: Mapping[str, int]) -> int:
-    """Pods of what is stable: with Swap, no more than it has until the others are gone and have made room."""
+    """Pods of what is stable: with Swap, no more than it has, or one, until the others are gone and have made room."""
     replicas = scene.wanted.replicas
     if not scene.wanted.is_swap:
         return replicas
-    return max(replicas - sum(others.values()), min(here.wanted, replicas))
+    return max(replicas - sum(others.values()), min(max(1, here.wanted), replicas))
 
 
 def _previous_home(scene: Scene) -> str | None:

@@ -298,18 +298,17 @@ def is_told_anew(rendered: Rendered, observed: Observed) -> bool:
     )
 
 
-def agreement(
-    rendered: Rendered, plan: Plan, observed: Observed, settled: str | None, stored: ModelDeploymentStatus
-) -> str | None:
+def agreement(rendered: Rendered, plan: Plan, observed: Observed, settled: str | None, known: str | None) -> str | None:
     """The settled hash if all have what is rendered now and nothing is on its way, else None.
 
     settled: that hash, where it is known already that all agree with what they were told before.
+    known: the hash at which all agreed before, whatever is so now.
     """
     # While a carrier leaves, routers are asked at every look: its pods go once none of them sends it requests.
     is_leaving = plan.weights is not None and {plan.canary, plan.previous} == {None} and len(plan.replicas) > 1
     if is_told_anew(rendered, observed) or is_leaving or observed.routed != rendered.routed:
         return None
-    return settled or _agreed_hash(rendered, observed, stored.settled)
+    return settled or _agreed_hash(rendered, observed, known)
 
 
 def _agreed_hash(rendered: Rendered, observed: Observed, known: str | None) -> str | None:

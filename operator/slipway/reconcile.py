@@ -198,7 +198,7 @@ class Reconciler:
         if problem is None and isinstance(golden, Trouble):
             problem = golden
         nudged = await self._nudge(key, rendered, observed)
-        agreed = agreement(rendered, plan, observed, settled, stored)
+        agreed = agreement(rendered, plan, observed, settled, stored.settled)
         judged = sum_up(
             stock, plan, rendered, observed, weighed, problem, are_settled=settled is not None, settled=agreed
         )

@@ -129,6 +129,11 @@ def ratio(number: int) -> Edit:
     return by_steps(number, provider="Replicas")
 
 
+def said_while_paused(name: str, verb: str, end: str) -> Scenario:
+    """A person's command about a canary that waits for one."""
+    return Scenario(name, command(verb), before=(paused(1), paused(2)), begins=("Paused",), ends=(end,))
+
+
 SCENARIOS = (
     Scenario("create", apply()),
     # The history's limit is one: the third revision's arrival also prunes the first's objects.
@@ -146,27 +151,9 @@ ROLLOUTS = (
     Scenario("resources", apply(resources={"requests": {"cpu": "200m", "memory": "256Mi"}}), before=(apply(),)),
     Scenario("canary", judged(2), before=(judged(1),), ends=("Promoted",)),
     Scenario("canary-fails", judged(FAILING), before=(judged(1),), ends=("RolledBack",)),
-    Scenario(
-        "canary-aborted",
-        command("abort"),
-        before=(paused(1), paused(2)),
-        begins=("Paused",),
-        ends=("RolledBack",),
-    ),
-    Scenario(
-        "canary-promoted",
-        command("promote"),
-        before=(paused(1), paused(2)),
-        begins=("Paused",),
-        ends=("Promoted",),
-    ),
-    Scenario(
-        "canary-skipped",
-        command("skip"),
-        before=(paused(1), paused(2)),
-        begins=("Paused",),
-        ends=("Promoted",),
-    ),
+    said_while_paused("canary-aborted", "abort", "RolledBack"),
+    said_while_paused("canary-promoted", "promote", "Promoted"),
+    said_while_paused("canary-skipped", "skip", "Promoted"),
     Scenario(
         "canary-retried",
         command("retry", on="rejected"),

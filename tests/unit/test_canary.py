@@ -432,6 +432,8 @@ def test_with_swap_fewer_replicas_at_the_end_leave_what_serves() -> None:
     swap = wanted(replicas=1, steps=(Step(100, 1),), is_swap=True)
     plan = step(at(1, 100), {"old": pods(3), "new": pods(1)}, in_force(old=0, new=100), swap)
     assert plan.replicas["new"] == 1
+    # scaled to zero, and up again before the old ones were gone
+    assert step(Memory("new"), {"old": pods(3), "new": pods(0)}, None, swap).replicas["new"] == 1
 
 
 @pytest.mark.parametrize("verdict", [None, INCONCLUSIVE, ERROR])
@@ -523,6 +525,14 @@ def test_at_the_deadline_missing_evidence_follows_on_inconclusive(*, holds: bool
         assert plan.cause is not None
         assert plan.cause.reason == "Inconclusive"
         assert "canary 0/3 errors" in plan.cause.message
+
+
+def test_a_weight_of_100_that_is_not_in_force_at_the_deadline_is_no_lack_of_evidence() -> None:
+    steps = (Step(25, 1), Step(100, 4, HOLD_SECONDS))
+    asked = wanted(steps=steps, is_judged=True)
+    plan = step(at(2, 100, held=660), BOTH, None, asked, verdict=INCONCLUSIVE)
+    assert plan.cause is not None
+    assert (plan.cause.reason, "weight 100 to be in force" in plan.cause.message) == ("ProgressDeadlineExceeded", True)
 
 
 def test_pods_that_do_not_come_are_not_held_by_on_inconclusive() -> None:
