@@ -120,7 +120,9 @@ def render(
         configured[carrier] = agent_config["generation"]
         known = recorded if is_same_place else revision.digests
         children.append(render_config_map(deployment, carrier, orders, agent_config, known))
-        children.append(render_deployment(deployment, carrier, revision.template, plan.replicas[carrier]))
+        # Made anew beside pods that are about to end, it would count these as its own, and they would get requests.
+        if orders.revision == plan.stable or carrier not in observed.left_over:
+            children.append(render_deployment(deployment, carrier, revision.template, plan.replicas[carrier]))
         if plan.weights is not None:
             backends.append(_backend(deployment, carrier, revision, plan.weights.get(carrier, 0), load[carrier]))
     routed = None

@@ -160,6 +160,7 @@ class Observed:
 
     live: (kind, name) → the object as it stands. foreign: those under our label that another owner has.
     carriers: Deployments by their revision label; troubles likewise. ordered: carrier → what its ConfigMap orders.
+    left_over: carriers without a Deployment that have pods yet: the garbage collector is about to come to these.
     entry: what Service <name> reaches. routers: the routers' pods; router_reports: pod uid → what one says; by_router:
     what all ready ones say. routed: generation of the routers' configuration as it stands; asked: its weights.
     """
@@ -171,6 +172,7 @@ class Observed:
     troubles: Mapping[str, Trouble]
     pods: tuple[Pod, ...]
     ordered: Mapping[str, Ordered]
+    left_over: frozenset[str] = frozenset()
     entry: Entry | None = None
     routers: tuple[RouterPod, ...] = ()
     router_reports: Mapping[str, RouterReport] = field(default_factory=dict)
@@ -246,6 +248,15 @@ def observe(
             is_refused=any(_is_refused(pod, orders) for pod in own),
             crash=max((pod.crash for pod in own if pod.crash), key=lambda crash: crash.at, default=None),
         )
+    left_over = frozenset(pod.carrier for pod in pods if pod.carrier not in carriers and not pod.is_ending)
+    for carrier in left_over:
+        names = ", ".join(sorted(pod.name for pod in pods if pod.carrier == carrier and not pod.is_ending))
+        troubles[carrier] = Trouble(
+            "FormerPodsLeft",
+            f"pods of a Deployment that was deleted are still there ({names}); new ones come once these end. Should "
+            f"nothing end them, delete them: kubectl delete pod {names.replace(',', '')}",
+            needs_person=False,
+        )
     theirs = next((one for (kind, _), one in live.items() if kind == "Deployment" and not revision_of(one)), None)
     if theirs is None or theirs["metadata"].get("deletionTimestamp"):
         # The garbage collector has not come to them yet.
@@ -270,6 +281,7 @@ def observe(
         troubles,
         tuple(pods),
         ordered,
+        left_over,
         entry,
         tuple(routers),
         heard,

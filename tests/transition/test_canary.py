@@ -114,6 +114,12 @@ def reasons(world: World) -> list[str]:
     return [each["reason"] for each in status(world)["transitions"]]
 
 
+def pods_of(world: World, carrier: str) -> set[str]:
+    """The names of a carrier's pods."""
+    labelled = [pod["metadata"] for pod in world.pods() if pod["metadata"]["labels"].get(REVISION_LABEL) == carrier]
+    return {metadata["name"] for metadata in labelled}
+
+
 def canary_of(world: World) -> str:
     found: str = status(world)["canary"]["revision"]
     return found
@@ -769,6 +775,25 @@ def test_a_new_spec_in_mid_rollout_replaces_the_canary() -> None:
     until_ready(operator)
     assert_rested(world, operator, NEWER)
     assert_never_again(world, second)
+
+
+def test_a_canary_that_comes_back_at_once_waits_until_its_former_pods_end() -> None:
+    world, operator = arriving()
+    revision, former = canary_of(world), pods_of(world, canary_of(world))
+    world.holds_garbage = True  # the pods of a Deployment that was deleted stay as they are
+    world.edit({"model": {"version": NEWER}})
+    until(operator, lambda: f"{NAME}-{revision}" not in world.named("Deployment"))
+    world.edit({"model": {"version": NEW}})
+    run(operator, 5)
+
+    assert f"{NAME}-{revision}" not in world.named("Deployment")
+    assert shares_of(world, revision)[-1] == 0
+    assert "FormerPodsLeft" in world.message("Promoted")
+
+    world.holds_garbage = False
+    until_ready(operator)
+    assert former.isdisjoint(pods_of(world, revision))
+    assert world.lost == 0
 
 
 def test_a_new_spec_in_bake_waits_for_its_end() -> None:
