@@ -26,8 +26,7 @@ def start(file: str, arguments: list[str], output: IO[bytes] | None) -> subproce
 
 def run(arguments: list[str]) -> int:
     # Dozens of rollouts at once would wait for the controllers' own limit, not for the operator.
-    # Played pods have no node, which those of endpoints take for an error and try again, with an event each time.
-    options = ["--control-plane-only", "--fresh", "--controller-rate", "200", "--no-endpoints"]
+    options = ["--control-plane-only", "--fresh", "--controller-rate", "200", "--played-pods"]
     for file in FILES:
         up = subprocess.run([*CLUSTER, "up", "--name", name_of(file), *options], check=False)
         if up.returncode != 0:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from .final_state import State, difference
 from .launcher import OperatorLife
-from .run import CrashRun, moved_by, wait_for, writes_in
+from .run import CrashRun, moved_by, wait_for
 from .scenarios import STOPS, Scenario
 
 EVERYWHERE = ""
@@ -50,10 +50,10 @@ async def live_undisturbed(run: CrashRun, scenario: Scenario) -> tuple[State, in
     Its namespace is where the scenario begins.
     """
     namespace = undisturbed(scenario)
+    before = await run.model_deployments()
     async with run.life(namespace) as life:
         if scenario.before:
-            await run.wait_until_passed_once(life)
-            assert life.journal() == [], f"an operator started over a settled namespace writes {life.journal()}"
+            await run.find_nothing_to_write(life, [namespace], before)
         await scenario.edit(run.api, namespace)
         await settle(run, scenario, namespace, life, is_last_edit=scenario.while_down is None)
         writes = len(life.journal())
@@ -82,7 +82,6 @@ async def recover(run: CrashRun, namespaces: Sequence[str], expected: State, wat
         assert has_recovered, f"{sorted(differences)} did not recover; the first:\n{first}\n{life.tail()}"
         await run.rest(life, namespaces)
     assert await are_recovered(), f"{sorted(differences)} left the state they had reached: {differences}"
+    settled = await run.model_deployments()
     async with run.life(watched) as life:
-        await run.wait_until_passed_once(life)
-        written = writes_in(life, namespaces)
-        assert written == [], f"a restart over a settled cluster writes {written}"
+        await run.find_nothing_to_write(life, namespaces, settled)

@@ -1,9 +1,8 @@
 """Plays kubelet, agent and router for pods that no node runs: marks them ready and answers for them.
 
 A pod made by the ReplicaSet controller gets an address of its own out of the network namespace's loopback, Running and
-Ready; a pod that the scheduler marks afterwards is marked again. The agent's /status is answered from the revision's
-ConfigMap as it stands: everything named is Available, but for version BROKEN; versions 1 to 3 are found at the source.
-A router says and counts what `played_router` plays, and reads its ConfigMap anew only when its pod is touched.
+Ready. Nobody else marks pods (`up --played-pods`). The agent's /status is answered from the revision's ConfigMap as it
+stands: everything named is Available, but for version BROKEN; versions 1 to 3 are found at the source. A router says and counts what `played_router` plays, and reads its ConfigMap anew only when its pod is touched.
 Must not import slipway.
 """
 
@@ -125,8 +124,7 @@ class PodPlayer:
         played = self._pods.setdefault(
             address, Played(metadata["namespace"], model, carrier, PlayedRouter() if role == "router" else None)
         )
-        conditions = {c["type"]: c["status"] for c in status.get("conditions", [])}
-        is_played = conditions.get("Ready") == "True" and conditions.get("PodScheduled") == "True"
+        is_played = any((c["type"], c["status"]) == ("Ready", "True") for c in status.get("conditions", []))
         played.is_ready = is_played and "deletionTimestamp" not in metadata
         if played.router is not None:
             await self._tell(played, (metadata.get("annotations") or {}).get("slipway.dev/router-config", ""))

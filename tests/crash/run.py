@@ -6,7 +6,7 @@ the load that the test then waits for.
 
 import asyncio
 import itertools
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import aiohttp
 from tests.apiserver import ApiServer, Manifest
 
 from .conftest import ControlPlane
-from .final_state import STATE_KINDS, State, normalise
+from .final_state import STATE_KINDS, State, difference, normalise
 from .launcher import JournalEntry, Life, Moment, OperatorLife
 from .scenarios import ENDS, NAME
 
@@ -187,6 +187,21 @@ class CrashRun:
 
             assert await wait_for(is_idle), f"its queue never empties\n{life.tail()}"
         await asyncio.sleep(REST_SECONDS)
+
+    async def find_nothing_to_write(
+        self, life: OperatorLife, namespaces: Sequence[str], before: Mapping[str, Manifest]
+    ) -> None:
+        """An operator that was started over settled namespaces passes over what it finds, and writes nothing.
+
+        before: the ModelDeployments when it was started. Raises AssertionError, with what it changed.
+        """
+        await self.wait_until_passed_once(life)
+        if not (written := writes_in(life, namespaces)):
+            return
+        after = await self.model_deployments()
+        texts = [difference({name: before[name]}, {name: after.get(name, {})}) for name in namespaces if name in before]
+        changes = "\n".join(text for text in texts if text)
+        raise AssertionError(f"an operator started over settled namespaces writes {written}:\n{changes}\n{life.tail()}")
 
 
 def moved_by(life: OperatorLife) -> int:

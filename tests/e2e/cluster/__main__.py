@@ -33,7 +33,11 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--controller-rate", type=int, help="requests a second of each Kubernetes controller (default 20, native only)"
     )
-    up.add_argument("--no-endpoints", action="store_true", help="without the controllers of endpoints (native only)")
+    up.add_argument(
+        "--played-pods",
+        action="store_true",
+        help="without scheduler and controllers of endpoints: a test says what pods are (native only)",
+    )
     verbs.add_parser("down", parents=[named], help="stop it; images and state are kept")
     verbs.add_parser("clean", parents=[named], help="stop it and forget its state")
     verbs.add_parser("status", parents=[named], help="show what runs and how to look around")
@@ -64,8 +68,8 @@ def main() -> int:
             case "build":
                 provider.build()
             case "up":
-                rate, no_endpoints = chosen.controller_rate, chosen.no_endpoints
-                provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit, rate, no_endpoints))
+                rate, played_pods = chosen.controller_rate, chosen.played_pods
+                provider.up(UpOptions(chosen.control_plane_only, chosen.fresh, chosen.audit, rate, played_pods))
             case "down":
                 provider.down()
             case "clean":

@@ -34,9 +34,14 @@ def control_plane(
     binaries: Mapping[str, Path],
     is_audited: bool,
     controller_rate: int | None,
-    has_no_endpoints: bool,
+    has_played_pods: bool,
 ) -> tuple[Daemon, ...]:
-    """In the order they need one another. `controller_rate`: None is Kubernetes' own, 20 requests a second."""
+    """In the order they need one another.
+
+    controller_rate: None is Kubernetes' own, 20 requests a second. has_played_pods: of pods that have no node, those of
+    endpoints try to make some, again and again, with an event each time; and the scheduler, where there is no node at
+    all, marks each as not scheduled every 11 seconds, whatever a test has marked it as.
+    """
     pki = folders.pki
     inside = tuple(in_network(folders))
     kube = str(binaries["kube"])
@@ -97,7 +102,7 @@ def control_plane(
     rate: tuple[str, ...] = ()
     if controller_rate is not None:
         rate = (f"--kube-api-qps={controller_rate}", f"--kube-api-burst={2 * controller_rate}")
-    controllers = ",".join(("*", *(f"-{name}" for name in OF_ENDPOINTS))) if has_no_endpoints else "*"
+    controllers = ",".join(("*", *(f"-{name}" for name in OF_ENDPOINTS))) if has_played_pods else "*"
     controller_manager = Daemon(
         "controller-manager",
         (
@@ -128,4 +133,4 @@ def control_plane(
         ),
         inside,
     )
-    return (etcd, api_server, controller_manager, scheduler)
+    return (etcd, api_server, controller_manager, *(() if has_played_pods else (scheduler,)))

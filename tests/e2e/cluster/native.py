@@ -68,13 +68,13 @@ class NativeCluster:
             is_control_plane_only = options.is_control_plane_only or bool(remembered.get("is_control_plane_only"))
             is_audited = bool(remembered.get("is_audited")) if options.is_audited is None else options.is_audited
             controller_rate = options.controller_rate or int(str(remembered.get("controller_rate") or 0)) or None
-            has_no_endpoints = options.has_no_endpoints or bool(remembered.get("has_no_endpoints"))
+            has_played_pods = options.has_played_pods or bool(remembered.get("has_played_pods"))
             modules = CONTROL_PLANE_MODULES if is_control_plane_only else NODE_MODULES
             binaries = ensure_binaries(modules)
             cgroups = CgroupRoot.of_this_machine(
                 self.folders.network_namespace, str(remembered.get("cgroup_root") or "") or None
             )
-            plane = control_plane(self.folders, binaries, is_audited, controller_rate, has_no_endpoints)
+            plane = control_plane(self.folders, binaries, is_audited, controller_rate, has_played_pods)
             workers: tuple[Daemon, ...] = ()
             pause_archive = Path()
             if not is_control_plane_only:
@@ -90,7 +90,7 @@ class NativeCluster:
                     is_control_plane_only=is_control_plane_only,
                     is_audited=is_audited,
                     controller_rate=controller_rate,
-                    has_no_endpoints=has_no_endpoints,
+                    has_played_pods=has_played_pods,
                     cgroup_root=cgroups.path,
                 )
                 cgroups.create()

@@ -19,7 +19,7 @@ class UpOptions:
     is_fresh: bool = False
     is_audited: bool | None = None
     controller_rate: int | None = None  # requests a second of each controller; Kubernetes' own limit is 20
-    has_no_endpoints: bool = False  # pods that no node runs would keep their controllers busy, to no end
+    has_played_pods: bool = False  # a test says what pods are: nobody schedules them, or makes endpoints of them
 
 
 class ClusterProvider(Protocol):
