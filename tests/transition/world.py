@@ -114,7 +114,7 @@ class World(Cluster):
     wrong: versions that answer golden requests wrongly. signatures: version → what it takes and gives.
     requests_per_second: of all clients, to Service NAME. error_rate, milliseconds: version → how it answers.
     answered: version → answers so far; lost: requests that reached no pod. are_silent: routers can't be asked;
-    are_mute: agents can't.
+    are_mute: agents can't. quiet: pods of which neither can.
     is_deaf: nudges don't reach the last router's kubelet.
     routed: the weights of every configuration that routers were given.
     """
@@ -135,6 +135,7 @@ class World(Cluster):
     lost: float = 0
     are_silent: bool = False
     are_mute: bool = False
+    quiet: set[str] = field(default_factory=set)
     is_deaf: bool = False
     routed: list[dict[str, int]] = field(default_factory=list)
     quota: int | None = None
@@ -514,7 +515,7 @@ class World(Cluster):
     def router_report(self, pod: RouterPod) -> RouterReport | None:
         """What a router says of itself."""
         _, config = self._mounted.get(pod.name, (0, {}))
-        if not config or self.are_silent:
+        if not config or self.are_silent or pod.name in self.quiet:
             return None
         told = _told_by(config["data"])
         clusters = json.loads(config["data"][CLUSTERS_KEY])["resources"]
@@ -697,7 +698,8 @@ class PlayedAgents(Agents):
     async def read_reports(self, pods: Iterable[Pod]) -> dict[str, AgentReport]:
         found = {}
         for pod in pods:
-            is_heard = pod.ip and not pod.is_ending and not self._world.are_mute
+            is_quiet = self._world.are_mute or pod.name in self._world.quiet
+            is_heard = pod.ip and not pod.is_ending and not is_quiet
             report = read_report(self._world.report_of(pod.name)) if is_heard else None
             if report is not None:
                 found[pod.uid] = report
