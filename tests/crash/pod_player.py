@@ -2,7 +2,8 @@
 
 A pod made by the ReplicaSet controller gets an address of its own out of the network namespace's loopback, Running and
 Ready. Nobody else marks pods (`up --played-pods`). The agent's /status is answered from the revision's ConfigMap as it
-stands: everything named is Available, but for version BROKEN; versions 1 to 3 are found at the source. A router says and counts what `played_router` plays, and reads its ConfigMap anew only when its pod is touched.
+stands: everything named is Available, but for version BROKEN; versions 1 to 3 are found at the source. A router says
+and counts what `played_router` plays, and reads its ConfigMap anew only when its pod is touched.
 Must not import slipway.
 """
 

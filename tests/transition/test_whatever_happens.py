@@ -133,7 +133,7 @@ def test_whatever_happens_no_request_is_lost_and_what_a_person_wants_serves_in_t
 
     assert phase(world) == "Ready", status(world)
     assert (status(world)["stable"]["version"], world.conditions()["Promoted"]) == (1, ("True", "Promoted"))
-    assert {*world.named("Deployment")} - {f"{NAME}-router"} == {f"{NAME}-{status(world)['stable']['revision']}"}
+    assert {*world.named("Deployment")} - {f"{NAME}-router"} == {f"{NAME}-{status(world)['stable']['carrier']}"}
     assert writes_of(Operator(world), 30) == []
     assert world.lost == 0
 
