@@ -92,12 +92,13 @@ def still_rejected(
 ) -> list[Rejected]:
     """What is remembered against a revision. Another one in the spec clears it, and so do other bytes at the source.
 
-    What a person's rollback led to is remembered as long as the rollback stands.
+    What a person's rollback led to is remembered as long as the rollback stands. Bytes that no agent named when the
+    revision was rejected have the name that they are given first.
     """
     stamp = stamps.get(version)
     pinned = stored.pinned.revision if stored.pinned is not None and stored.pinned.instead_of == revision else None
     return [
-        entry
+        entry.model_copy(update={"stamp": stamp}) if entry.revision == revision and entry.stamp is None else entry
         for entry in stored.rejected
         if (entry.revision == revision and (stamp is None or entry.stamp is None or stamp == entry.stamp))
         or entry.revision == pinned

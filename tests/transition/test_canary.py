@@ -948,6 +948,21 @@ def test_whoever_does_not_answer_for_a_moment_leaves_status_as_it_is(begins: str
         assert world.writes == []
 
 
+def test_a_version_that_was_taken_back_while_no_agent_answered_is_tried_again_with_other_bytes() -> None:
+    world, operator = arriving(LONG)
+    world.are_mute = True
+    world.command("abort", canary_of(world))
+    run(operator, 3)
+    world.are_mute = False
+    assert phase(world) == "RolledBack"
+    run(operator, 10)
+    assert phase(world) == "RolledBack"
+
+    world.changed = {NEW: "second"}
+    run(operator, 10)
+    assert status(world)["canary"]["version"] == NEW
+
+
 @pytest.mark.parametrize("seconds", [0, 1, 2, 3])
 def test_a_router_that_starts_while_a_version_is_taken_back_finds_its_pods(seconds: int) -> None:
     world, operator = arriving(LONG)

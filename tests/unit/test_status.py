@@ -719,3 +719,11 @@ def test_other_bytes_at_the_source_clear_a_rejection(stamp: str | None, *, is_ke
     plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
     status = assess(replace(JUDGED, plan=plan, stamps={2: "x"}), observed(*OLD_SERVES), EMPTY, NOW)
     assert bool(still_rejected(status, "new", 2, {2: stamp} if stamp else {})) is is_kept
+
+
+def test_bytes_that_nobody_named_at_a_rejection_are_named_later_and_others_clear_it() -> None:
+    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    status = assess(replace(JUDGED, plan=plan, stamps={}), observed(*OLD_SERVES), EMPTY, NOW)
+    (kept,) = still_rejected(status, "new", 2, {2: "x"})
+    assert kept.stamp == "x"
+    assert still_rejected(status.model_copy(update={"rejected": [kept]}), "new", 2, {2: "y"}) == []
