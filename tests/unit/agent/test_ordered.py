@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -20,10 +20,10 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 class Store:
     """Answers with the numbers of the bytes; each connection gives a part in `part_seconds`."""
 
-    def __init__(self, part_seconds: float = 0.0, shared_seconds: float = 0.0) -> None:
-        self.part_seconds, self.shared_seconds = part_seconds, shared_seconds
+    def __init__(self, part_seconds: float = 0.0) -> None:
+        self.part_seconds = part_seconds
         self.most_at_once = self._at_once = 0
-        self._lock, self._line = threading.Lock(), threading.Lock()
+        self._lock = threading.Lock()
 
     def read(self, part: Part) -> Iterator[bytes]:
         with self._lock:
@@ -31,14 +31,25 @@ class Store:
             self.most_at_once = max(self.most_at_once, self._at_once)
         try:
             time.sleep(self.part_seconds)
-            with self._line:
-                time.sleep(self.shared_seconds)
             middle = (part.begin + part.end) // 2
             yield bytes(range(part.begin % 256, part.begin % 256 + middle - part.begin))
             yield bytes(range(middle % 256, middle % 256 + part.end - middle))
         finally:
             with self._lock:
                 self._at_once -= 1
+
+
+class Clock:
+    """The time that the n-th part took is `seconds` of n; nothing else passes time."""
+
+    def __init__(self, seconds: Callable[[int], float]) -> None:
+        self._seconds = seconds
+        self._now, self._parts = 0.0, 0
+
+    def __call__(self) -> float:
+        self._parts += 1
+        self._now += self._seconds(self._parts)
+        return self._now
 
 
 def fetch(store: Store, size_bytes: int, progress: Progress | None = None) -> list[tuple[Part, bytes]]:
@@ -73,7 +84,8 @@ def test_never_more_than_the_window_is_fetched_ahead_of_a_slow_reader() -> None:
 
 def test_a_store_that_is_slow_on_each_connection_is_asked_over_more_of_them() -> None:
     store = Store(part_seconds=0.02)
-    fetch(store, 250)
+    clock = Clock(lambda part: 0.5 ** (part // 4))  # twice as many bring twice as much
+    list(fetch_in_order(split_parts(0, 0, 250), store.read, Progress(), clock))
     assert store.most_at_once > ordered.FIRST_WINDOW
 
 
@@ -94,13 +106,13 @@ def test_connections_that_pay_are_kept() -> None:
 
 
 def test_places_that_are_taken_away_stay_away() -> None:
-    store = Store(shared_seconds=0.003)  # one line for all connections: more of them bring nothing
+    store = Store(part_seconds=0.003)
     parts = split_parts(0, 0, 250)
-    received = fetch_in_order(parts, store.read, Progress())
+    received = fetch_in_order(parts, store.read, Progress(), Clock(lambda part: 1.0))  # more of them bring nothing
     for part, _ in received:
         if part.begin == 150:
             store.most_at_once = 0
-    assert store.most_at_once <= 3
+    assert store.most_at_once <= ordered.FIRST_WINDOW
 
 
 def test_a_failure_comes_in_its_turn() -> None:

@@ -44,13 +44,17 @@ def split_parts(file: int, begin: int, end: int) -> list[Part]:
 
 
 def fetch_in_order(
-    parts: Sequence[Part], read: Callable[[Part], Iterator[bytes]], progress: Progress
+    parts: Sequence[Part],
+    read: Callable[[Part], Iterator[bytes]],
+    progress: Progress,
+    clock: Callable[[], float] = time.monotonic,
 ) -> Iterator[tuple[Part, bytes]]:
     """Chunks with their part, in the order of `parts`. Raises what `read` raised, and CancelledError within moments.
 
     `read` is called on threads of its own. What it yields must be exactly the part: less is a TransientError.
+    clock: seconds, for what connections bring.
     """
-    crew = _Crew(parts, read)
+    crew = _Crew(parts, read, clock)
     try:
         for position, part in enumerate(parts):
             received_bytes = 0
@@ -101,12 +105,15 @@ class Width:
 class _Crew:
     """Threads that fetch the next parts while there is room in the window."""
 
-    def __init__(self, parts: Sequence[Part], read: Callable[[Part], Iterator[bytes]]) -> None:
+    def __init__(
+        self, parts: Sequence[Part], read: Callable[[Part], Iterator[bytes]], clock: Callable[[], float]
+    ) -> None:
         self._parts = parts
         self._read = read
+        self._clock = clock
         self._lock = threading.Lock()
         first = min(FIRST_WINDOW, WINDOW)
-        self._width = Width(first, WINDOW, time.monotonic())
+        self._width = Width(first, WINDOW, clock())
         self._room = threading.Semaphore(first)
         self._surplus = 0  # places that are to be taken away when they become free
         self._is_stopped = False
@@ -136,7 +143,7 @@ class _Crew:
             if following < len(self._parts):
                 self._chunks[following] = queue.SimpleQueue()
         part = self._parts[position]
-        places = 1 + self._width.count(part.end - part.begin, time.monotonic()) - self._surplus
+        places = 1 + self._width.count(part.end - part.begin, self._clock()) - self._surplus
         self._surplus = max(-places, 0)
         if places > 0:
             self._room.release(places)
