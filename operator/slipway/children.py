@@ -32,9 +32,11 @@ from slipway.observe import Observed, Trouble
 from slipway.plan import Plan
 from slipway.revisions import Json, Revision, hash_of, place_of
 from slipway.runtimes import RUNTIMES
-from slipway.steps import wants_router
-from slipway.traffic import router
+from slipway.steps import wants_router, wants_split
+from slipway.traffic import PROVIDERS, provider_of
 from slipway.traffic.entry import ALL_PODS, ROUTER, Entry, choose_entry
+from slipway.traffic.provider import Routing
+from slipway.traffic.router import RouterReport
 from slipway.traffic.split import Backend, Split
 from slipway.versions import choose_versions
 
@@ -125,13 +127,12 @@ def render(
             children.append(render_deployment(deployment, carrier, revision.template, plan.replicas[carrier]))
         if plan.weights is not None:
             backends.append(_backend(deployment, carrier, revision, plan.weights.get(carrier, 0), load[carrier]))
-    routed = None
-    if backends and (wants_router(deployment) or entry == ROUTER):
-        split = Split(tuple(backends), images.cluster_domain)
-        live = observed.live.get(("Deployment", router.router_name(deployment.name)))
-        serving += router.render(deployment, split, live, images.router, images.pull_policy)
-        routed = router.configure(deployment, split).generation
-    children = [*serving, *others]
+    routing = Routing()
+    if backends and (wants_split(deployment) or entry == ROUTER):
+        # Routers that have the requests are told of them, until whoever is to have them does.
+        provider = PROVIDERS["Router"] if entry == ROUTER else provider_of(deployment.spec)
+        routing = provider.render(deployment, Split(tuple(backends), images.cluster_domain), observed.live, images)
+    children = [*serving, *routing.children, *others]
     if desired.hash not in kept:
         kept.add(desired.hash)
         children.append(_keep(deployment, desired, recorded))
@@ -144,7 +145,7 @@ def render(
         live = observed.live.get(("Deployment", child_name(deployment.name, carrier)))
         if live is not None:
             children.append(render_deployment(deployment, carrier, live["spec"]["template"], plan.replicas[carrier]))
-    return Rendered(tuple(children), load, configured, frozenset(unreadable), entry, routed)
+    return Rendered(tuple(children), load, configured, frozenset(unreadable), entry, routing.generation)
 
 
 def golden_kept(plan: Plan, observed: Observed) -> Json | None:
@@ -260,7 +261,7 @@ def _recorded(deployment: ModelDeployment, observed: Observed) -> dict[int, str]
 # --- whether they agree ---
 
 
-def _reaches_all(heard: router.RouterReport, observed: Observed) -> bool:
+def _reaches_all(heard: RouterReport, observed: Observed) -> bool:
     """Whether a router knows all ready pods that it is to send requests to."""
     return all(
         heard.endpoints.get(carrier, 0) >= here.ready

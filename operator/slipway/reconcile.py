@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from slipway import metrics
+from slipway import metrics, runtimes, traffic
 from slipway.agents import Agents
 from slipway.api import KIND, ModelDeployment, SpecError, parse
 from slipway.api.status import ModelDeploymentStatus, read_status, write_status, write_time
@@ -37,12 +37,11 @@ from slipway.plan import Plan
 from slipway.queue import Queue
 from slipway.rollout import step
 from slipway.routers import Routers
-from slipway.runtimes import refuse_what_it_cant
 from slipway.server_counts import ServerCounts
 from slipway.status import Judged, Notice, assess, judge_unreadable, notices, sum_up
 from slipway.stock import Stock, take_stock
 from slipway.traffic.router import RouterPod, read_counts
-from slipway.traffic.server_metrics import counters_of, refuse_what_provider_cant
+from slipway.traffic.server_metrics import counters_of
 from slipway.weighing import is_judged_now, weigh
 
 log = logging.getLogger("slipway")
@@ -161,8 +160,8 @@ class Reconciler:
         observed = observe(body["metadata"]["uid"], children, {}, now)
         try:
             deployment = parse(body)
-            refuse_what_it_cant(deployment.spec)
-            refuse_what_provider_cant(deployment.spec)
+            runtimes.refuse_what_it_cant(deployment.spec)
+            traffic.refuse_what_it_cant(deployment.spec)
         except SpecError as error:
             judged = judge_unreadable(body, observed, stored, error)
             await self._report(key, body, judged, observed, stored, now, writes=0)

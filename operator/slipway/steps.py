@@ -5,12 +5,10 @@ Pure.
 
 from __future__ import annotations
 
-import math
-
 from slipway.api import ModelDeployment
 from slipway.api.v1alpha1 import Step as AskedStep
 from slipway.plan import Step
-from slipway.traffic import replicas as by_replicas
+from slipway.traffic import provider_of
 
 DEFAULT_STEPS = tuple(AskedStep(weight=weight, hold_seconds=60) for weight in (5, 25, 50))
 """Of strategy Canary without steps."""
@@ -39,18 +37,16 @@ def reach(deployment: ModelDeployment, weight: int) -> tuple[int, int]:
     """The weight that the provider can make of a wanted one, and the canary pods that it takes."""
     spec, replicas = deployment.spec, deployment.spec.replicas
     most = max(1, replicas - 1) if spec.rollout.surge == "Swap" else replicas
-    if weight in (0, 100) or wants_router(deployment):
-        return weight, min(most, math.ceil(replicas * weight / 100))
-    reached = by_replicas.reach(weight, replicas)
+    reached = provider_of(spec).reach(weight, replicas)
     return reached.weight_percent, min(most, reached.pods)
 
 
 def unreachable_weights(deployment: ModelDeployment) -> str:
     """Which of the steps' weights the provider can't make, in a sentence; empty when it makes all."""
-    if not wants_split(deployment) or wants_router(deployment):
+    if not wants_split(deployment):
         return ""
     weights = [step.weight for step in deployment.spec.rollout.steps or DEFAULT_STEPS if step.weight is not None]
-    return by_replicas.explain(weights, deployment.spec.replicas)
+    return provider_of(deployment.spec).explain(weights, deployment.spec.replicas)
 
 
 def wants_split(deployment: ModelDeployment) -> bool:
@@ -59,6 +55,5 @@ def wants_split(deployment: ModelDeployment) -> bool:
 
 
 def wants_router(deployment: ModelDeployment) -> bool:
-    """Whether routers split them."""
-    traffic = deployment.spec.traffic
-    return wants_split(deployment) and (traffic is None or traffic.provider == "Router")
+    """Whether they go through routers."""
+    return wants_split(deployment) and provider_of(deployment.spec).has_routers

@@ -21,7 +21,8 @@ from slipway.manifests import Images
 from slipway.observe import Observed
 from slipway.plan import ABSENT, Memory, Rejection, Step, Wanted, carrier_of
 from slipway.revisions import content_hash, hash_of, user_choice
-from slipway.steps import steps_of, wants_router
+from slipway.steps import steps_of
+from slipway.traffic import provider_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +138,7 @@ def _wanted(deployment: ModelDeployment, arrival: Arrival, steps: tuple[Step, ..
         carrier=arrival.carrier,
         bake_seconds=rollout.bake_seconds,
         steps=steps,
-        is_exact=wants_router(deployment),
+        is_exact=provider_of(deployment.spec).is_exact,
         is_judged=analysis is not None and analysis.mode == "Enforce" and not is_rollback,
         holds_on_inconclusive=analysis is not None and analysis.on_inconclusive == "Hold",
         is_swap=rollout.surge == "Swap",

@@ -24,6 +24,7 @@ from slipway.traffic import envoy
 from slipway.traffic.router import RouterPod, RouterReport, configure, render
 from slipway.traffic.split import Split
 from tests.router.pods import new_address
+from tests.unit.specs import IMAGES
 
 Json = dict[str, Any]
 Found = TypeVar("Found")
@@ -106,8 +107,8 @@ class Router:
     @property
     def container(self) -> Json:
         """Its container, as the operator renders it."""
-        children = render(self.deployment, self.split, None, "envoy", "Never")
-        [deployment] = [child.manifest for child in children if child.kind == "Deployment"]
+        routing = render(self.deployment, self.split, {}, IMAGES)
+        [deployment] = [child.manifest for child in routing.children if child.kind == "Deployment"]
         [container] = deployment["spec"]["template"]["spec"]["containers"]
         found: Json = container
         return found

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import doctest
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.api.v1alpha1 import SpecError
 from slipway.evidence import InForce
+from slipway.runtimes import RUNTIMES
+from slipway.traffic import provider_of, refuse_what_it_cant
 from slipway.traffic import replicas as by_replicas
-from slipway.traffic.replicas import Reached, explain, in_force, reach
+from slipway.traffic.provider import Reached
+from slipway.traffic.replicas import explain, in_force, reach, refusals
+from tests.unit.specs import deployment
 
 WEIGHTS = st.integers(0, 100)
 COUNTS = st.integers(1, 1000)
@@ -166,3 +172,55 @@ def test_what_is_reached_is_what_is_in_force_once_the_pods_are_ready(weight: int
     assert found is not None
     # of two halves only one can be rounded up
     assert abs(found.weights["new"] - wanted.weight_percent) <= 1
+
+
+# --- refusals
+
+
+def asked(provider: str = "Replicas", runtime: str = "Triton", **analysis: Any) -> Any:
+    image = {"image": "example/server:1"} if runtime == "Custom" else {}
+    rollout: dict[str, Any] = {"steps": [{"weight": 50}]}
+    if analysis:
+        rollout["analysis"] = {"mode": "Enforce"} | analysis
+    return deployment(
+        {"runtime": {"name": runtime, **image}, "rollout": rollout, "traffic": {"provider": provider}}
+    ).spec
+
+
+@pytest.mark.parametrize("runtime", ["TorchServe", "Custom"])
+@pytest.mark.parametrize("mode", ["Enforce", "Observe"])
+def test_replicas_refuses_analysis_where_the_server_counts_no_failures(runtime: str, mode: str) -> None:
+    (sentence,) = refusals(asked(runtime=runtime, mode=mode))
+    assert sentence.startswith("spec.rollout.analysis: provider Replicas judges by what the servers count, and ")
+    assert runtime in sentence
+    assert "write spec.traffic.provider: Router" in sentence
+    with pytest.raises(SpecError) as refused:
+        refuse_what_it_cant(asked(runtime=runtime, mode=mode))
+    assert (refused.value.reason, refused.value.message) == ("NotSupportedByProvider", sentence)
+
+
+@pytest.mark.parametrize("runtime", ["Triton", "TensorFlowServing", "ONNXRuntime"])
+def test_replicas_judges_by_servers_that_count(runtime: str) -> None:
+    assert refusals(asked(runtime=runtime, mode="Enforce")) == ()
+
+
+def test_a_bound_on_latency_needs_a_server_that_counts_latencies() -> None:
+    (sentence,) = refusals(asked(maxLatencyMilliseconds=200))
+    assert sentence.startswith("spec.rollout.analysis.maxLatencyMilliseconds: ")
+    assert "Triton" in sentence
+    assert refusals(asked(runtime="ONNXRuntime", maxLatencyMilliseconds=200)) == ()
+    assert refusals(asked(runtime="TensorFlowServing", maxLatencyMilliseconds=200)) == ()
+
+
+@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
+def test_nothing_is_refused_of_a_router_or_where_nothing_is_judged(runtime: str) -> None:
+    assert provider_of(routed := asked("Router", runtime, maxLatencyMilliseconds=200)).refusals(routed) == ()
+    assert refusals(asked(runtime=runtime, mode="Off", maxLatencyMilliseconds=200)) == ()
+    assert refusals(asked(runtime=runtime)) == ()
+    assert provider_of(deployment().spec).refusals(deployment().spec) == ()
+
+
+def test_what_only_a_router_has_is_refused_of_replicas() -> None:
+    traffic = {"provider": "Replicas", "timeoutSeconds": 20, "router": {"replicas": 3}}
+    found = refusals(deployment({"rollout": {"steps": [{"weight": 50}]}, "traffic": traffic}).spec)
+    assert [sentence.partition(":")[0] for sentence in found] == ["spec.traffic.timeoutSeconds", "spec.traffic.router"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,7 +11,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce
-from slipway.manifests import Child
 from slipway.traffic import envoy
 from slipway.traffic.router import (
     MAX_STATS_BYTES,
@@ -26,7 +26,7 @@ from slipway.traffic.router import (
     render,
 )
 from slipway.traffic.split import Backend, Split
-from tests.unit.specs import NAME, NAMESPACE, UID, Json, deployment
+from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
 
 STABLE, CANARY = "aaaaaaaaaa", "bbbbbbbbbb"
 IMAGE = "envoy:today"
@@ -179,8 +179,9 @@ def test_a_custom_server_with_paths_of_its_own_has_no_versions_in_them() -> None
 
 
 def rendered(live: Json | None = None, changes: Json | None = None, image: str = IMAGE) -> dict[tuple[str, str], Json]:
-    children: tuple[Child, ...] = render(deployment(changes), split(), live, image, "IfNotPresent")
-    return {(child.kind, child.name): child.manifest for child in children}
+    standing = {} if live is None else {ROUTER: live}
+    routing = render(deployment(changes), split(), standing, replace(IMAGES, router=image))
+    return {(child.kind, child.name): child.manifest for child in routing.children}
 
 
 def pod_spec(manifest: Json) -> Json:

@@ -9,13 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.api.v1alpha1 import SpecError
 from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
 from slipway.manifests import spec_of
 from slipway.revisions import Revision, user_choice
 from slipway.runtimes import RUNTIMES
 from slipway.traffic import server_metrics
-from slipway.traffic.server_metrics import Counter, counters_of, read_counts, refusals, refuse_what_provider_cant
+from slipway.traffic.server_metrics import Counter, counters_of, read_counts
 from tests.unit.specs import deployment
 
 TRITON = """\
@@ -186,58 +185,6 @@ def test_each_carrier_counts_as_its_own_revision_s_server_does() -> None:
         "two": ("Triton", 8002, "digits", 2),
     }
     assert spec_of(asked, revision(1, **old)).runtime.name == "TensorFlowServing"
-
-
-# --- refusals
-
-
-def asked(provider: str = "Replicas", runtime: str = "Triton", **analysis: Any) -> Any:
-    image = {"image": "example/server:1"} if runtime == "Custom" else {}
-    rollout: dict[str, Any] = {"steps": [{"weight": 50}]}
-    if analysis:
-        rollout["analysis"] = {"mode": "Enforce"} | analysis
-    return deployment(
-        {"runtime": {"name": runtime, **image}, "rollout": rollout, "traffic": {"provider": provider}}
-    ).spec
-
-
-@pytest.mark.parametrize("runtime", ["TorchServe", "Custom"])
-@pytest.mark.parametrize("mode", ["Enforce", "Observe"])
-def test_replicas_refuses_analysis_where_the_server_counts_no_failures(runtime: str, mode: str) -> None:
-    (sentence,) = refusals(asked(runtime=runtime, mode=mode))
-    assert sentence.startswith("spec.rollout.analysis: provider Replicas judges by what the servers count, and ")
-    assert runtime in sentence
-    assert "write spec.traffic.provider: Router" in sentence
-    with pytest.raises(SpecError) as refused:
-        refuse_what_provider_cant(asked(runtime=runtime, mode=mode))
-    assert (refused.value.reason, refused.value.message) == ("NotSupportedByProvider", sentence)
-
-
-@pytest.mark.parametrize("runtime", ["Triton", "TensorFlowServing", "ONNXRuntime"])
-def test_replicas_judges_by_servers_that_count(runtime: str) -> None:
-    assert refusals(asked(runtime=runtime, mode="Enforce")) == ()
-
-
-def test_a_bound_on_latency_needs_a_server_that_counts_latencies() -> None:
-    (sentence,) = refusals(asked(maxLatencyMilliseconds=200))
-    assert sentence.startswith("spec.rollout.analysis.maxLatencyMilliseconds: ")
-    assert "Triton" in sentence
-    assert refusals(asked(runtime="ONNXRuntime", maxLatencyMilliseconds=200)) == ()
-    assert refusals(asked(runtime="TensorFlowServing", maxLatencyMilliseconds=200)) == ()
-
-
-@pytest.mark.parametrize("runtime", sorted(RUNTIMES))
-def test_nothing_is_refused_of_a_router_or_where_nothing_is_judged(runtime: str) -> None:
-    assert refusals(asked("Router", runtime, maxLatencyMilliseconds=200)) == ()
-    assert refusals(asked(runtime=runtime, mode="Off", maxLatencyMilliseconds=200)) == ()
-    assert refusals(asked(runtime=runtime)) == ()
-    assert refusals(deployment().spec) == ()
-
-
-def test_what_only_a_router_has_is_refused_of_replicas() -> None:
-    traffic = {"provider": "Replicas", "timeoutSeconds": 20, "router": {"replicas": 3}}
-    found = refusals(deployment({"rollout": {"steps": [{"weight": 50}]}, "traffic": traffic}).spec)
-    assert [sentence.partition(":")[0] for sentence in found] == ["spec.traffic.timeoutSeconds", "spec.traffic.router"]
 
 
 def test_a_server_that_counts_nothing_says_why() -> None:

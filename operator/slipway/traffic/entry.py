@@ -14,7 +14,8 @@ from slipway.evidence import InForce
 from slipway.manifests import MODEL_LABEL, REVISION_LABEL, router_label
 from slipway.plan import CarrierPods, enough
 from slipway.revisions import Json
-from slipway.traffic.replicas import in_force as in_force_of_pods
+from slipway.traffic import PROVIDERS
+from slipway.traffic.provider import Standing
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +46,9 @@ def in_force_now(
     """How requests are split now. Before the routers have them, nothing counts as reachable through them."""
     if live is None:
         return None
-    if live.is_router:
-        return by_router
     ready = {name: here.ready for name, here in carriers.items()}
-    found = in_force_of_pods(live.carrier, ready)
-    if found is None or not wants_router:
+    found = PROVIDERS["Router" if live.is_router else "Replicas"].in_force(Standing(live.carrier, ready, by_router))
+    if found is None or live.is_router or not wants_router:
         return found
     return InForce(found.weights, {name: count for name, count in found.endpoints.items() if name == live.carrier})
 

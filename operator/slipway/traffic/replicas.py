@@ -13,21 +13,18 @@ Must not import: I/O. Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from fractions import Fraction
 
+from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
 from slipway.evidence import InForce
+from slipway.manifests import Images
+from slipway.revisions import Json
+from slipway.runtimes import RUNTIMES
+from slipway.traffic.provider import Provider, Reached, Routing
+from slipway.traffic.split import Split
 
 MAX_REPLICAS = 1000
 """As in the CRD."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reached:
-    """What comes nearest to a wanted weight. weight_percent: what `pods` canary pods really make, rounded."""
-
-    pods: int
-    weight_percent: int
 
 
 def reach(weight_percent: int, replicas: int) -> Reached:
@@ -41,10 +38,10 @@ Reached(pods=4, weight_percent=50))
     """
     if not 0 <= weight_percent <= 100:
         raise ValueError(f"a weight is 0 to 100 percent, and {weight_percent} isn't")
-    if weight_percent == 0 or replicas == 0:
-        return Reached(0, 0)
     if weight_percent == 100:
         return Reached(replicas, 100)
+    if weight_percent == 0 or replicas == 0:
+        return Reached(0, 0)
     below = replicas * weight_percent // (100 - weight_percent)
     candidates = {min(replicas, max(1, pods)) for pods in (below, below + 1)}
     wanted = Fraction(weight_percent, 100)
@@ -74,6 +71,35 @@ which splits exactly'
     if enough is None:
         return f"{told}. Weights between 50 and 100 take spec.traffic.provider: Router, which splits exactly"
     return f"{told}. Write spec.replicas: {enough}, or spec.traffic.provider: Router, which splits exactly"
+
+
+def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
+    """What the spec asks and only a router has, or no server of that kind counts."""
+    traffic, analysis = spec.traffic, spec.rollout.analysis
+    refused = []
+    if traffic is not None and traffic.timeout_seconds is not None:
+        refused.append(
+            "spec.traffic.timeoutSeconds: provider Replicas has no one to keep the time; write provider: Router, or "
+            "remove it"
+        )
+    if traffic is not None and traffic.router is not None:
+        refused.append("spec.traffic.router: provider Replicas has no router; write provider: Router, or remove it")
+    if analysis is None or analysis.mode == "Off":
+        return tuple(refused)
+    runtime = RUNTIMES[spec.runtime.name]
+    if runtime.metrics is None:
+        refused.append(
+            f"spec.rollout.analysis: provider Replicas judges by what the servers count, and {runtime.name} "
+            f"{runtime.uncounted}; write spec.traffic.provider: Router, which counts for every server, or remove "
+            "analysis"
+        )
+    elif runtime.metrics.latency is None and analysis.max_latency_milliseconds is not None:
+        refused.append(
+            f"spec.rollout.analysis.maxLatencyMilliseconds: provider Replicas judges by what the servers count, and "
+            f"{runtime.name} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
+            "remove it"
+        )
+    return tuple(refused)
 
 
 def in_force(selected: str | None, ready: Mapping[str, int]) -> InForce | None:
@@ -124,3 +150,21 @@ def _enough_replicas(weights: list[int]) -> int | None:
         if all(reach(weight, replicas).weight_percent == weight for weight in weights):
             return replicas
     return None
+
+
+def _nothing(
+    deployment: ModelDeployment, split: Split, live: Mapping[tuple[str, str], Json], images: Images
+) -> Routing:
+    """Service `<name>` and the pods are there anyway."""
+    return Routing()
+
+
+PROVIDER = Provider(
+    has_routers=False,
+    is_exact=False,
+    reach=reach,
+    explain=explain,
+    refusals=refusals,
+    render=_nothing,
+    in_force=lambda standing: in_force(standing.selected, standing.ready),
+)

@@ -29,6 +29,7 @@ from slipway.manifests import (
     ROUTER_SUFFIX,
     USER_ID,
     Child,
+    Images,
     child_name,
     container_security,
     model_name,
@@ -38,6 +39,7 @@ from slipway.manifests import (
 from slipway.revisions import Json, hash_of
 from slipway.runtimes import RUNTIMES
 from slipway.traffic import envoy
+from slipway.traffic.provider import Provider, Reached, Routing
 from slipway.traffic.split import Split
 
 ROUTED_ANNOTATION = f"{GROUP}/routed"
@@ -192,23 +194,22 @@ def _prefixes(deployment: ModelDeployment, split: Split) -> dict[str, list[str]]
     return found
 
 
-def render(
-    deployment: ModelDeployment, split: Split, live: Json | None, image: str, pull_policy: str
-) -> tuple[Child, ...]:
+def render(deployment: ModelDeployment, split: Split, live: Mapping[tuple[str, str], Json], images: Images) -> Routing:
     """The routers and what they need: first what they read, then the pods.
 
-    live: the routers' Deployment as it stands. image: today's default, for one that is made anew.
+    images: today's, for routers that are made anew.
     """
     config = configure(deployment, split)
-    return (
+    children = (
         *(
             _render_headless(deployment, backend.carrier, (backend.http_port, backend.grpc_port))
             for backend in split.backends
         ),
         _render_config_map(deployment, config),
-        _render_deployment(deployment, live, image, pull_policy),
+        _render_deployment(deployment, live.get(("Deployment", router_name(deployment.name))), images),
         _render_budget(deployment),
     )
+    return Routing(children, config.generation)
 
 
 def _render_headless(deployment: ModelDeployment, carrier: str, ports: tuple[int, int | None]) -> Child:
@@ -235,10 +236,10 @@ def _render_budget(deployment: ModelDeployment) -> Child:
     return owned(deployment, "policy/v1", "PodDisruptionBudget", router_name(deployment.name), None, {"spec": spec})
 
 
-def _render_deployment(deployment: ModelDeployment, live: Json | None, image: str, pull_policy: str) -> Child:
+def _render_deployment(deployment: ModelDeployment, live: Json | None, images: Images) -> Child:
     chosen = _chosen(deployment)
     choice = hash_of(_choice(deployment))
-    template = _kept_template(live, choice) or _render_template(deployment, image, pull_policy)
+    template = _kept_template(live, choice) or _render_template(deployment, images)
     spec = {
         "replicas": chosen.replicas,
         "revisionHistoryLimit": 0,
@@ -296,7 +297,7 @@ def _kept_template(live: Json | None, choice: str) -> Json | None:
     return template if isinstance(template, dict) and {"metadata", "spec"} <= set(template) else None
 
 
-def _render_template(deployment: ModelDeployment, image: str, pull_policy: str) -> Json:
+def _render_template(deployment: ModelDeployment, images: Images) -> Json:
     chosen, traffic = _chosen(deployment), deployment.spec.traffic
     drain_seconds = traffic.timeout_seconds if traffic is not None else None
     drain_seconds = DEFAULT_DRAIN_SECONDS if drain_seconds is None else drain_seconds
@@ -306,8 +307,8 @@ def _render_template(deployment: ModelDeployment, image: str, pull_policy: str) 
     ready = {"httpGet": {"path": "/ready", "port": "status"}, "timeoutSeconds": 2}
     container = {
         "name": "envoy",
-        "image": chosen.image or image,
-        "imagePullPolicy": pull_policy,
+        "image": chosen.image or images.router,
+        "imagePullPolicy": images.pull_policy,
         "command": ["envoy"],
         "args": [
             "--config-path",
@@ -552,3 +553,17 @@ def read_counts(pods: Iterable[RouterPod], reports: Mapping[str, RouterReport]) 
     silent = [pod.name for pod in pods if pod.is_ready and not pod.is_ending and pod.uid not in reports]
     trouble = f"{', '.join(silent)} can't be asked on port {envoy.STATUS_PORT}" if silent else ""
     return Reading(counts, len(silent), trouble)
+
+
+# --- as a provider ---
+
+
+PROVIDER = Provider(
+    has_routers=True,
+    is_exact=True,
+    reach=lambda weight, replicas: Reached(math.ceil(replicas * weight / 100), weight),
+    explain=lambda weights, replicas: "",
+    refusals=lambda spec: (),
+    render=render,
+    in_force=lambda standing: standing.by_router,
+)

@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec, SpecError
+from slipway.api.v1alpha1 import ModelDeployment
 from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
 from slipway.manifests import spec_of
 from slipway.revisions import Revision
@@ -101,43 +101,6 @@ def read_counts(page: str, counter: Counter) -> Counts:
     timed = Samples(f"{metrics.latency.metric}_bucket", metrics.latency.only, metrics.latency.without)
     within = _within([sample for sample in samples if _fits(sample, timed)], metrics.latency_unit_seconds, requests)
     return Counts(requests, errors, refusals, within)
-
-
-def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
-    """What the spec asks of provider Replicas and can't have: sentences that name the field and what to write."""
-    traffic, analysis = spec.traffic, spec.rollout.analysis
-    if traffic is None or traffic.provider != "Replicas":
-        return ()
-    refused = []
-    if traffic.timeout_seconds is not None:
-        refused.append(
-            "spec.traffic.timeoutSeconds: provider Replicas has no one to keep the time; write provider: Router, or "
-            "remove it"
-        )
-    if traffic.router is not None:
-        refused.append("spec.traffic.router: provider Replicas has no router; write provider: Router, or remove it")
-    if analysis is None or analysis.mode == "Off":
-        return tuple(refused)
-    runtime = RUNTIMES[spec.runtime.name]
-    if runtime.metrics is None:
-        refused.append(
-            f"spec.rollout.analysis: provider Replicas judges by what the servers count, and {runtime.name} "
-            f"{runtime.uncounted}; write spec.traffic.provider: Router, which counts for every server, or remove "
-            "analysis"
-        )
-    elif runtime.metrics.latency is None and analysis.max_latency_milliseconds is not None:
-        refused.append(
-            f"spec.rollout.analysis.maxLatencyMilliseconds: provider Replicas judges by what the servers count, and "
-            f"{runtime.name} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
-            "remove it"
-        )
-    return tuple(refused)
-
-
-def refuse_what_provider_cant(spec: ModelDeploymentSpec) -> None:
-    """Raise SpecError(NotSupportedByProvider) when the spec asks provider Replicas for what it can't have."""
-    if refused := refusals(spec):
-        raise SpecError("NotSupportedByProvider", "; ".join(refused))
 
 
 def _parse(page: str, names: Iterable[str | None]) -> Iterator[_Sample]:
