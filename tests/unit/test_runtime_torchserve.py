@@ -102,7 +102,7 @@ def test_draining_waits_for_connected_clients_and_no_longer_than_its_limit() -> 
 
         def drain(limit: str) -> float:
             began = time.monotonic()
-            subprocess.run([sys.executable, "-c", DRAIN, "0.1", limit, port], check=True)
+            subprocess.run([sys.executable, "-c", DRAIN, "0.1", "0.5", limit, port], check=True)
             return time.monotonic() - began
 
         assert drain("30") < 15
@@ -112,3 +112,20 @@ def test_draining_waits_for_connected_clients_and_no_longer_than_its_limit() -> 
         threading.Timer(0.6, accepted.close).start()
         assert 0.6 < drain("30") < 15
         client.close()
+
+
+def test_draining_goes_on_while_connections_come_and_go() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        ended = threading.Event()
+
+        def come_and_go() -> None:
+            for _ in range(8):
+                with socket.create_connection(address):
+                    time.sleep(0.2)
+                time.sleep(0.2)
+            ended.set()
+
+        threading.Thread(target=come_and_go).start()
+        subprocess.run([sys.executable, "-c", DRAIN, "0.1", "3", "60", str(address[1])], check=True)
+        assert ended.is_set()

@@ -6,9 +6,9 @@ The agent writes config.properties and registers versions through the management
   the command is the launcher's own command line, put together by `LAUNCH` from whatever Python package the image has,
   and Java is PID 1.
 - On SIGTERM Java ends 2.5 s later, and cuts each HTTP request in progress at once. So nothing may be in progress: the
-  preStop hook (`DRAIN`) waits until endpoints are gone, and then until no client is connected any more, for
-  DRAIN_SECONDS at the most. It never closes a kept connection itself; gRPC channels move on by their connection age,
-  and calls in progress are not cut by it (its grace is infinite by default).
+  preStop hook (`DRAIN`) waits until endpoints are gone, and then until no client has been connected for QUIET_SECONDS,
+  for DRAIN_SECONDS at the most. It never closes a kept connection itself; gRPC channels move on by their connection
+  age, and calls in progress are not cut by it (its grace is infinite by default).
 - `/ping` is unhealthy while the default version's workers restart, which is no reason to restart the server: liveness
   asks for the API's description, which is answered whatever became of the models.
 - The management API can load code from anywhere (CVE-2023-43654, CVE-2024-35198, CVE-2024-35199). It listens on the
@@ -44,6 +44,8 @@ MANAGEMENT_PORT = 8083
 GRPC_MANAGEMENT_PORT = 7071
 
 DRAIN_SECONDS = 30
+QUIET_SECONDS = 2
+"""A node that is busy learns late that a pod ends; and what a client sends anew (SYN) comes a second later."""
 STOP_SECONDS = 10
 """From SIGTERM until Java has ended by itself, with room."""
 GRPC_CONNECTION_AGE_MILLISECONDS = 2000
@@ -66,7 +68,8 @@ package `ts`: ours and the project's."""
 
 DRAIN = """\
 import sys, time
-rest, limit, ports = float(sys.argv[1]), float(sys.argv[2]), {int(port) for port in sys.argv[3:]}
+rest, quiet, limit = map(float, sys.argv[1:4])
+ports = {int(port) for port in sys.argv[4:]}
 def clients():
     count = 0
     for path in ("/proc/net/tcp", "/proc/net/tcp6"):
@@ -74,19 +77,26 @@ def clients():
             rows = open(path).read().splitlines()[1:]
         except OSError:
             continue
-        count += sum(row.split()[3] == "01" and int(row.split()[1].rpartition(":")[2], 16) in ports for row in rows)
+        found = [row.split() for row in rows]
+        count += sum(row[3] in ("01", "03") and int(row[1].rpartition(":")[2], 16) in ports for row in found)
     return count
 time.sleep(rest)
-end = time.monotonic() + limit
-while clients() and time.monotonic() < end:
+now = time.monotonic()
+end, alone_at = now + limit, now + quiet
+while now < min(end, alone_at):
     time.sleep(0.1)
+    now = time.monotonic()
+    if clients():
+        alone_at = now + quiet
 """
-"""Waits until nobody is connected to the ports: the kernel's table of connections, state 01 (established)."""
+"""Waits until nobody has been connected to the ports for a while: the kernel's table of connections, states 01
+(established) and 03 (about to be). Between two short connections nobody is for a moment."""
 
 
 def _container(spec: ModelDeploymentSpec, model_name: str) -> Json:
     alive = {"httpGet": {"path": "/api-description", "port": "http"}}
-    drain = [str(ENDPOINT_REMOVAL_SECONDS), str(DRAIN_SECONDS), str(HTTP.number), str(GRPC.number)]
+    drain = [str(seconds) for seconds in (ENDPOINT_REMOVAL_SECONDS, QUIET_SECONDS, DRAIN_SECONDS)]
+    drain += [str(port.number) for port in (HTTP, GRPC)]
     return {
         "command": ["python", "-c", LAUNCH],
         "args": list(spec.runtime.args),

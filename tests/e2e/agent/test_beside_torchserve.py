@@ -442,7 +442,7 @@ def test_nothing_in_progress_is_lost_when_the_pod_ends(pair: TorchServePair) -> 
     asking.start()
     time.sleep(0.5)
     began = time.monotonic()
-    drain = ["python3", "-c", DRAIN, "1", "30", str(pair.server_port), str(pair.grpc_port)]
+    drain = ["python3", "-c", DRAIN, "1", "2", "30", str(pair.server_port), str(pair.grpc_port)]
     subprocess.run(drain, check=True)
     waited = time.monotonic() - began
     assert 3.0 < waited < 25.0, "as long as it is answered, and not to the limit of 30 s"
