@@ -17,18 +17,19 @@ pytestmark = pytest.mark.usefixtures("operator")
 REPOSITORY = "slipway.dev/test-digits"
 
 
-def image_of(content: bytes, folder: Path) -> tuple[str, Path]:
-    """A tag named by the model's digest, and the archive of an image with nothing but the model in it."""
+def image_of(content: bytes, place: str, folder: Path) -> tuple[str, Path]:
+    """A tag named by the model's digest, and the archive of an image with nothing but the model, at `place`."""
     tag = hashlib.sha256(content).hexdigest()[:12]
     archive = folder / f"{tag}.tar"
-    archive.write_bytes(pack_image(f"{REPOSITORY}:{tag}", pack({"model.onnx": (content, 0o644)}), {}))
+    archive.write_bytes(pack_image(f"{REPOSITORY}:{tag}", pack({place: (content, 0o644)}), {}))
     return tag, archive
 
 
 def test_the_node_mounts_the_model_and_another_version_is_another_pod(
     stage: Stage, digits: Digits, tmp_path: Path
 ) -> None:
-    images = {number: image_of(content, tmp_path) for number, content in digits.files.items()}
+    places = {1: "model.onnx", 2: "models/model.onnx"}  # the second one's as in KServe's modelcars
+    images = {number: image_of(digits.files[number], place, tmp_path) for number, place in places.items()}
     import_archives([archive for _, archive in images.values()])
     tags = {str(number): tag for number, (tag, _) in images.items()}
     served = stage.given(

@@ -54,6 +54,21 @@ def test_only_canonical_folders_are_versions(root: Path) -> None:
     assert tuple(source_of(root).list_versions()) == (1, 3, 10)
 
 
+@pytest.mark.parametrize(("uri", "version"), [("oci://registry/digits", 7), (URI, 3)])
+def test_of_a_mounted_image_the_folder_models_is_the_model(root: Path, uri: str, version: int) -> None:
+    put(root / "models" / "model.onnx", "of a modelcar")
+    source = PathSource(Source(uri, str(root), {}), 7, holds_model)
+    assert version in source.list_versions()
+    assert (7 in source.list_versions()) == uri.startswith("oci://")
+
+
+def test_a_mounted_image_without_such_a_folder_is_the_model_itself(root: Path, staging: Path) -> None:
+    put(root / "image" / "model.onnx")
+    (root / "image" / "models").symlink_to(root)
+    source = PathSource(Source("oci://registry/digits", str(root / "image"), {}), 7, holds_model)
+    assert tuple(source.list_versions()) == (7,)
+
+
 def test_a_folder_is_copied_with_its_digest(root: Path, staging: Path) -> None:
     put(root / "3" / "deep" / "labels.txt", "labels")
     progress = Progress()

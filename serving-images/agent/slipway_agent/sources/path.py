@@ -1,6 +1,7 @@
-"""A folder in the pod: `pvc://` and `volume://`, mounted read-only. Copied, never linked: the server doesn't mount it.
+"""A folder in the pod: `pvc://`, `volume://`, or an `oci://` image, mounted read-only by the node.
 
-Messages speak of the user's URI and the path below it, never of the mount.
+Copied, never linked: the server doesn't mount it. Messages speak of the user's URI and the path below it, never of the
+mount.
 """
 
 import errno
@@ -14,6 +15,7 @@ from pathlib import Path
 from slipway_agent.config import VERSION_NAME, Source, parse_version
 from slipway_agent.digest import CHUNK_BYTES, digest_of_files, list_files
 from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.layers import MODEL_FOLDER
 from slipway_agent.sources import Fetched, Progress
 from slipway_agent.volume import ensure_room
 
@@ -36,7 +38,7 @@ class PathSource:
     def __init__(self, source: Source, served: int | None, holds_model: Callable[[Path], bool]) -> None:
         assert source.path is not None
         self._source = source
-        self._root = Path(source.path)
+        self._root = _root_of(source.uri, Path(source.path))
         self._served = served if served is not None else 1  # a URI that is itself a model is version 1 unless said
         self._holds_model = holds_model
 
@@ -264,6 +266,12 @@ class PathSource:
         if name and Path(name).is_relative_to(self._root):
             return f"{self._source.uri.rstrip('/')}/{Path(name).relative_to(self._root)}".removesuffix("/.")
         return where
+
+
+def _root_of(uri: str, mounted: Path) -> Path:
+    """What the URI stands for: of an image its folder /models, as if it were pulled (`layers`), else all of it."""
+    models = mounted / MODEL_FOLDER
+    return models if uri.startswith("oci://") and models.is_dir() and not models.is_symlink() else mounted
 
 
 def _fingerprint(files: list[_File]) -> str:
