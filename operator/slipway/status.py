@@ -184,8 +184,8 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
     if plan is not None and plan.weights is not None and stable is not None:  # a canary's pods serve only its share
         home = carrier_of(stable, observed.carriers) or ""
         ready = observed.carriers.get(home, ABSENT).ready
-        if judged.entry == ROUTER and observed.by_router is not None:
-            ready = min(ready, observed.by_router.endpoints.get(home, 0))  # no request gets to the others yet
+        if judged.entry == ROUTER and (reached := _reached(home, observed, is_split=canary is not None)) is not None:
+            ready = min(ready, reached)  # no request gets to the others yet
         ready += _in_their_place(plan, observed, home, judged.replicas)
     shown = carrier_of(stable or canary or "", observed.carriers) or stable or canary
     served = _version_of(stable or canary, judged, observed, stored)
@@ -223,6 +223,18 @@ def assess(judged: Judged, observed: Observed, stored: ModelDeploymentStatus, no
         ready=f"{ready}/{judged.replicas}",
         selector=selector_of(judged.name),
         conditions=[_dated(condition, judged.generation, stored, now) for condition in conditions],
+    )
+
+
+def _reached(home: str, observed: Observed, *, is_split: bool) -> int | None:
+    """Pods of stable that each router which answers sends requests to; None: none answers.
+
+    Once nothing is split, one that still sends them elsewhere reaches none: what is there may be gone.
+    """
+    ready = [pod.uid for pod in observed.routers if pod.is_ready and not pod.is_ending]
+    heard = [observed.router_reports[uid] for uid in ready if uid in observed.router_reports]
+    return min(
+        (each.endpoints.get(home, 0) if is_split or each.weights.get(home) else 0 for each in heard), default=None
     )
 
 

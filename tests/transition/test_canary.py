@@ -900,6 +900,23 @@ def test_stable_without_a_ready_pod_is_replaced_at_once() -> None:
     assert_rested(world, operator, NEW)
 
 
+@pytest.mark.parametrize("is_deaf", [False, True])
+def test_while_one_router_sends_requests_to_pods_that_are_gone_it_is_not_ready(*, is_deaf: bool) -> None:
+    world, operator = serving(LONG, {"replicas": 1})
+    [pod] = [pod for pod in world.pods() if status(world)["stable"]["revision"] in pod["metadata"]["name"]]
+    world.unschedulable = {OLD}
+    world.lose("Pod", pod["metadata"]["name"])
+    run(operator, 1)
+    world.is_deaf = is_deaf
+    world.edit({"model": {"version": NEW}})
+    for _ in range(30):
+        was_ready, lost = world.conditions()["Ready"][0], world.lost
+        run(operator, 1)
+        assert (was_ready, world.lost > lost) != ("True", True)
+        world.is_deaf = False
+    assert world.conditions()["Ready"][0] == "True"
+
+
 def test_a_canary_pod_that_is_lost_sends_requests_to_stable_until_it_is_back() -> None:
     world, operator = arriving(LONG)
     [pod] = [pod for pod in world.pods() if canary_of(world) in pod["metadata"]["name"]]
