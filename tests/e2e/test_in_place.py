@@ -131,6 +131,18 @@ def test_versions_are_found_where_they_are_put(stage: Stage, digits: Digits, put
     assert served.stored()["status"]["listed"] == [1, 2]
 
 
+def test_a_folder_that_is_half_copied_is_no_version_yet(stage: Stage, digits: Digits, put: Put) -> None:
+    put({"1/model.onnx": digits.files[1], "2/labels.txt": b"its model comes later"})
+    served = stage.given("digits", "pvc://models", 1, storage={"pollIntervalSeconds": 1})
+    served.when_spec(model={"version": None})
+    served.then_ready()
+    before = restarts(served.pods())
+    assert served.stored()["status"]["listed"] == [1]
+    put({"2/model.onnx": digits.files[2]})
+    served.then_answers(digits, 2, seconds=30)
+    assert restarts(served.pods()) == before
+
+
 def test_other_bytes_under_a_number_that_was_served_are_never_served(stage: Stage, digits: Digits, put: Put) -> None:
     put({"1/model.onnx": digits.files[1]})
     served = stage.given("digits", "pvc://models", 1).then_ready()

@@ -18,6 +18,7 @@ from tests.e2e import reach, store
 from tests.e2e.install import image_references
 from tests.e2e.kube import Manifest
 from tests.e2e.load import GRPC, KEPT, NEW, Ask, Load
+from tests.e2e.rollouts import command, then_routed
 from tests.e2e.stage import Served, Stage, eventually
 from tests.e2e.tensorflow_api import error_of, spec_of, tensorflow_grpc
 from tests.e2e.test_rollout import needs_service, restarts
@@ -222,6 +223,32 @@ def test_a_new_version_loads_into_serving_pods_and_labels_follow(module_stage: S
         assert set(tally.labels) == {2, 3}, f"{name}: {load.report()}"
     assert restarts(served.pods()) == before
     eventually("stable has followed", lambda: answers_by_label(served, "stable") == 3.0)
+
+
+def test_a_label_on_a_version_that_isnt_loaded_is_said_and_the_others_stand(module_stage: Stage, claim: str) -> None:
+    policy = {"latest": {"count": 2}}
+    served = given(module_stage, claim, "labels", 2, VERSIONS, model={"labels": {"old": 1}}, versionPolicy=policy)
+    served.then_ready()
+    served.when_spec(model={"labels": {"old": 1, "next": 3}})
+    served.then("VersionsReady", "False", "LabelNotLoaded", says=["the label next names version 3"])
+    served.then("Ready", "True")
+    assert [answers_by_label(served, label) for label in ("old", "stable", "next")] == [1.0, 2.0, None]
+    served.when_spec(model={"labels": {"old": 1, "next": None}})
+    served.then("VersionsReady", "True")
+
+
+@needs_service
+def test_labels_lead_to_stable_and_canary_while_requests_are_split(module_stage: Stage, claim: str) -> None:
+    rollout = {"steps": [{"weight": 1}, {"pause": {}}], "bakeSeconds": 0}
+    served = given(module_stage, claim, "split", 1, VERSIONS, rollout=rollout).then_ready()
+    then_routed(served)
+    served.when_spec(model={"version": 2})
+    served.then("Promoted", "False", "Paused")
+    eventually("canary leads to it", lambda: answers_by_label(served, "canary") == 2.0)
+    assert [answers_by_label(served, "stable") for _ in range(20)] == [1.0] * 20
+    assert command(served, "promote", served.stored()["status"]["canary"]["revision"])["accepted"]
+    served.then_ready()
+    eventually("stable leads to it", lambda: answers_by_label(served, "stable") == 2.0)
 
 
 @needs_service
