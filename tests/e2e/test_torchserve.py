@@ -158,9 +158,6 @@ def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(
     assert restarts(served.pods()) == before
 
 
-# In the matrix, not in make test: once in about six runs a new connection was reset in the moment in which an old pod's
-# Java ended, 35 s after its endpoint was gone. Not understood yet; the same test of the other servers never did.
-@pytest.mark.matrix
 @needs_service
 def test_a_rolling_update_loses_nothing(stage: Stage, archives: dict[str, bytes]) -> None:
     served = given(stage, archives, "first", replicas=2).then_ready()

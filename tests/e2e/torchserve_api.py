@@ -7,7 +7,7 @@ Must not import: anything of Kubernetes or Slipway.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -29,20 +29,20 @@ class RefusedError(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class TorchRest:
-    """`url` is the Service's, without a path."""
+    """`url` is the Service's, without a path. post: as requests' own."""
 
     url: str
     model: str
-    session: requests.Session
+    post: Callable[..., requests.Response]
 
     def predict(self, body: dict[str, Any] | bytes, version: int | None = None) -> Any:
         """JSON, or bytes such as a picture; the answer's JSON."""
         path = f"{self.url}/predictions/{self.model}" + (f"/{version}" if version is not None else "")
         if isinstance(body, bytes):
             headers = {"Content-Type": "application/octet-stream"}
-            answer = self.session.post(path, data=body, headers=headers, timeout=30)
+            answer = self.post(path, data=body, headers=headers, timeout=30)
         else:
-            answer = self.session.post(path, json=body, timeout=30)
+            answer = self.post(path, json=body, timeout=30)
         if answer.status_code != 200:
             raise RefusedError(answer.status_code, answer.text)
         return answer.json()
@@ -69,11 +69,9 @@ class TorchGrpc:
 
 @contextmanager
 def torch_rest(url: str, model: str, *, keep: bool = True) -> Iterator[TorchRest]:
-    """`keep` False: a new connection for each request."""
+    """`keep` False: a new connection for each request. TorchServe keeps one open that a client asks it to close."""
     with requests.Session() as session:
-        if not keep:
-            session.headers["Connection"] = "close"
-        yield TorchRest(url, model, session)
+        yield TorchRest(url, model, session.post if keep else requests.post)
 
 
 @contextmanager
