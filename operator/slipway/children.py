@@ -129,7 +129,7 @@ def render(
             backends.append(_backend(deployment, carrier, revision, plan.weights.get(carrier, 0), load[carrier]))
     routing = Routing()
     if backends and (wants_split(deployment) or entry == ROUTER):
-        # Routers that have the requests are told of them, until whoever is to have them does.
+        # Routers to which the Service still leads are rendered, too, where the spec wants another provider by now.
         provider = PROVIDERS["Router"] if entry == ROUTER else provider_of(deployment.spec)
         routing = provider.render(deployment, Split(tuple(backends), images.cluster_domain), observed.live, images)
     children = [*serving, *routing.children, *others]

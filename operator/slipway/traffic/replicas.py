@@ -15,13 +15,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
-from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
+from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.evidence import InForce
-from slipway.manifests import Images
-from slipway.revisions import Json
 from slipway.runtimes import RUNTIMES
 from slipway.traffic.provider import Provider, Reached, Routing
-from slipway.traffic.split import Split
 
 MAX_REPLICAS = 1000
 """As in the CRD."""
@@ -152,19 +149,12 @@ def _enough_replicas(weights: list[int]) -> int | None:
     return None
 
 
-def _nothing(
-    deployment: ModelDeployment, split: Split, live: Mapping[tuple[str, str], Json], images: Images
-) -> Routing:
-    """Service `<name>` and the pods are there anyway."""
-    return Routing()
-
-
 PROVIDER = Provider(
     has_routers=False,
     is_exact=False,
     reach=reach,
     explain=explain,
     refusals=refusals,
-    render=_nothing,
+    render=lambda deployment, split, live, images: Routing(),  # Service `<name>` and the pods are there anyway
     in_force=lambda standing: in_force(standing.selected, standing.ready),
 )
