@@ -14,7 +14,7 @@ No I/O, no clock: `now` is in the World, in seconds of any one clock.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import inf
 from typing import TypeAlias
 
@@ -36,6 +36,8 @@ class Failure:
     """Why a version isn't there. `retry_at` is on the World's clock; `attempts` counts from 1.
 
     `is_confirmed`: the source was asked since, and still has the bytes that the server refused.
+    `is_outdated`: the configuration it happened under has changed since. The server is asked anew, and until then the
+    failure says nothing about what is wanted now.
     """
 
     reason: Reason
@@ -45,6 +47,10 @@ class Failure:
     retry_at: float
     fingerprint: str | None = None
     is_confirmed: bool = False
+    is_outdated: bool = False
+
+    def outdate(self, now: float) -> "Failure":
+        return replace(self, retry_at=now, is_outdated=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +181,15 @@ def blame(
     """Which versions a load failed by, with the words for each. `ready`: what was ready before it, or came to be.
 
     A server that names versions is believed. One that doesn't, or that ended, is asked again without the extra ones
-    that were new; only when none is left is it the served version's fault. A server that ended with nothing else
-    loaded is judged by the kubelet's restarts, not by us: no version is blamed. Nor is one that was seen ready while
-    the load went on: it is loaded, and what the load still waited for (labels, unloads) isn't its fault.
+    that were new; only when none is left is it the served version's fault. A server that was gone before it was asked
+    died of something else, and one that ended with nothing else loaded is judged by the kubelet's restarts, not by us:
+    no version is blamed. Nor is one that was seen ready while the load went on: it is loaded, and what the load still
+    waited for (labels, unloads) isn't its fault.
     """
     if isinstance(outcome, Refused) and (named := asked & outcome.words.keys()):
         return {version: outcome.words[version] for version in named}
+    if isinstance(outcome, Gone) and not outcome.was_asked:
+        return {}
     new = asked - ready
     if new - {served}:
         return dict.fromkeys(new - {served}, outcome.message)
@@ -335,12 +344,13 @@ def _awaits_room(world: World, version: int) -> bool:
 
 def _is_refused(world: World, version: int) -> bool:
     failure = world.load_failures.get(version)
-    return failure is not None and failure.is_permanent
+    return failure is not None and failure.is_permanent and not failure.is_outdated
 
 
 def _has_failed(world: World, version: int) -> bool:
-    failures = (world.fetch_failures.get(version), world.load_failures.get(version))
-    return any(failure is not None and failure.is_permanent for failure in failures) or version in find_shortages(world)
+    fetch_failure = world.fetch_failures.get(version)
+    cant_be_had = fetch_failure is not None and fetch_failure.is_permanent
+    return cant_be_had or _is_refused(world, version) or version in find_shortages(world)
 
 
 def _needs_load(world: World, target: frozenset[int]) -> bool:

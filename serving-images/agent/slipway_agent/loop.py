@@ -44,7 +44,7 @@ from slipway_agent.failures import (
     UnchangedError,
 )
 from slipway_agent.fetching import Job, fetch_version, open_source
-from slipway_agent.golden import Golden, GoldenReport
+from slipway_agent.golden import GoldenReport
 from slipway_agent.journal import Journal, format_date
 from slipway_agent.listing import ListError, Listing, take_error, take_look
 from slipway_agent.published import Ledger, Published, describe_bytes
@@ -81,7 +81,7 @@ class LoadEnded:
     asked: frozenset[int]
     ready_before: frozenset[int]
     published_before: Mapping[int, Published]
-    golden: Golden | None
+    config: Config
     seconds: float
     outcome: LoadOutcome | AgentError
 
@@ -301,7 +301,7 @@ class Agent:
         descriptions: dict[int, _Description] = {}
         if before is not None and same_model:
             # every failure gets a new chance: the change may be the correction
-            due = {each: replace(failure, retry_at=world.now) for each, failure in before.world.load_failures.items()}
+            due = {each: failure.outdate(world.now) for each, failure in before.world.load_failures.items()}
             # what is only asked of the served version changes nothing in the server
             asks_only = config == replace(before.world.config, generation=config.generation, golden=config.golden)
             is_current = before.world.is_boot_current and asks_only
@@ -497,7 +497,7 @@ class Agent:
         ready, published = model.world.server.ready, model.world.published
         if versions != ready:
             self._journal.info("load begins", versions=sorted(versions), loaded=sorted(ready))
-        server, golden, post = model.server, model.world.config.golden, self._inbox.put
+        server, config, post = model.server, model.world.config, self._inbox.put
 
         def load_now() -> None:
             began = time.monotonic()
@@ -508,7 +508,7 @@ class Agent:
                 outcome = refusal
             except Exception as defect:
                 outcome = _explain_write(defect)
-            post(LoadEnded(versions, ready, published, golden, time.monotonic() - began, outcome))
+            post(LoadEnded(versions, ready, published, config, time.monotonic() - began, outcome))
 
         self._loader.submit(load_now)
         model.world = replace(model.world, loading=versions, proven=ready)
@@ -592,7 +592,7 @@ class Agent:
     def _take_load(self, model: _Model, event: LoadEnded) -> None:
         now = time.monotonic()
         world = replace(model.world, loading=None, now=now, last_load=LoadRecord(event.asked, now))
-        if event.golden != world.config.golden:
+        if event.config.golden != world.config.golden:
             world = replace(world, last_load=None)  # what is asked now is asked at once
         outcome = event.outcome
         match outcome:
@@ -617,9 +617,9 @@ class Agent:
                 result = outcome.reason.value
                 model.world = replace(world, is_boot_current=True)
                 self._note_load_failure(model, _blame_served(world, outcome))
-            case Refused(reason=Reason.GOLDEN_FAILED | Reason.GOLDEN_UNREADABLE) if event.golden != world.config.golden:
-                result = "superseded"  # it wasn't as some earlier requests expected; what they expect now isn't known
-                model.world = world
+            case Refused() if event.config != world.config:
+                result = "superseded"  # refused under an earlier configuration; under this one it is asked anew
+                model.world = replace(world, last_load=None)
             case _:
                 result = "refused" if isinstance(outcome, Refused) else "gone"
                 # a server that is gone reads the boot configuration next, so it must be the one in force

@@ -145,7 +145,10 @@ def find_failure(world: World, version: int) -> Failure | None:
     fetch_failure = world.fetch_failures.get(version)
     if fetch_failure is not None and not is_satisfied(world, version):
         return fetch_failure
-    return world.load_failures.get(version) or find_shortages(world).get(version)
+    load_failure = world.load_failures.get(version)
+    if load_failure is not None and not load_failure.is_outdated:
+        return load_failure
+    return find_shortages(world).get(version)
 
 
 def find_state(world: World, version: int) -> State:

@@ -350,6 +350,7 @@ def test_the_pod_stays_ready_on_the_old_version_until_the_new_one_is() -> None:
         (Gone("ended"), {2, 3}, {2, 3}, {}),
         (Gone("ended"), {3}, set(), {}),
         (Gone("ended"), {3}, {3}, {}),
+        (Gone("not there", was_asked=False), {2, 3}, {3}, {}),
     ],
 )
 def test_who_is_blamed_for_a_failed_load(

@@ -186,6 +186,12 @@ def test_a_server_that_ends_during_a_load_is_gone(serve: Serve) -> None:
     assert server.read_boot() == some(1)
 
 
+def test_a_server_that_isnt_there_was_not_asked(serve: Serve) -> None:
+    fake, server = serve(lambda *_: None)
+    fake.stop()
+    assert server.load(some(2)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}", was_asked=False)
+
+
 def test_a_promise_that_is_not_kept_is_a_refusal(serve: Serve) -> None:
     _, server = serve(lambda method, path, body: (200, "" if path.endswith("/load") else ready(1)))
     outcome = server.load(some(1, 2))

@@ -142,7 +142,7 @@ def test_a_server_that_isnt_there_is_not_alive(fake: FakeTensorFlowServing) -> N
     put(fake, v3="three")
     driver = driver_of(fake)
     assert driver.observe(some(3)) == ServerView()
-    assert driver.load(some(3)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}")
+    assert driver.load(some(3)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}", was_asked=False)
 
 
 def test_a_server_that_doesnt_take_up_its_file_is_said_to(fake: FakeTensorFlowServing) -> None:

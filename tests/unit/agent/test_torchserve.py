@@ -160,6 +160,7 @@ def test_a_server_that_ends_during_a_load_is_gone_and_boots_as_before(fake: Fake
     outcome = driver.load(some(2, 3))
     assert isinstance(outcome, Gone)
     assert "ended during the load" in outcome.message
+    assert outcome.was_asked
     assert driver.read_boot() == some(3)
 
 
@@ -167,7 +168,9 @@ def test_a_server_that_isnt_there_is_not_alive(fake: FakeTorchServe) -> None:
     put(fake, v3="three")
     driver = driver_of(fake)
     assert driver.observe(some(3)) == ServerView()
-    assert isinstance(driver.load(some(3)), Gone)
+    outcome = driver.load(some(3))
+    assert isinstance(outcome, Gone)
+    assert not outcome.was_asked
 
 
 def test_a_server_without_models_is_alive(fake: FakeTorchServe) -> None:

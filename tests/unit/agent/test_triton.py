@@ -75,6 +75,7 @@ def test_a_server_that_ends_during_a_load_is_gone_and_boots_as_before(fake: Fake
     outcome = driver.load(some(2, 3))
     assert isinstance(outcome, Gone)
     assert "ended during the load" in outcome.message
+    assert outcome.was_asked
     assert driver.read_boot() == some(3)
 
 
@@ -84,7 +85,8 @@ def test_a_server_that_isnt_there_is_not_alive(fake: FakeTriton) -> None:
     assert driver.observe(some(3)) == ServerView()
     outcome = driver.load(some(3))
     assert isinstance(outcome, Gone)
-    assert f"{fake.grpc_port}: Failed to connect" in outcome.message
+    assert f"doesn't answer at 127.0.0.1:{fake.grpc_port}" in outcome.message
+    assert not outcome.was_asked
 
 
 def test_a_version_that_triton_skips_in_silence_is_noticed(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:

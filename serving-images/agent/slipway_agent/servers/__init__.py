@@ -39,9 +39,13 @@ class Refused:
 
 @dataclass(frozen=True, slots=True)
 class Gone:
-    """The server ended, or stopped to answer, in the middle of the request."""
+    """The server ended, or stopped to answer, in the middle of the request.
+
+    `was_asked`: False where it was gone before it heard of the load, and so can't have died of it.
+    """
 
     message: str
+    was_asked: bool = True
 
 
 LoadOutcome: TypeAlias = Loaded | Refused | Gone

@@ -112,7 +112,7 @@ class OnnxRuntimeServer:
         try:
             status, body = self._loopback.ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, {})
         except ConnectionRefusedError:
-            return Gone(f"the server doesn't answer at {HOST}:{self._settings.http_port}")
+            return Gone(f"the server doesn't answer at {HOST}:{self._settings.http_port}", was_asked=False)
         except LOST as cause:
             return Gone(f"the server ended during the load ({explain_lost(cause)})")
         if status != 200:

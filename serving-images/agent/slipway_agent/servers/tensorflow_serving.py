@@ -164,10 +164,13 @@ class TensorFlowServer:
         before = self._volume.read_in_repository(MODELS_FILE)
         # other bytes may be published while this load goes on: what it loads is what is there now
         folders = {version: self._folder(version) for version in versions}
+        was_asked = False
         try:
-            outcome = self._load_now(versions, read_models(before or "").labels, folders)
+            found = self._status()
+            was_asked = True
+            outcome = self._load_now(versions, found, read_models(before or "").labels, folders)
         except _ServerEndedError:
-            outcome = Gone(f"the server doesn't answer at {HOST}:{self._spec.http_port}")
+            outcome = Gone(f"the server doesn't answer at {HOST}:{self._spec.http_port}", was_asked)
         except BaseException:
             self._restore(before)
             raise
@@ -204,9 +207,12 @@ class TensorFlowServer:
     # loading
 
     def _load_now(
-        self, versions: frozenset[int], labels: Mapping[str, int], folders: Mapping[int, _Stamp]
+        self,
+        versions: frozenset[int],
+        found: Mapping[int, VersionStatus],
+        labels: Mapping[str, int],
+        folders: Mapping[int, _Stamp],
     ) -> LoadOutcome:
-        found = self._status()
         available = _available(found)
         if replaced := self._replaced(versions & available, folders):
             # the server keeps what it has under a number: the old bytes go before the new ones come

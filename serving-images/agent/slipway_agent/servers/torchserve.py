@@ -189,10 +189,14 @@ class TorchServer:
     def load(self, versions: frozenset[int]) -> LoadOutcome:
         before = self._volume.read_in_repository(PROPERTIES)
         self.write_boot(versions)
+        was_asked = False
         try:
+            self._describe()
+            was_asked = True
             outcome = self._load_now(versions)
         except LOST as cause:
-            outcome = Gone(f"the server doesn't answer at {HOST}:{self._spec.management_port} ({explain_lost(cause)})")
+            place = f"{HOST}:{self._spec.management_port}"
+            outcome = Gone(f"the server doesn't answer at {place} ({explain_lost(cause)})", was_asked)
         except _ServerEndedError as cause:
             outcome = Gone(str(cause))
         if not isinstance(outcome, Loaded) and before is not None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from slipway_agent.config import Config, Fields, parse_version
 from slipway_agent.failures import TransientError
 from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
-from slipway_agent.servers.loopback import LOST, WORDS_LIMIT, Loopback, read_words
+from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, read_words
 from slipway_agent.servers.triton_config import (
     BACKEND_BY_FILE,
     TritonSpec,
@@ -176,8 +176,10 @@ class TritonServer:
         answer = load_model(self._spec.grpc_port, self._volume.model, key)
         if answer.words is None:
             return None
+        if not answer.was_asked:
+            return Gone(f"the server doesn't answer at {HOST}:{self._spec.grpc_port} ({answer.words})", was_asked=False)
         if answer.is_lost:
-            return Gone(f"the server ended during the load, or doesn't answer ({answer.words})")
+            return Gone(f"the server ended during the load ({answer.words})")
         return explain_refusal(answer.words)
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:

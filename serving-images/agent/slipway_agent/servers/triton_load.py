@@ -5,9 +5,12 @@ thread waits until the load is done: measured on 2.51 with 16 such clients, 9 to
 1.4 s of a small load; over gRPC the slowest answer was 40 ms. grpcio is imported with the first load.
 """
 
+import socket
 from dataclasses import dataclass
 
-from slipway_agent.servers.loopback import HOST
+from slipway_agent.servers.loopback import HOST, explain_lost
+
+LISTENING_SECONDS = 2.0
 
 _METHOD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 _KEY_PREFIX = "triton-grpc-protocol-"  # what Triton puts before the name of a restricted protocol's key
@@ -15,14 +18,22 @@ _KEY_PREFIX = "triton-grpc-protocol-"  # what Triton puts before the name of a r
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`words` is None where the load was done. `is_lost`: nobody answered, or the server ended in the middle."""
+    """`words` is None where the load was done. `is_lost`: nobody answered, or the server ended in the middle.
+
+    `was_asked`: False where nobody listened.
+    """
 
     words: str | None = None
     is_lost: bool = False
+    was_asked: bool = True
 
 
 def load_model(port: int, model: str, key: tuple[str, str] | None) -> Answer:
     """Asks for the load and waits for it as long as the server lives. `key`: name and value."""
+    try:
+        socket.create_connection((HOST, port), timeout=LISTENING_SECONDS).close()
+    except OSError as cause:  # gRPC's errors don't tell who never listened from who ended
+        return Answer(explain_lost(cause), is_lost=True, was_asked=False)
     import grpc
 
     name = model.encode()
