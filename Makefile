@@ -8,6 +8,7 @@ MAKEFLAGS += --no-print-directory
 
 PYTHON ?= python3
 N ?= 1000
+SEED ?= 0
 VENV := .venv
 PY := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/serving-images/agent:$(CURDIR)
@@ -58,6 +59,10 @@ unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluste
 	@$(VENV)/bin/mypy
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m pytest
+
+.PHONY: slowed
+slowed: deps venv ## The agent's tests with random lines slowed: what depends on the moment shows; SEED=1 draws the lines
+	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/test_agent.py tests/unit/agent/test_cache.py tests/storage
 
 .PHONY: e2e
 e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)

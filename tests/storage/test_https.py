@@ -124,3 +124,17 @@ def test_a_server_that_stalls_is_given_up_and_a_fetch_from_it_called_off_at_once
     with pytest.raises(CancelledError):
         source_of(url, tmp_path, read_seconds=30).fetch(3, staging, progress, None)
     assert time.monotonic() - began < 10
+
+
+def test_a_fetch_called_off_before_its_body_begins_does_not_wait_for_it(
+    s3: S3Server, faulty: Faults, prefix: str, tmp_path: Path, staging: Path
+) -> None:
+    s3.put(f"{prefix}/model.onnx", LARGE)
+    url = presigned(faulty, f"{prefix}/model.onnx")
+    faulty.stall_seconds = 20.0
+    progress = Progress()
+    faulty.on_request = lambda path: progress.cancel()
+    began = time.monotonic()
+    with pytest.raises(CancelledError):
+        source_of(url, tmp_path, read_seconds=30).fetch(3, staging, progress, None)
+    assert time.monotonic() - began < 10

@@ -66,9 +66,11 @@ class Progress:
                 wake()
 
     def call_off_by(self, wake: Callable[[], None]) -> None:
-        """`wake` ends the read that the fetch waits in, so that calling it off doesn't wait for a store that stalls."""
+        """`wake` ends the read that the fetch waits in, so that calling it off doesn't wait for a store that stalls.
+        CancelledError when it was called off before there was anything to wake."""
         with self._lock:
             self._wake = wake
+        self.check()
 
     @property
     def fetched_bytes(self) -> int:
