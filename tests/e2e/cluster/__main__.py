@@ -46,8 +46,26 @@ def _parser() -> argparse.ArgumentParser:
     load.add_argument("archive", nargs="+", type=Path)
     for verb, what in (("kubectl", "run kubectl on it"), ("exec", "run a command in its network")):
         command = verbs.add_parser(verb, parents=[named], help=what)
-        command.add_argument("arguments", nargs=argparse.REMAINDER)
+        command.add_argument("arguments", nargs="*")
     return parser
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    return _parser().parse_args(_set_apart(words))
+
+
+def _set_apart(words: list[str]) -> list[str]:
+    """With a `--` before another program's words: argparse takes a `-n` that comes first for one of ours."""
+    match words:
+        case [("kubectl" | "exec"), "--name", _, *foreign]:
+            own = words[:3]
+        case [("kubectl" | "exec"), name, *foreign] if name.startswith("--name="):
+            own = words[:2]
+        case [("kubectl" | "exec"), *foreign]:
+            own = words[:1]
+        case _:
+            return words
+    return words if foreign[:1] in (["--"], ["-h"], ["--help"]) else [*own, "--", *foreign]
 
 
 def _become(provider: ClusterProvider, command: list[str]) -> None:
@@ -61,7 +79,7 @@ def _become(provider: ClusterProvider, command: list[str]) -> None:
 
 
 def main() -> int:
-    chosen = _parser().parse_args()
+    chosen = parse(sys.argv[1:])
     try:
         provider = choose_provider(chosen.name)
         match chosen.verb:
