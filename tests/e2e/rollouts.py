@@ -48,6 +48,16 @@ def agreed_sample(digits: Digits) -> Sample:
     return next(sample for sample in digits.samples if sample.labels[1] == sample.labels[2])
 
 
+def golden(digits: Digits, label: int | None = None) -> Manifest:
+    """One request whose answer both trained versions agree on, or another label that neither gives."""
+    sample = agreed_sample(digits)
+    tensor = {"name": "image", "shape": [1, 64], "datatype": "FP32", "data": sample.image}
+    request = {"inputs": [tensor], "outputs": [{"name": "label"}]}
+    expected = sample.labels[1] if label is None else label
+    response = {"outputs": [{"name": "label", "data": [expected]}]}
+    return {"requests": [{"name": "a known digit", "request": request, "response": response}]}
+
+
 def prediction(digits: Digits, is_triggering: bool = False) -> Prediction:
     image = agreed_sample(digits).image
     return inference_protocol("digits", "image", models_spoiled.triggering(image) if is_triggering else image)

@@ -28,6 +28,7 @@ from tests.e2e.rollouts import (
     agreed_sample,
     asked,
     command,
+    golden,
     lost,
     nothing_was_lost,
     prediction,
@@ -55,14 +56,6 @@ HALF = {"steps": [{"weight": 50, "holdSeconds": 1}, {"weight": 100}]}
 NEVER_PASSES = {"minRequests": 100_000, "margin": 0.01}
 NEW_DEFAULTS = {"progressDeadlineSeconds": 900, "bakeSeconds": 200, "revisionHistoryLimit": 7}
 """Of spec.rollout, as another release may have them."""
-
-
-def golden(digits: Digits) -> Manifest:
-    sample = agreed_sample(digits)
-    tensor = {"name": "image", "shape": [1, 64], "datatype": "FP32", "data": sample.image}
-    request = {"inputs": [tensor], "outputs": [{"name": "label"}]}
-    response = {"outputs": [{"name": "label", "data": [sample.labels[1]]}]}
-    return {"requests": [{"name": "a known digit", "request": request, "response": response}]}
 
 
 @pytest.fixture(scope="module")

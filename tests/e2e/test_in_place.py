@@ -12,6 +12,7 @@ from tests.e2e import store
 from tests.e2e.install import image_references
 from tests.e2e.kube import Manifest
 from tests.e2e.models import Digits
+from tests.e2e.rollouts import agreed_sample, command, golden
 from tests.e2e.stage import Served, Stage, digits_volume
 from tests.e2e.test_rollout import load_on, needs_service, restarts, telling
 
@@ -90,6 +91,22 @@ def test_a_version_that_fails_to_load_leaves_the_old_one_serving(served: Served,
         assert set(tally.labels) == {telling(digits).labels[1]}
     served.when_spec(model={"version": 2}).then_ready()
     served.then_answers(digits, 2)
+
+
+@needs_service
+def test_a_version_refused_for_its_answers_is_taken_up_once_what_is_expected_is_corrected(
+    served: Served, digits: Digits
+) -> None:
+    before = restarts(served.pods())
+    wrong = (agreed_sample(digits).labels[1] + 1) % 10
+    served.when_spec(model={"version": 2}, rollout={"gates": {"golden": golden(digits, wrong)}})
+    served.then("Promoted", "False", "RolledBack", says=["GoldenFailed", "a known digit"])
+    served.when_spec(rollout={"gates": {"golden": golden(digits)}})
+    [rejected] = served.stored()["status"]["rejected"]
+    assert command(served, "retry", rejected["revision"])["accepted"]
+    served.then_ready()
+    served.then_answers(digits, 2)
+    assert restarts(served.pods()) == before
 
 
 def test_a_version_that_does_not_fit_beside_the_old_one_gets_pods_of_its_own(
