@@ -458,7 +458,7 @@ def _promoted(
                 False,
                 "RolledBack",
                 f"a person rolled back to revision {judged.pinned.revision}; the spec's, {judged.pinned.instead_of}, "
-                "is not tried again until the spec changes or kubectl slipway retry",
+                "is not tried again until the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.ROLLED_BACK:
             why = next((entry.message for entry in reversed(rejected) if entry.revision == judged.revision), "")
@@ -467,7 +467,7 @@ def _promoted(
                 False,
                 "RolledBack",
                 f"revision {judged.revision} was taken back and {stable} serves: {why}. It is not tried again until "
-                "the spec changes or kubectl slipway retry",
+                "the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
             trouble = _trouble(observed, canary)

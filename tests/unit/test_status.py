@@ -330,7 +330,7 @@ def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
     condition = later.condition("Promoted")
     assert condition is not None
     assert BROKEN.message in condition.message
-    assert "until the spec changes" in condition.message
+    assert "until the spec asks for another revision" in condition.message
     assert later.rejected == once.rejected
 
 
