@@ -107,8 +107,8 @@ def render(
         for name in (orders.revision, orders.replaces):
             if name in revisions and name not in kept:
                 kept.add(name)
-                is_carried = name == orders.revision and name in (plan.stable, plan.canary, plan.previous)
-                children.append(_keep(deployment, revisions[name], recorded, is_carried=is_carried))
+                is_newest = name == orders.revision and name == (plan.canary or plan.stable)
+                children.append(_keep(deployment, revisions[name], recorded, is_newest=is_newest))
         # What is listed at the spec's place says nothing of another place: there the orders stay what they are.
         is_same_place = place_of(revision) == deployment.spec.model.uri
         load[carrier] = (
@@ -203,16 +203,17 @@ def _backend(
 
 
 def _keep(
-    deployment: ModelDeployment, revision: Revision, recorded: Mapping[int, str], *, is_carried: bool = False
+    deployment: ModelDeployment, revision: Revision, recorded: Mapping[int, str], *, is_newest: bool = False
 ) -> Child:
-    """A revision's ControllerRevision. One that pods carry keeps all digests of its place, others those they have.
+    """A revision's ControllerRevision. The newest in pods keeps all digests of its place, others those they have.
 
-    is_carried: by pods that stay; what those that leave would still learn depends on how long they take.
+    is_newest: the canary while there is one, else stable. What the others would still learn depends on how long they
+    take, and each digest is kept already.
     """
     if place_of(revision) != deployment.spec.model.uri:
         return render_controller_revision(deployment, revision, revision.digests)
     known = {version: recorded.get(version, digest) for version, digest in revision.digests.items()}
-    return render_controller_revision(deployment, revision, {**known, **recorded} if is_carried else known)
+    return render_controller_revision(deployment, revision, {**known, **recorded} if is_newest else known)
 
 
 def _load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:

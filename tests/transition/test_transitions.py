@@ -7,6 +7,7 @@ end the operator is at rest: two more minutes bring no write.
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -231,6 +232,26 @@ def test_the_history_is_cut_to_its_limit() -> None:
     assert_healthy(world, 1)
     kept = [world.objects["ControllerRevision", name] for name in world.named("ControllerRevision")]
     assert sorted(revision["revision"] for revision in kept) == [3, 4, 5]
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize("unseen_seconds", [0, 60])
+def test_what_is_kept_of_a_rollout_is_the_same_however_often_the_operator_looked(unseen_seconds: int) -> None:
+    world, operator = serving()
+    before = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 1)
+    for _ in range(unseen_seconds):
+        world.play()
+    run(operator, 60)
+    assert_healthy(world, 2)
+    digests = {
+        revision: json.loads(
+            world.objects["ControllerRevision", f"{NAME}-{revision}"]["metadata"]["annotations"]["slipway.dev/digests"]
+        )
+        for revision in (before, stable_of(world))
+    }
+    assert digests == {before: {"1": f"{1:064x}"}, stable_of(world): {"1": f"{1:064x}", "2": f"{2:064x}"}}
     assert_at_rest(operator)
 
 
