@@ -10,6 +10,7 @@ own.
     old ready 2, new ready 1             1            1    (an old pod still ends: 2 + 1 exist)
     old ready 1, new ready 1             1            2
     old ready 1, new ready 2             0            2    → new is stable
+    or a new pod can't load it           2            0    → RolledBack
 
 InPlace: the new revision takes over the stable one's carrier. Its pods load the new version beside the old one; when
 all of them serve it, it is stable, and the old version stays loaded through bake. Back is the same, the other way.
@@ -151,7 +152,7 @@ def _rolling(scene: Scene) -> Plan:
     deadline = since + timedelta(seconds=wanted.deadline_seconds)
     if scene.scales.abort is not None:
         return _go_back(scene, rejection)
-    if scene.now >= deadline and not here.is_fetching:
+    if (is_there and here.is_refused) or (scene.now >= deadline and not here.is_fetching):
         return _go_back(scene, rejection)
     replicas = _shift(wanted.carrier, wanted.replicas, scene.carriers, scene.home or stable)
     orders = orders_for(replicas, scene, {wanted.carrier: Orders(wanted.revision, _former(scene))})

@@ -93,17 +93,28 @@ def test_a_version_that_fails_to_load_leaves_the_old_one_serving(served: Served,
     served.then_answers(digits, 2)
 
 
-@needs_service
 def test_a_version_refused_for_its_answers_is_taken_up_once_what_is_expected_is_corrected(
     served: Served, digits: Digits
 ) -> None:
-    before = restarts(served.pods())
     wrong = (agreed_sample(digits).labels[1] + 1) % 10
     served.when_spec(model={"version": 2}, rollout={"gates": {"golden": golden(digits, wrong)}})
     served.then("Promoted", "False", "RolledBack", says=["GoldenFailed", "a known digit"])
     served.when_spec(rollout={"gates": {"golden": golden(digits)}})
     [rejected] = served.stored()["status"]["rejected"]
     assert command(served, "retry", rejected["revision"])["accepted"]
+    served.then_ready()
+    served.then_answers(digits, 2)
+
+
+def test_a_version_that_failed_to_load_is_taken_up_by_the_same_pods_once_its_bytes_are_corrected(
+    stage: Stage, digits: Digits, put: Put
+) -> None:
+    put({"1/model.onnx": digits.files[1], "2/model.onnx": b"this is no model"})
+    served = stage.given("digits", "pvc://models", 1, storage={"pollIntervalSeconds": 5}).then_ready()
+    before = restarts(served.pods())
+    served.when_spec(model={"version": 2})
+    served.then("Promoted", "False", "RolledBack", says=["LoadFailed", "version 2"])
+    put({"2/model.onnx": digits.files[2]})
     served.then_ready()
     served.then_answers(digits, 2)
     assert restarts(served.pods()) == before

@@ -270,7 +270,7 @@ def test_a_long_fetch_is_no_missed_deadline() -> None:
 
 
 def broken_rollout() -> tuple[World, Operator]:
-    """Version 1 serves; version 2 was tried, failed at its deadline, and was taken back."""
+    """Version 1 serves; version 2 was tried, was refused, and was taken back."""
     world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
     world.broken = {2: LOAD_FAILED}
     world.edit({"model": {"version": 2}})
@@ -278,14 +278,20 @@ def broken_rollout() -> tuple[World, Operator]:
     return world, operator
 
 
-def test_a_broken_revision_is_taken_back_after_its_deadline_and_stays_so() -> None:
+NOT_THERE = {"reason": "VersionNotFound", "permanent": True, "message": "pvc://models/digits has no version 2"}
+
+
+@pytest.mark.parametrize(("trouble", "lasts"), [(LOAD_FAILED, False), (NOT_THERE, True)], ids=["refused", "missing"])
+def test_a_revision_is_taken_back_at_once_when_refused_else_at_its_deadline_and_it_stays_so(
+    trouble: dict[str, Any], lasts: bool
+) -> None:
     world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
     first = stable_of(world)
-    world.broken = {2: LOAD_FAILED}
+    world.broken = {2: trouble}
     world.edit({"model": {"version": 2}})
     run(operator, 50)
-    assert world.conditions()["Promoted"] == ("False", "InProgress")
-    assert world.conditions()["Degraded"] == ("True", "LoadFailed")
+    assert world.conditions()["Promoted"] == ("False", "InProgress" if lasts else "RolledBack")
+    assert world.conditions()["Degraded"] == ("True", trouble["reason"] if lasts else "RolledBack")
     assert world.least_ready == 2
     run(operator, 40)
     assert world.least_ready == 2
@@ -294,7 +300,8 @@ def test_a_broken_revision_is_taken_back_after_its_deadline_and_stays_so() -> No
     assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
     assert world.conditions()["Promoted"] == ("False", "RolledBack")
     assert world.conditions()["Degraded"] == ("True", "RolledBack")
-    assert "the server says: version 2 is no ONNX" in world.message("Promoted")
+    assert trouble["message"] in world.message("Promoted")
+    assert ("progressDeadlineSeconds" in world.message("Promoted")) == lasts
     assert world.named("Deployment") == [f"{NAME}-{first}"]
     assert writes_of(operator, HOUR) == []
 
