@@ -229,6 +229,7 @@ def test_a_label_on_a_version_that_isnt_loaded_is_said_and_the_others_stand(modu
     policy = {"latest": {"count": 2}}
     served = given(module_stage, claim, "labels", 2, VERSIONS, model={"labels": {"old": 1}}, versionPolicy=policy)
     served.then_ready()
+    eventually("the label leads to it", lambda: answers_by_label(served, "old") == 1.0)  # version 1 is loaded later
     served.when_spec(model={"labels": {"old": 1, "next": 3}})
     served.then("VersionsReady", "False", "LabelNotLoaded", says=["the label next names version 3"])
     served.then("Ready", "True")
