@@ -9,6 +9,7 @@ import http.server
 import json
 import threading
 import time
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -40,6 +41,7 @@ class FakeTriton:
         self.words = "Internal: not an ONNX model"
         self.requests: list[int] = []
         self.delay_seconds = 0.0
+        self.gates: deque[threading.Event] = deque()  # each holds up one load of something else until it is set
         self.answers_loads = True
         self.killed = threading.Event()
         self.may_answer = threading.Event()
@@ -153,6 +155,8 @@ class FakeTriton:
                 found[version] = (self.folder / str(version) / "model.onnx").read_text()
         if "deadly" in found.values():
             raise RuntimeError
+        if self.gates and found != self.loaded:
+            self.gates.popleft().wait(10)
         if "slow" in found.values() and found != self.loaded:
             time.sleep(0.3)
         broken = [version for version, content in found.items() if content == "broken"]

@@ -695,10 +695,10 @@ def test_a_refusal_says_nothing_of_what_is_wanted_once_that_has_changed(pod: Pod
     pod.want(2, generation="back")
     pod.until_states(v2="Available")
     pod.server.may_answer.clear()
+    asked = len(pod.server.requests)
     pod.want(3, golden=golden_of("other"), generation="corrected")
     pod.until(lambda: pod.status()["generation"] == "corrected")
-    asked = len(pod.server.requests)
-    pod.until(lambda: len(pod.server.requests) == asked + 1 or pod.states()[3] == "Failed")
+    pod.until(lambda: len(pod.server.requests) > asked or pod.states()[3] == "Failed")
     assert (pod.states()[3], pod.status()["error"]) == ("Loading", None), "an operator would take it back at once"
     pod.server.may_answer.set()
     pod.until_states(v3="Available")
@@ -709,14 +709,16 @@ def test_a_load_that_began_before_a_change_is_no_refusal_of_what_is_wanted_since
     pod.put(3, "broken")
     pod.want(2)
     pod.boot()
-    pod.server.delay_seconds = 0.5
-    loads = len(pod.server.loads)
+    first, second = threading.Event(), threading.Event()
+    pod.server.gates.extend((first, second))
     pod.want(3, generation="wrong settings")
-    pod.until(lambda: len(pod.server.loads) == loads + 1)
+    pod.until(lambda: len(pod.server.gates) == 1)
     pod.want(3, triton=pod.ports | {"instanceCount": 2}, generation="right settings")
     pod.until(lambda: pod.status()["generation"] == "right settings")
-    pod.until(lambda: len(pod.server.loads) == loads + 2)
+    first.set()
+    pod.until(lambda: not pod.server.gates)
     assert (pod.states()[3], pod.status()["error"]) == ("Loading", None)
+    second.set()
     pod.until_states(v2="Unloading", v3="Failed")
 
 
