@@ -4,11 +4,14 @@ Laws (tests/unit/agent/test_decide.py):
 - A version that isn't named in `load` is never fetched; one that is published and verified isn't fetched again.
 - A version that serves is not taken away before the served one is ready and every other is ready or has failed.
 - A version that failed is left out until its time to be tried again, and never makes another one unavailable.
+- The server dies of no version for ever: one that it ended with is asked for again alone, and once more; after that
+  not before its bytes, or what the server obeys, have changed.
 - What the plan asks for, once done, is not asked for again.
 - A version is loaded only if it fits into the server's memory beside what is loaded already, the first of an empty
   server excepted. To make room only versions go that are no longer named and don't stand in for the served one.
-While the server is down nothing unproven is added to its boot configuration but the served version itself, so that a
-server that died of a version comes back without it.
+While the server is down its boot configuration has only what it was seen to hold and what is wanted or served last; the
+served version itself, unproven, only where that leaves nothing. So a server that died of a version comes back without
+it, and what served serves.
 
 No I/O, no clock: `now` is in the World, in seconds of any one clock.
 """
@@ -28,6 +31,8 @@ PERMANENT_RETRY_SECONDS = 60.0
 MISSING_RETRY_SECONDS = 5.0  # a look at a folder costs nothing, and a copy that is under way ends soon
 TRANSIENT_FIRST_SECONDS, TRANSIENT_LONGEST_SECONDS = 1.0, 30.0
 RELOAD_SECONDS = 5.0  # between two loads of the same versions, when the server doesn't show what it promised
+DEATHS = 2  # the first one may have had another cause
+DEADLY_WORDS = "It ended the server twice, and isn't loaded again before its bytes or the server's settings change"
 CHANGING_SECONDS, SETTLED_SECONDS = 0.25, 1.0
 
 
@@ -36,8 +41,9 @@ class Failure:
     """Why a version isn't there. `retry_at` is on the World's clock; `attempts` counts from 1.
 
     `is_confirmed`: the source was asked since, and still has the bytes that the server refused.
-    `is_outdated`: the configuration it happened under has changed since. The server is asked anew, and until then the
-    failure says nothing about what is wanted now.
+    `is_outdated`: the configuration it happened under has changed since, or the server ended while it loaded others
+    too. It is asked anew, and until then the failure says nothing about what is wanted now.
+    `deaths`: how often the server ended while it loaded this version, and nothing else that was new.
     """
 
     reason: Reason
@@ -48,6 +54,8 @@ class Failure:
     fingerprint: str | None = None
     is_confirmed: bool = False
     is_outdated: bool = False
+    is_suspect: bool = False
+    deaths: int = 0
 
     def outdate(self, now: float) -> "Failure":
         return replace(self, retry_at=now, is_outdated=True)
@@ -73,8 +81,9 @@ class LoadRecord:
 @dataclass(frozen=True, slots=True)
 class World:
     """Everything the agent knows. `boot` is what a starting server loads; `is_boot_current` False when the
-    configuration it came from has changed since. `standing`: the last served version that was ready. `proven`: what was
-    seen ready since the load in hand began, or was just before."""
+    configuration it came from has changed since. `standing`: the last served version that was ready. `held`: what a
+    server was seen to have ready, with the bytes that are published. `proven`: what was seen ready since the load in
+    hand began, or was just before."""
 
     config: Config
     now: float
@@ -86,6 +95,7 @@ class World:
     is_boot_current: bool = False
     server: ServerView = field(default_factory=ServerView)
     loading: frozenset[int] | None = None
+    held: frozenset[int] = frozenset()
     proven: frozenset[int] = frozenset()
     last_load: LoadRecord | None = None
     standing: int | None = None
@@ -171,6 +181,11 @@ def may_start(world: World) -> bool:
     return world.is_boot_current and world.config.served in world.boot
 
 
+def is_deadly(failure: Failure | None) -> bool:
+    """Proven to end the server; asking for it again would take what serves with it."""
+    return failure is not None and failure.deaths >= DEATHS and not failure.is_outdated
+
+
 def is_waiting(failure: Failure | None, now: float) -> bool:
     return failure is not None and now < failure.retry_at
 
@@ -221,6 +236,25 @@ def plan_retry(
     return Failure(reason, message, is_permanent, attempts, now + max(wait_seconds, wanted_seconds or 0.0), fingerprint)
 
 
+def note_death(failure: Failure, earlier: Failure | None, is_alone: bool, now: float) -> Failure:
+    """The failure of a version that the server ended with. `is_alone`: it was the only new one; else it is suspect."""
+    deaths = (earlier.deaths if earlier is not None else 0) + is_alone
+    if not is_alone:
+        return replace(failure, deaths=deaths, is_suspect=True).outdate(now)
+    words = f"{failure.message}. {DEADLY_WORDS}" if deaths >= DEATHS else failure.message
+    return replace(failure, deaths=deaths, message=words)
+
+
+def may_correct(before: Config, now: Config, version: int, failure: Failure) -> bool:
+    """Whether a version that failed may do better under a changed configuration. A deadly one must have been given
+    other settings, or be asked for as the served one: nobody expects a server to end for a label."""
+    if not is_deadly(failure):
+        return True
+    is_asked_for = version == now.served != before.served
+    settings = (before.runtime, before.settings, before.memory, before.warmup)
+    return is_asked_for or settings != (now.runtime, now.settings, now.memory, now.warmup)
+
+
 def _decide_fetch(world: World) -> tuple[Action, ...]:
     config = world.config
     first = () if config.served is None else (config.served,)
@@ -262,18 +296,20 @@ def _find_target(world: World, served: int) -> frozenset[int]:
     """The versions the server should hold now; empty when there is nothing to ask for."""
     published, ready, named = frozenset(world.published), world.server.ready, frozenset(world.config.load)
     if not world.server.is_alive:
-        proven = (world.boot & published) - frozenset(world.load_failures)
-        adds_served = is_satisfied(world, served) and (served not in world.load_failures or not proven)
-        return _with_room(world, proven, [served] if adds_served else [])
+        proven = (world.boot & published & world.held & (named | {world.standing})) - frozenset(world.load_failures)
+        return proven or (frozenset({served}) if is_satisfied(world, served) else proven)
     usable = [
         version
         for version in sorted(named & published - ready, key=lambda version: (version == served, version), reverse=True)
         if (is_satisfied(world, version) or version in world.boot)
         and not is_waiting(world.load_failures.get(version), world.now)
         and not needs_second_look(world, version)
+        and not is_deadly(world.load_failures.get(version))
     ]
     if served in usable:  # it doesn't wait for the others, nor fail with them
         usable = [version for version in usable if version == served or version in world.boot]
+    # what the server may die of comes alone, and last
+    usable = [version for version in usable if not _is_suspect(world, version)] or usable[:1]
     return _with_room(world, ready & published & named if _is_arrived(world) else ready & published, usable)
 
 
@@ -345,6 +381,11 @@ def _awaits_room(world: World, version: int) -> bool:
 def _is_refused(world: World, version: int) -> bool:
     failure = world.load_failures.get(version)
     return failure is not None and failure.is_permanent and not failure.is_outdated
+
+
+def _is_suspect(world: World, version: int) -> bool:
+    failure = world.load_failures.get(version)
+    return failure is not None and (failure.is_suspect or failure.deaths > 0)
 
 
 def _has_failed(world: World, version: int) -> bool:

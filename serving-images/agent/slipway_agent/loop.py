@@ -10,7 +10,7 @@ import os
 import queue
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import TypeAlias, assert_never
 
 from slipway_agent.config import Config, parse_config, parse_recorded, show_url
 from slipway_agent.decide import (
+    PERMANENT_RETRY_SECONDS,
     Action,
     CancelFetch,
     Failure,
@@ -30,8 +31,11 @@ from slipway_agent.decide import (
     WriteBoot,
     blame,
     decide,
+    is_deadly,
     is_ready,
+    may_correct,
     needs_second_look,
+    note_death,
     plan_retry,
 )
 from slipway_agent.endpoints import Board
@@ -49,13 +53,13 @@ from slipway_agent.journal import Journal, format_date
 from slipway_agent.listing import ListError, Listing, take_error, take_look
 from slipway_agent.published import Ledger, Published, describe_bytes
 from slipway_agent.report import Counters, ErrorReport, Report, VersionReport, compose_report
-from slipway_agent.servers import Loaded, LoadOutcome, Refused, Server
+from slipway_agent.servers import Gone, Loaded, LoadOutcome, Refused, Server
 from slipway_agent.servers.golden import Clearance, GoldenServer
 from slipway_agent.servers.kinds import KINDS
 from slipway_agent.servers.warmup import WarmingServer, Warmth
 from slipway_agent.signature import Signature
 from slipway_agent.sources import ModelSource, Progress
-from slipway_agent.sources.secrets import stamp_secret
+from slipway_agent.sources.secrets import SecretStamp, stamp_secret
 from slipway_agent.volume import ModelVolume
 from slipway_agent.worker import Worker
 
@@ -89,6 +93,7 @@ class LoadEnded:
 @dataclass(frozen=True, slots=True)
 class Listed:
     source: ModelSource
+    secret: SecretStamp
     outcome: Mapping[int, str | None] | ListError
 
 
@@ -116,6 +121,7 @@ class _Fetch:
 
     job: Job
     progress: Progress
+    secret: SecretStamp
     said_at: float
     said_share: float = 0.0
 
@@ -145,7 +151,7 @@ class _Model:
     descriptions: dict[int, _Description] = field(default_factory=dict)
     is_describing: bool = False
     recorded: Mapping[int, str] = field(default_factory=dict)
-    secret: tuple[tuple[str, int, int], ...] = ()
+    secret: SecretStamp = ()
 
 
 class Agent:
@@ -300,11 +306,12 @@ class Agent:
         listing = Listing()
         descriptions: dict[int, _Description] = {}
         if before is not None and same_model:
-            # every failure gets a new chance: the change may be the correction
-            due = {each: failure.outdate(world.now) for each, failure in before.world.load_failures.items()}
-            # what is only asked of the served version changes nothing in the server
-            asks_only = config == replace(before.world.config, generation=config.generation, golden=config.golden)
-            is_current = before.world.is_boot_current and asks_only
+            # a failure gets a new chance where the change may be the correction
+            due = {
+                each: failure.outdate(world.now) if may_correct(before.world.config, config, each, failure) else failure
+                for each, failure in before.world.load_failures.items()
+            }
+            is_current = before.world.is_boot_current and _configures_alike(before.world.config, config)
             world = replace(
                 before.world, config=config, fetch_failures={}, load_failures=due, is_boot_current=is_current
             )
@@ -318,6 +325,7 @@ class Agent:
             volume.clean_staging(config.load)
             world = replace(world, published=ledger.versions, standing=ledger.standing, boot=server.read_boot())
             if ledger.standing is not None:
+                world = replace(world, held=frozenset({ledger.standing}))
                 clearance.adopt({ledger.standing: _digest_in(world, ledger.standing)})
         clearance.expect(config.golden.fingerprint() if config.golden is not None else "")
         self._model = _Model(world, volume, server, source, warmth, clearance, listing, descriptions=descriptions)
@@ -381,7 +389,8 @@ class Agent:
         fetch = self._fetch
         fetching = None if fetch is None else _describe_fetch(fetch)
         proven = world.proven | view.ready if world.loading is not None else frozenset[int]()
-        model.world = replace(world, now=time.monotonic(), server=view, fetching=fetching, proven=proven)
+        held = (world.held | view.ready) & world.published.keys()
+        model.world = replace(world, now=time.monotonic(), server=view, fetching=fetching, held=held, proven=proven)
         if is_ready(model.world) and world.standing != world.config.served:
             model.world = replace(model.world, standing=world.config.served)
             self._write_ledger(model)
@@ -392,7 +401,7 @@ class Agent:
         if model.is_listing or (due_at is not None and model.world.now < due_at):
             return
         model.is_listing = True
-        self._lister.submit(functools.partial(_list_now, model.source, self._inbox.put))
+        self._lister.submit(functools.partial(_list_now, model.source, model.secret, self._inbox.put))
 
     def _take_listing(self, model: _Model, outcome: Mapping[int, str | None] | ListError) -> None:
         model.is_listing = False
@@ -476,7 +485,7 @@ class Agent:
         location, pin = config.source.location(version), config.sha256.get(version)
         job = Job(version, location, pin, refused, model.recorded.get(version))
         progress = Progress()
-        self._fetch = _Fetch(job, progress, time.monotonic())
+        self._fetch = _Fetch(job, progress, model.secret, time.monotonic())
         if failure is None and refused is None:
             self._journal.info("fetch begins", version=version, source=job.place)
         self._fetcher.submit(
@@ -523,9 +532,11 @@ class Agent:
                 self._take_fetch(model, event)
             case LoadEnded():
                 self._take_load(model, event)
-            case Listed(source, outcome):
+            case Listed(source, secret, outcome):
                 if source is model.source:
                     self._take_listing(model, outcome)
+                    if secret != model.secret:  # it looked with the one before
+                        model.listing = replace(model.listing, next_at=None)
             case Described():
                 if event.server is model.server:
                     self._take_description(model, event)
@@ -533,17 +544,20 @@ class Agent:
                 assert_never(event)
 
     def _take_fetch(self, model: _Model, event: FetchEnded) -> None:
-        self._fetch = None
+        fetch, self._fetch = self._fetch, None
         version, world = event.job.version, replace(model.world, fetching=None, now=time.monotonic())
         failures, received = dict(world.fetch_failures), event.progress.received_bytes
         is_current = (
             world.config.source.location(version) == event.job.location
             and world.config.sha256.get(version) == event.job.pin
             and model.recorded.get(version) == event.job.recorded
+            and (fetch is None or fetch.secret == model.secret)
         )
         if needs_second_look(world, version) and not isinstance(event.outcome, Published | CancelledError):
             # nothing better to be had: the server is asked again for what there is
             confirmed = replace(world.load_failures[version], is_confirmed=True)
+            if is_deadly(confirmed):
+                confirmed = replace(confirmed, is_confirmed=False, retry_at=world.now + PERMANENT_RETRY_SECONDS)
             if isinstance(event.outcome, SpecError) and event.outcome.reason is Reason.CONTENT_CHANGED:
                 # whoever corrects a version in place must hear why that isn't taken up
                 before = confirmed.message.partition(OTHER_BYTES)[0]
@@ -556,7 +570,11 @@ class Agent:
                 load_failures = {each: failure for each, failure in world.load_failures.items() if each != version}
                 now_published = {**world.published, version: published}
                 model.world = replace(
-                    world, published=now_published, fetch_failures=failures, load_failures=load_failures
+                    world,
+                    published=now_published,
+                    fetch_failures=failures,
+                    load_failures=load_failures,
+                    held=world.held - {version},
                 )
                 self._write_ledger(model)
                 self._counters = self._counters.count_fetch("published", received, event.seconds)
@@ -607,25 +625,30 @@ class Agent:
                 }
                 is_news = loaded != world.published
                 world = replace(world, load_failures=failures, published=loaded)
-                model.world = replace(world, boot=event.asked, is_boot_current=True)
+                # what changed while it loaded (a label, a setting) still waits for a load of its own
+                is_current = _configures_alike(event.config, world.config)
+                model.world = replace(world, boot=event.asked, is_boot_current=is_current)
                 if is_news:
                     self._write_ledger(model)
                 result = "loaded"
                 if event.asked != event.ready_before:
                     self._journal.info("load ended", versions=sorted(event.asked), seconds=round(event.seconds, 2))
+            case Refused() | AgentError() if event.config != world.config:
+                result = "superseded"  # refused under an earlier configuration; under this one it is asked anew
+                model.world = replace(world, last_load=None)
             case AgentError():
                 result = outcome.reason.value
                 model.world = replace(world, is_boot_current=True)
                 self._note_load_failure(model, _blame_served(world, outcome))
-            case Refused() if event.config != world.config:
-                result = "superseded"  # refused under an earlier configuration; under this one it is asked anew
-                model.world = replace(world, last_load=None)
             case _:
                 result = "refused" if isinstance(outcome, Refused) else "gone"
-                # a server that is gone reads the boot configuration next, so it must be the one in force
-                model.world = replace(world, is_boot_current=world.is_boot_current or isinstance(outcome, Refused))
                 reason = outcome.reason if isinstance(outcome, Refused) else Reason.LOAD_FAILED
                 faults = blame(outcome, event.asked, event.ready_before | world.proven, world.config.served)
+                # The boot configuration says what it said before. What is new in this one is still to be written: a
+                # server that is gone reads it next, and one that refused an extra obeys it without that. What serves
+                # while the served version is refused is left alone.
+                is_left_alone = isinstance(outcome, Refused) and world.config.served in faults
+                model.world = replace(world, is_boot_current=world.is_boot_current or is_left_alone)
                 self._journal.warning(
                     "load failed",
                     versions=sorted(event.asked),
@@ -633,9 +656,24 @@ class Agent:
                     detail=outcome.message,
                     seconds=round(event.seconds, 2),
                 )
+                earlier = world.load_failures
                 errors = {version: SpecError(reason, words) for version, words in faults.items()}
                 self._note_load_failure(model, errors)
+                if isinstance(outcome, Gone):
+                    self._note_deaths(model, faults, earlier, event)
         self._counters = self._counters.count_load(result)
+
+    def _note_deaths(
+        self, model: _Model, faults: Collection[int], earlier: Mapping[int, Failure], event: LoadEnded
+    ) -> None:
+        """The server ended while it loaded these. It must come back without them, whatever the configuration is now."""
+        world = model.world
+        is_alone = len(event.asked - event.ready_before - world.held) == 1
+        failures = dict(world.load_failures)
+        for version in faults:
+            failure = note_death(failures[version], earlier.get(version), is_alone, world.now)
+            failures[version] = failure if event.config == world.config else failure.outdate(world.now)
+        model.world = replace(world, load_failures=failures)
 
     def _note_load_failure(self, model: _Model, errors: Mapping[int, AgentError]) -> None:
         world = model.world
@@ -691,6 +729,11 @@ class Agent:
         self._journal.info("fetching", version=fetch.job.version, fetched=describe_bytes(done), percent=percent)
 
 
+def _configures_alike(before: Config, now: Config) -> bool:
+    """Whether a server has the same to load and to obey: golden requests are only asked of it."""
+    return now == replace(before, generation=now.generation, golden=now.golden)
+
+
 def _describe_fetch(fetch: _Fetch) -> Fetching:
     job, progress = fetch.job, fetch.progress
     return Fetching(job.version, job.location, job.pin, progress.fetched_bytes, progress.total_bytes)
@@ -720,7 +763,7 @@ def _describe_now(server: Server, version: int, digest: str | None, post: Callab
     post(Described(server, version, digest, outcome))
 
 
-def _list_now(source: ModelSource, post: Callable[[Event], None]) -> None:
+def _list_now(source: ModelSource, secret: SecretStamp, post: Callable[[Event], None]) -> None:
     outcome: Mapping[int, str | None] | ListError
     try:
         outcome = source.list_versions()
@@ -730,7 +773,7 @@ def _list_now(source: ModelSource, post: Callable[[Event], None]) -> None:
         where = _locate(defect)
         words = f"the source can't be listed: {where['error']} at {where['at']}; it is tried again"
         outcome = ListError(Reason.SOURCE_UNAVAILABLE, words)
-    post(Listed(source, outcome))
+    post(Listed(source, secret, outcome))
 
 
 def _fetch_now(

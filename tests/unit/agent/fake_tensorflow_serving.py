@@ -41,6 +41,10 @@ class FakeTensorFlowServing:
         self._ended = threading.Event()
         self._failed: set[int] = set()
 
+    @property
+    def is_up(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         """Load what the file names, labels without asking, then listen and poll."""
         self.states, self.labels, self._failed, self.taken = {}, {}, set(), []
@@ -48,6 +52,8 @@ class FakeTensorFlowServing:
         config = self._read()
         self.labels = dict(config.labels)
         self._hold(config)
+        if self._ended.is_set():
+            return
         fake = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -88,8 +94,9 @@ class FakeTensorFlowServing:
         threading.Thread(target=self._poll, args=(self._ended,), daemon=True).start()
 
     def kill(self) -> None:
-        server, self._server = self._server, None
-        self._ended.set()
+        ended = self._ended
+        server, self._server = self._server, None  # from here on another may start
+        ended.set()
         if server is not None:
             server.shutdown()
             server.server_close()
@@ -126,6 +133,7 @@ class FakeTensorFlowServing:
 
     def _hold(self, config: ModelConfig) -> None:
         """New ones first, then what is no longer named goes."""
+        ended = self._ended
         self._failed &= config.versions
         for version in sorted(config.versions, reverse=True):
             if version in self._failed or self.states.get(version, ("", ""))[0] == "AVAILABLE":
@@ -137,7 +145,7 @@ class FakeTensorFlowServing:
             self.states[version] = ("LOADING", "")
             if content == "deadly":
                 threading.Thread(target=self.kill).start()
-                self._ended.wait()
+                ended.wait()
                 return
             if content == "slow":
                 time.sleep(0.3)

@@ -38,6 +38,7 @@ class FakeTriton:
         self.grpc_port = free_port()
         self.loaded: dict[int, str] = {}
         self.loads: list[tuple[int, ...]] = []
+        self.lives = 0
         self.words = "Internal: not an ONNX model"
         self.requests: list[int] = []
         self.delay_seconds = 0.0
@@ -51,9 +52,14 @@ class FakeTriton:
         self._server: _Server | None = None
         self._grpc_server: grpc.Server | None = None
 
+    @property
+    def is_up(self) -> bool:
+        return self._server is not None
+
     def start(self) -> None:
         """Load what the boot configuration names, then listen, as `--load-model` with `--exit-on-error=false` does."""
         self.loaded = {}
+        self.lives += 1
         self.killed.clear()
         with suppress(FileNotFoundError, RuntimeError):
             self.load()
@@ -146,6 +152,7 @@ class FakeTriton:
 
     def load(self) -> str:
         """Triton's words when it fails, with what was loaded left as it was; empty when it succeeds."""
+        life = self.lives
         wanted = read_versions((self.folder / "config.pbtxt").read_text())
         self.loads.append(tuple(sorted(wanted)))
         time.sleep(self.delay_seconds)
@@ -163,5 +170,6 @@ class FakeTriton:
         if broken:
             said = "".join(f"version {each} is at UNAVAILABLE state: {self.words};\n" for each in broken)
             return f"load failed for model '{self.model}': {said}"
-        self.loaded = found
+        if life == self.lives:  # else it went with the server
+            self.loaded = found
         return ""

@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,12 @@ import slipway_agent
 from slipway_agent import decide, listing, loop
 from slipway_agent.digest import digest_path
 from slipway_agent.endpoints import Board, answer
+from slipway_agent.failures import Reason, SpecError
 from slipway_agent.fetching import fetch_version
 from slipway_agent.journal import Journal
 from slipway_agent.loop import Agent
 from slipway_agent.servers.triton import TritonServer
+from slipway_agent.servers.triton_config import read_versions
 from slipway_agent.sources.path import PathSource
 from tests.ports import free_port
 from tests.unit.agent.fake_triton import FakeTriton
@@ -282,6 +284,115 @@ def test_a_version_that_became_ready_isnt_blamed_when_the_server_is_killed_befor
     pod.until_states(v1="Available", v2="Available")
     assert "blamed=[]" in pod.log.getvalue()
     assert "state=Failed" not in pod.log.getvalue()
+
+
+@contextmanager
+def kubelet(pod: Pod) -> Iterator[None]:
+    """Whenever the server has ended it is started again."""
+    ended = threading.Event()
+
+    def restart() -> None:
+        while not ended.wait(0.01):
+            if not pod.server.is_up:
+                with suppress(OSError):  # the one that ends still has the port
+                    pod.server.start()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def test_of_versions_that_are_new_together_only_the_one_that_ends_the_server_is_left_out(pod: Pod) -> None:
+    pod.put(2)
+    pod.put(3)
+    pod.put(4, "deadly")
+    pod.put(5)
+    pod.want(2)
+    pod.boot()
+    with kubelet(pod):
+        pod.want(2, 3, 4, 5, generation="more")
+        pod.until_states(v2="Available", v3="Available", v4="Failed", v5="Available")
+    assert pod.server.loaded.keys() == {2, 3, 5}
+
+
+def test_a_version_that_ends_the_server_twice_isnt_loaded_before_its_bytes_or_the_settings_change(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decide, "PERMANENT_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(loop, "PERMANENT_RETRY_SECONDS", 0.1)
+    pod.put(2)
+    pod.put(3, "deadly")
+    pod.want(2)
+    pod.boot()
+
+    def loads_of_3() -> int:
+        return pod.log.getvalue().count('load begins versions="[2, 3]"')
+
+    def is_over() -> bool:
+        versions = {each["version"]: each for each in pod.status()["versions"]}
+        return "It ended the server twice" in versions[3]["message"] and pod.states()[2] == "Available"
+
+    with kubelet(pod):
+        pod.want(2, 3, generation="more")
+        pod.until(lambda: pod.states().keys() == {2, 3})
+        pod.until(is_over)
+        time.sleep(0.5)  # five times the wait after which it would be asked for again
+        pod.want(2, 3, labels={"newest": 3}, generation="label")
+        pod.until(lambda: pod.status()["generation"] == "label")
+        time.sleep(0.2)
+        assert loads_of_3() == 2
+        pod.want(2, 3, triton=pod.ports | {"instanceCount": 2}, generation="settings")
+        pod.until(lambda: loads_of_3() == 3)
+        pod.until(is_over)
+        pod.put(3, "corrected")
+        pod.until_states(v2="Available", v3="Available")
+
+
+def test_what_a_server_died_of_before_it_served_is_no_part_of_its_next_start(pod: Pod) -> None:
+    pod.put(2)
+    pod.put(5, "deadly")
+    pod.want(5)
+    pod.start_agent()
+    pod.until(lambda: pod.probe("/startz") == 200)
+    pod.want(2, 5, generation="back")
+    pod.until(lambda: read_versions((pod.server.folder / "config.pbtxt").read_text()) == {2})
+    pod.server.start()
+    with kubelet(pod):
+        pod.until_states(v2="Available", v5="Failed")
+
+
+def test_a_setting_that_changes_while_a_load_is_under_way_is_obeyed(pod: Pod) -> None:
+    pod.put(2)
+    pod.put(3)
+    pod.want(2)
+    pod.boot()
+    gate = threading.Event()
+    pod.server.gates.append(gate)
+    pod.want(2, 3, generation="more")
+    pod.until(lambda: not pod.server.gates)
+    pod.want(2, 3, triton=pod.ports | {"instanceCount": 7}, generation="other settings")
+    pod.until(lambda: pod.status()["generation"] == "other settings")
+    loads = len(pod.server.loads)
+    gate.set()
+    pod.until(lambda: "count: 7" in (pod.server.folder / "config.pbtxt").read_text() and len(pod.server.loads) > loads)
+    pod.until_states(v2="Available", v3="Available")
+
+
+def test_settings_that_come_with_an_extra_that_fails_are_obeyed(pod: Pod) -> None:
+    pod.put(2)
+    pod.put(3, "broken")
+    pins = {"3": digest_path(pod.source / "3")}  # so its source isn't looked at before it is tried again
+    pod.want(2, 3, sha256=pins)
+    pod.boot()
+    pod.until_states(v2="Available", v3="Failed")
+    pod.want(2, 3, sha256=pins, triton=pod.ports | {"instanceCount": 7}, generation="other settings")
+    pod.until(lambda: pod.server.loads[-2:] == [(2, 3), (2,)])
+    pod.until_states(v2="Available", v3="Failed")
+    assert "count: 7" in (pod.server.folder / "config.pbtxt").read_text()
 
 
 def test_a_killed_server_makes_the_pod_unready_until_it_is_back(pod: Pod) -> None:
@@ -546,6 +657,49 @@ def test_a_record_that_comes_while_its_version_is_fetched_counts(pod: Pod, monke
 
 
 # Memory
+
+
+@pytest.mark.parametrize("what", ["fetch", "look"])
+def test_a_secret_that_changes_while_its_store_is_asked_is_tried_at_once(
+    pod: Pod, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    may_refuse, asked = threading.Event(), threading.Event()
+    secret = pod.config.parent / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("old")
+    refusal = SpecError(Reason.ACCESS_DENIED, "the store refuses this key")
+
+    def refuse_old(real: Callable[..., Any]) -> Callable[..., Any]:
+        def ask(*arguments: Any) -> Any:
+            if (secret / "key").read_text() == "new":
+                return real(*arguments)
+            asked.set()
+            may_refuse.wait(5)
+            raise refusal
+
+        return ask
+
+    if what == "fetch":
+        monkeypatch.setattr(loop, "fetch_version", refuse_old(fetch_version))
+    else:
+        monkeypatch.setattr(listing, "ERROR_RETRY_SECONDS", 60.0)
+        monkeypatch.setattr(PathSource, "list_versions", refuse_old(PathSource.list_versions))
+    pod.put(3)
+    source = {"uri": "pvc://models/digits", "path": str(pod.source), "versions": {}, "credentials": str(secret)}
+    pod.want(3, source=source)
+    pod.start_agent()
+    assert asked.wait(5)
+    turn = pod.board.turned_at
+    (secret / "new").write_text("new")
+    os.replace(secret / "new", secret / "key")
+    pod.until(lambda: pod.board.turned_at > turn)
+    turn = pod.board.turned_at
+    pod.until(lambda: pod.board.turned_at > turn)  # it has seen it
+    may_refuse.set()
+    if what == "fetch":
+        pod.until(lambda: pod.probe("/startz") == 200)
+    else:
+        pod.until(lambda: pod.status()["found"] != {} and pod.status()["listError"] is None)
 
 
 def test_a_file_with_two_names_counts_once(pod: Pod) -> None:

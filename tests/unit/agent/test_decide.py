@@ -73,9 +73,16 @@ def world_of(config: Config, **fields: Any) -> World:
 def settled(*load: int) -> World:
     versions = frozenset(load)
     return world_of(
-        config_of(*load), published=published_of(*load), boot=versions, server=alive(*load), standing=load[0]
+        config_of(*load),
+        published=published_of(*load),
+        boot=versions,
+        server=alive(*load),
+        standing=load[0],
+        held=versions,
     )
 
+
+SUSPECT = failure(is_suspect=True, is_confirmed=True).outdate(NOW)
 
 TABLE: dict[str, tuple[World, tuple[Action, ...]]] = {
     "a settled world wants nothing": (settled(3, 2), ()),
@@ -230,6 +237,73 @@ TABLE: dict[str, tuple[World, tuple[Action, ...]]] = {
     "a server that restarts finds what it had": (replace(settled(3, 2), server=ServerView()), ()),
     "without the version that made it end": (
         replace(settled(3, 2), server=ServerView(), load_failures={2: failure()}),
+        (WriteBoot(frozenset({3})),),
+    ),
+    "what the server may have died of comes alone": (
+        replace(
+            settled(3),
+            config=config_of(3, 2, 1),
+            published=published_of(1, 2, 3),
+            load_failures={2: SUSPECT, 1: SUSPECT},
+        ),
+        (Load(frozenset({2, 3})),),
+    ),
+    "and last": (
+        replace(settled(3), config=config_of(3, 2, 1), published=published_of(1, 2, 3), load_failures={2: SUSPECT}),
+        (Load(frozenset({1, 3})),),
+    ),
+    "what it died of is asked for once more, alone too": (
+        replace(
+            settled(3),
+            config=config_of(3, 2, 1),
+            published=published_of(1, 2, 3),
+            load_failures={each: failure(retry_at=NOW, is_confirmed=True, deaths=1) for each in (1, 2)},
+        ),
+        (Load(frozenset({2, 3})),),
+    ),
+    "and never again": (
+        replace(
+            settled(3),
+            config=config_of(3, 2),
+            published=published_of(2, 3),
+            load_failures={2: failure(retry_at=NOW, is_confirmed=True, deaths=2)},
+        ),
+        (),
+    ),
+    "though its source is looked at": (
+        replace(
+            settled(3),
+            config=config_of(3, 2),
+            published=published_of(2, 3),
+            load_failures={2: failure(retry_at=NOW, deaths=2)},
+        ),
+        (Fetch(2),),
+    ),
+    "nor while what served serves on, when it is the served one": (
+        replace(
+            settled(2),
+            config=config_of(3),
+            published=published_of(2, 3),
+            load_failures={3: failure(retry_at=NOW, is_confirmed=True, deaths=2)},
+        ),
+        (),
+    ),
+    "and without one that it never held": (
+        replace(settled(3, 2), server=ServerView(), held=frozenset({3})),
+        (WriteBoot(frozenset({3})),),
+    ),
+    "nor one that nobody wants any more": (
+        replace(settled(3, 2), config=config_of(3), server=ServerView()),
+        (WriteBoot(frozenset({3})),),
+    ),
+    "a new served version waits until the one that served is back": (
+        replace(settled(2), config=config_of(3), published=published_of(2, 3), server=ServerView()),
+        (),
+    ),
+    "and takes its place when that never came up": (
+        world_of(
+            config_of(3, 2), published=published_of(2, 3), boot=frozenset({2}), standing=None, is_boot_current=False
+        ),
         (WriteBoot(frozenset({3})),),
     ),
     "a served version that made it end isn't put back while another one can serve": (
@@ -395,6 +469,7 @@ def worlds(draw: st.DrawFn) -> World:
             version: failure(retry_at=NOW + draw(st.sampled_from([0, 30])), is_confirmed=draw(st.booleans()))
             for version in draw(sets) & published
         },
+        held=draw(sets) & published,
         fetch_failures={
             version: failure(draw(st.sampled_from([Reason.SOURCE_UNAVAILABLE, Reason.VERSION_NOT_FOUND])))
             for version in draw(sets) - published

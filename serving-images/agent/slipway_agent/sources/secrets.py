@@ -7,9 +7,12 @@ reaches a message. Must not import a store.
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeAlias
 
 from slipway_agent.config import Source
 from slipway_agent.failures import Reason, SpecError
+
+SecretStamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
 
 def read_secret(source: Source) -> Mapping[str, str] | None:
@@ -37,7 +40,7 @@ def read_secret(source: Source) -> Mapping[str, str] | None:
     return found
 
 
-def stamp_secret(source: Source) -> tuple[tuple[str, int, int], ...]:
+def stamp_secret(source: Source) -> SecretStamp:
     """Names what the Secret's folder holds without reading it: other files, another stamp. Empty without any."""
     if source.credentials is None:
         return ()
