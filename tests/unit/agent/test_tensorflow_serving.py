@@ -94,6 +94,31 @@ def test_what_is_loaded_is_ready_and_what_a_start_would_load(fake: FakeTensorFlo
     assert driver.read_boot() == some(2, 3)
 
 
+def test_what_a_refused_load_left_behind_is_waited_for_before_a_label_is_put_on_it(
+    fake: FakeTensorFlowServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(fake, v1="one", v2="two", v4="broken")
+    driver = driver_of(fake, {"newest": 1})
+    driver.write_boot(some(2))
+    fake.start()
+    assert isinstance(driver.load(some(1, 2, 4)), Refused)
+    fake.polls, write = False, TensorFlowServer._write_models
+
+    def write_late(self: TensorFlowServer, *arguments: object) -> None:
+        """The server looks at the file that was put back in the last moment."""
+        fake.polls = True
+        deadline = time.monotonic() + 1
+        while fake.states[1][0] == "AVAILABLE" and time.monotonic() < deadline:
+            time.sleep(0.005)
+        write(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(TensorFlowServer, "_write_models", write_late)
+    monkeypatch.setattr(tensorflow_serving, "FORGET_SECONDS", 0.2)
+    threading.Timer(0.05, lambda: setattr(fake, "polls", True)).start()
+    assert driver.load(some(1, 2)) == Loaded()
+    until(fake, {"newest": 1})
+
+
 def test_what_is_no_longer_asked_for_is_gone_when_the_load_ends(fake: FakeTensorFlowServing) -> None:
     put(fake, v2="two", v3="three")
     driver = driver_of(fake)

@@ -219,8 +219,8 @@ class TensorFlowServer:
             rest = available - replaced
             self._write_models(rest, self._choose(labels, rest))
             found = self._await_unload(replaced)
-            available = _available(found)
-        self._await_forgotten(versions, found)
+        found = self._await_forgotten(versions, found)
+        available = _available(found)
         # What a label stands on stays until the label has moved.
         carried = self._choose(labels, available)
         self._write_models(versions | frozenset(carried.values()), carried)
@@ -287,12 +287,20 @@ class TensorFlowServer:
             if moved:
                 time.sleep(POLL_SECONDS)
 
-    def _await_forgotten(self, versions: frozenset[int], found: Mapping[int, VersionStatus]) -> None:
-        """A version that failed is tried again only after the server has seen a file that doesn't name it."""
-        if not any(version in found and found[version].words for version in versions - self.read_boot()):
-            return
+    def _await_forgotten(
+        self, versions: frozenset[int], found: Mapping[int, VersionStatus]
+    ) -> Mapping[int, VersionStatus]:
+        """The status once the server has acted on the file that is there.
+
+        A version that failed is tried again only after the server has seen a file that doesn't name it. One that is
+        loaded and not named is about to go: a file that puts a label on it would be refused when it has gone.
+        """
+        unnamed = [found[version] for version in versions - self.read_boot() if version in found]
+        if not any(each.words or each.state == "AVAILABLE" for each in unnamed):
+            return found
         written_at = (self._volume.repository / MODELS_FILE).stat().st_mtime
         time.sleep(min(max(0.0, written_at + FORGET_SECONDS - time.time()), FORGET_SECONDS))
+        return self._status()
 
     def _choose(self, before: Mapping[str, int], available: frozenset[int]) -> Mapping[str, int]:
         return choose_labels(self._labels, before, available, self._named)
