@@ -1,6 +1,7 @@
 """Replicas share what one of them fetched, and a cache that fails costs no version."""
 
 import hashlib
+import itertools
 import os
 import threading
 import time
@@ -75,7 +76,7 @@ class Replicas:
         self.store = Store()
         self.said: list[str] = []
         self.kept: set[str] = set()
-        self._count = 0
+        self._numbers = itertools.count(1)
 
     def source(self, uri: str = "s3://models/digits") -> CachedSource:
         place = Source(uri, None, cache=str(self.cache))
@@ -88,8 +89,7 @@ class Replicas:
         progress: Progress | None = None,
         uri: str = "s3://models/digits",
     ) -> Fetched:
-        self._count += 1
-        staging = self.folder / f"pod-{self._count}"
+        staging = self.folder / f"pod-{next(self._numbers)}"
         staging.mkdir()
         return self.source(uri).fetch(3, staging, progress or Progress(), refused, known)
 
