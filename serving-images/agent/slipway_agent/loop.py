@@ -325,8 +325,9 @@ class Agent:
             volume.clean_staging(config.load)
             world = replace(world, published=ledger.versions, standing=ledger.standing, boot=server.read_boot())
             if ledger.standing is not None:
-                world = replace(world, held=frozenset({ledger.standing}))
                 clearance.adopt({ledger.standing: _digest_in(world, ledger.standing)})
+            if ledger.standing in world.boot:  # an unproven version is written alone
+                world = replace(world, held=world.boot)
         clearance.expect(config.golden.fingerprint() if config.golden is not None else "")
         self._model = _Model(world, volume, server, source, warmth, clearance, listing, descriptions=descriptions)
         self._journal.info(

@@ -436,6 +436,22 @@ def test_a_restarted_agent_fetches_nothing_again(pod: Pod) -> None:
     assert "slipway_agent_fetched_bytes_total 0" in answer("/metrics", pod.board).body
 
 
+def test_an_agent_that_restarts_beside_a_server_that_is_down_leaves_it_what_it_had(pod: Pod) -> None:
+    pod.put(2)
+    pod.put(1)
+    pod.want(2, 1)
+    pod.boot()
+    pod.until_states(v1="Available", v2="Available")
+    pod.stop_agent()
+    pod.server.kill()
+    pod.start_agent()
+    pod.until_states(v1="Loading", v2="Loading")
+    turn = pod.board.turned_at
+    pod.until(lambda: pod.board.turned_at > turn)
+    pod.server.start()
+    assert pod.server.loaded.keys() == {1, 2}
+
+
 def test_a_wrong_pin_is_refused_and_the_corrected_one_recovers(pod: Pod) -> None:
     pod.put(3)
     pod.want(3, sha256={"3": "a" * 64})
