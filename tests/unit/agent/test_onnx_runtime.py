@@ -11,7 +11,7 @@ import pytest
 
 from slipway_agent.config import parse_config
 from slipway_agent.failures import Reason, TransientError
-from slipway_agent.servers import Gone, Loaded, Refused, ServerView
+from slipway_agent.servers import Gone, Loaded, Refused, ServerView, promised
 from slipway_agent.servers.kinds import KINDS
 from slipway_agent.servers.onnx_runtime import (
     OnnxRuntimeServer,
@@ -192,7 +192,19 @@ def test_a_server_that_isnt_there_was_not_asked(serve: Serve) -> None:
     assert server.load(some(2)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}", was_asked=False)
 
 
-def test_a_promise_that_is_not_kept_is_a_refusal(serve: Serve) -> None:
+def test_a_server_that_ends_when_its_load_is_done_is_gone_and_no_version_refused(serve: Serve) -> None:
+    _, server = serve(lambda method, path, body: (200, "") if path.endswith("/load") else None)
+    assert server.load(some(1, 2)) == Gone("the server ended right after the load")
+
+
+def test_a_version_that_is_ready_a_moment_after_its_load_is_loaded(serve: Serve) -> None:
+    looks = iter([(1,), (1,), (1, 2)])
+    _, server = serve(lambda method, path, body: (200, "" if path.endswith("/load") else ready(*next(looks))))
+    assert server.load(some(1, 2)) == Loaded()
+
+
+def test_a_promise_that_is_not_kept_is_a_refusal(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(promised, "PROMISED_SECONDS", 0.05)
     _, server = serve(lambda method, path, body: (200, "" if path.endswith("/load") else ready(1)))
     outcome = server.load(some(1, 2))
     assert isinstance(outcome, Refused)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from slipway_agent.servers import Gone, Loaded, Refused, ServerView, loopback, triton
+from slipway_agent.servers import Gone, Loaded, Refused, ServerView, loopback, promised, triton
 from slipway_agent.servers.loopback import read_words
 from slipway_agent.servers.triton import TritonServer, explain_refusal
 from slipway_agent.servers.triton_config import TritonSpec
@@ -90,7 +90,7 @@ def test_a_server_that_isnt_there_is_not_alive(fake: FakeTriton) -> None:
 
 
 def test_a_version_that_triton_skips_in_silence_is_noticed(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "PROMISED_SECONDS", 0.05)
+    monkeypatch.setattr(promised, "PROMISED_SECONDS", 0.05)
     put(fake, v3="three")
     driver = driver_of(fake)
     fake.start()

@@ -16,6 +16,7 @@ from slipway_agent.config import Config, Fields, parse_version
 from slipway_agent.failures import Reason, TransientError
 from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost, read_words
+from slipway_agent.servers.promised import await_promised
 from slipway_agent.signature import Signature, read_metadata
 from slipway_agent.volume import ModelVolume, link_or_copy
 
@@ -117,10 +118,7 @@ class OnnxRuntimeServer:
             return Gone(f"the server ended during the load ({explain_lost(cause)})")
         if status != 200:
             return explain_refusal(status, body)
-        if missing := versions - self.observe(versions).ready:
-            words = "the server accepted the load and doesn't have the version ready after it"
-            return Refused(words, dict.fromkeys(missing, words))
-        return Loaded()
+        return await_promised(self, versions, "the server")
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._loopback.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)

@@ -17,6 +17,7 @@ from slipway_agent.config import Config, Fields, parse_version
 from slipway_agent.failures import TransientError
 from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, read_words
+from slipway_agent.servers.promised import await_promised
 from slipway_agent.servers.triton_config import (
     BACKEND_BY_FILE,
     TritonSpec,
@@ -29,7 +30,6 @@ from slipway_agent.servers.triton_warmup import WARMUP_FOLDER, is_warmup_file, r
 from slipway_agent.signature import Signature, read_metadata
 from slipway_agent.volume import ModelVolume, link_or_copy
 
-PROMISED_SECONDS = 5.0  # between a load that succeeded and its versions being seen ready
 BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 KEY_HEADER = "slipway-agent"
 _VERSION_WORDS = re.compile(r"version (\d+) is at UNAVAILABLE state: (.*?)(?=;?\s*$|;\s*version \d+ is at)", re.DOTALL)
@@ -158,17 +158,7 @@ class TritonServer:
         asked = self._ask_to_load()
         if asked is not None:
             return asked
-        deadline = time.monotonic() + PROMISED_SECONDS
-        while missing := versions - (view := self.observe(versions)).ready:
-            if not view.is_alive:
-                return Gone("the server ended right after the load")
-            if time.monotonic() > deadline:
-                break
-            time.sleep(0.1)
-        if missing:
-            words = "Triton accepted the load and doesn't have the version ready after it"
-            return Refused(words, dict.fromkeys(missing, words))
-        return Loaded()
+        return await_promised(self, versions, "Triton")
 
     def _ask_to_load(self) -> Refused | Gone | None:
         """None where Triton says that it is done."""
