@@ -76,6 +76,16 @@ def test_the_default_moves_after_the_new_version_is_there_and_before_the_old_one
     assert fake.calls == ["register 3", "default 3", "unregister 2"]
 
 
+def test_the_served_version_is_ready_once_unversioned_requests_get_it(fake: FakeTorchServe) -> None:
+    put(fake, v2="two", v3="three")
+    fake.start()
+    assert driver_of(fake, 2).load(some(2, 3)) == Loaded()
+    driver = driver_of(fake, 3)
+    assert driver.observe(some(2, 3)) == ServerView(True, some(2))
+    assert driver.load(some(2, 3)) == Loaded()
+    assert driver.observe(some(2, 3)) == ServerView(True, some(2, 3))
+
+
 def test_what_is_loaded_is_not_touched(fake: FakeTorchServe) -> None:
     put(fake, v2="two", v3="three")
     driver = driver_of(fake)

@@ -167,6 +167,10 @@ class TorchServer:
     def observe(self, versions: frozenset[int]) -> ServerView:
         try:
             registered = self._describe()
+            ready = frozenset(version for version, each in registered.items() if each.is_ready)
+            # it serves once unversioned requests get it, which is after all others of its load
+            if self._served in ready and self._find_default() != self._served:
+                ready -= {self._served}
         except TimeoutError:
             # busy is not gone: a pod that drops out under load makes the load worse for the others
             view, at = self._last_view
@@ -174,7 +178,6 @@ class TorchServer:
             return ServerView(view.is_alive, view.ready & versions) if is_recent else ServerView()
         except LOST:
             return ServerView()
-        ready = frozenset(version for version, each in registered.items() if each.is_ready)
         view = ServerView(is_alive=True, ready=ready & versions)
         self._last_view = (view, time.monotonic())
         return view
