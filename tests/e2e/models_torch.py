@@ -77,7 +77,10 @@ def archive(folder: Path, name: str, handler: str, *options: str, said: str = "1
         "--model-name", name, "--version", said, "--handler", handler, "--export-path", str(folder), "--force",
         *options,
     ]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=os.environ | {"PYTHONSAFEPATH": "1"})
+    # it packs in TMPDIR/NAME, where two that pack one name at a time would take away each other's files
+    environment = os.environ | {"PYTHONSAFEPATH": "1", "TMPDIR": str(folder / "packing")}
+    (folder / "packing").mkdir(exist_ok=True)
+    subprocess.run(command, check=True, capture_output=True, cwd=folder, env=environment)
     return folder / f"{name}.mar"
 
 
