@@ -251,8 +251,8 @@ def may_correct(before: Config, now: Config, version: int, failure: Failure) -> 
     if not is_deadly(failure):
         return True
     is_asked_for = version == now.served != before.served
-    settings = (before.runtime, before.settings, before.memory, before.warmup)
-    return is_asked_for or settings != (now.runtime, now.settings, now.memory, now.warmup)
+    settings = (before.runtime, before.settings, before.memory, before.warmup, before.golden)
+    return is_asked_for or settings != (now.runtime, now.settings, now.memory, now.warmup, now.golden)
 
 
 def _decide_fetch(world: World) -> tuple[Action, ...]:

@@ -25,10 +25,12 @@ from slipway_agent.decide import (
     find_shortages,
     is_ready,
     is_serving,
+    may_correct,
     may_start,
     plan_retry,
 )
 from slipway_agent.failures import Reason
+from slipway_agent.golden import Golden, Tolerance
 from slipway_agent.memory import fits
 from slipway_agent.published import Published
 from slipway_agent.servers import Gone, Refused, ServerView
@@ -442,6 +444,30 @@ def test_waits_double_up_to_half_a_minute_and_permanent_ones_last_a_minute() -> 
     assert plan_retry(Reason.SOURCE_UNAVAILABLE, "why", NOW, None, 120, None).retry_at == NOW + 120
     assert plan_retry(Reason.DIGEST_MISMATCH, "why", NOW, earlier, None, None).retry_at == NOW + 60
     assert plan_retry(Reason.VERSION_NOT_FOUND, "why", NOW, None, None, None).retry_at == NOW + 5
+
+
+BEFORE = config_of(3, 2)
+
+
+@pytest.mark.parametrize(
+    ("now", "is_corrected"),
+    [
+        (replace(BEFORE, generation="other"), False),
+        (replace(BEFORE, labels={"newest": 3}), False),
+        (config_of(3, 2, 1), False),
+        (config_of(2, 3), True),
+        (replace(BEFORE, settings="other"), True),
+        (replace(BEFORE, memory=Memory(1 << 30, 1.0)), True),
+        (replace(BEFORE, warmup=({"inputs": []},)), True),
+        (replace(BEFORE, golden=Golden((), "golden.json", Tolerance())), True),
+    ],
+    ids=["generation", "label", "another extra", "served now", "settings", "memory", "warm-up", "golden requests"],
+)
+def test_what_ended_the_server_twice_is_asked_for_again_when_a_change_may_be_its_correction(
+    now: Config, is_corrected: bool
+) -> None:
+    assert may_correct(BEFORE, now, 2, failure(deaths=2)) is is_corrected
+    assert may_correct(BEFORE, now, 2, failure(deaths=1))
 
 
 # A model of everything around the agent: what the source has, what the server can load, and what ends the server.
