@@ -245,6 +245,19 @@ def note_death(failure: Failure, earlier: Failure | None, is_alone: bool, now: f
     return replace(failure, deaths=deaths, message=words)
 
 
+def confirm(failure: Failure, now: float) -> Failure:
+    """The source still has the bytes that the server refused: they may be asked for again. Those that end the server
+    may not, and their source is looked at again instead."""
+    if is_deadly(failure):
+        return replace(failure, retry_at=now + PERMANENT_RETRY_SECONDS)
+    return replace(failure, is_confirmed=True)
+
+
+def configures_alike(before: Config, now: Config) -> bool:
+    """Whether a server has the same to load and to obey: golden requests are only asked of it."""
+    return now == replace(before, generation=now.generation, golden=now.golden)
+
+
 def may_correct(before: Config, now: Config, version: int, failure: Failure) -> bool:
     """Whether a version that failed may do better under a changed configuration. A deadly one must have been given
     other settings, or be asked for as the served one: nobody expects a server to end for a label."""

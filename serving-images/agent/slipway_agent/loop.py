@@ -18,7 +18,6 @@ from typing import TypeAlias, assert_never
 
 from slipway_agent.config import Config, parse_config, parse_recorded, show_url
 from slipway_agent.decide import (
-    PERMANENT_RETRY_SECONDS,
     Action,
     CancelFetch,
     Failure,
@@ -30,8 +29,9 @@ from slipway_agent.decide import (
     World,
     WriteBoot,
     blame,
+    configures_alike,
+    confirm,
     decide,
-    is_deadly,
     is_ready,
     may_correct,
     needs_second_look,
@@ -311,7 +311,7 @@ class Agent:
                 each: failure.outdate(world.now) if may_correct(before.world.config, config, each, failure) else failure
                 for each, failure in before.world.load_failures.items()
             }
-            is_current = before.world.is_boot_current and _configures_alike(before.world.config, config)
+            is_current = before.world.is_boot_current and configures_alike(before.world.config, config)
             world = replace(
                 before.world, config=config, fetch_failures={}, load_failures=due, is_boot_current=is_current
             )
@@ -556,9 +556,7 @@ class Agent:
         )
         if needs_second_look(world, version) and not isinstance(event.outcome, Published | CancelledError):
             # nothing better to be had: the server is asked again for what there is
-            confirmed = replace(world.load_failures[version], is_confirmed=True)
-            if is_deadly(confirmed):
-                confirmed = replace(confirmed, is_confirmed=False, retry_at=world.now + PERMANENT_RETRY_SECONDS)
+            confirmed = confirm(world.load_failures[version], world.now)
             if isinstance(event.outcome, SpecError) and event.outcome.reason is Reason.CONTENT_CHANGED:
                 # whoever corrects a version in place must hear why that isn't taken up
                 before = confirmed.message.partition(OTHER_BYTES)[0]
@@ -627,7 +625,7 @@ class Agent:
                 is_news = loaded != world.published
                 world = replace(world, load_failures=failures, published=loaded)
                 # what changed while it loaded (a label, a setting) still waits for a load of its own
-                is_current = _configures_alike(event.config, world.config)
+                is_current = configures_alike(event.config, world.config)
                 model.world = replace(world, boot=event.asked, is_boot_current=is_current)
                 if is_news:
                     self._write_ledger(model)
@@ -728,11 +726,6 @@ class Agent:
         fetch.said_at, fetch.said_share = now, share
         percent = f"{share:.0%}" if total else "unknown"
         self._journal.info("fetching", version=fetch.job.version, fetched=describe_bytes(done), percent=percent)
-
-
-def _configures_alike(before: Config, now: Config) -> bool:
-    """Whether a server has the same to load and to obey: golden requests are only asked of it."""
-    return now == replace(before, generation=now.generation, golden=now.golden)
 
 
 def _describe_fetch(fetch: _Fetch) -> Fetching:

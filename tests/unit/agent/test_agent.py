@@ -117,6 +117,14 @@ class Pod:
         self.start_agent()
         self.boot_when_it_may()
 
+    def serve(self, served: int, *others: int) -> None:
+        """From nothing to all of these loaded."""
+        for version in (served, *others):
+            self.put(version)
+        self.want(served, *others)
+        self.boot()
+        self.until(lambda: self.states() == dict.fromkeys((served, *others), "Available"))
+
     def boot_when_it_may(self) -> None:
         self.until(lambda: self.probe("/startz") == 200)
         self.server.start()
@@ -323,7 +331,6 @@ def test_a_version_that_ends_the_server_twice_isnt_loaded_before_its_bytes_or_th
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decide, "PERMANENT_RETRY_SECONDS", 0.1)
-    monkeypatch.setattr(loop, "PERMANENT_RETRY_SECONDS", 0.1)
     pod.put(2)
     pod.put(3, "deadly")
     pod.want(2)
@@ -422,11 +429,7 @@ def test_a_server_that_lost_a_version_is_asked_for_it(pod: Pod, monkeypatch: pyt
 
 
 def test_a_restarted_agent_fetches_nothing_again(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3)
-    pod.want(3, 2)
-    pod.boot()
-    pod.until_states(v2="Available", v3="Available")
+    pod.serve(3, 2)
     pod.stop_agent()
     for version in (2, 3):
         (pod.source / str(version) / "model.onnx").unlink()
@@ -437,11 +440,7 @@ def test_a_restarted_agent_fetches_nothing_again(pod: Pod) -> None:
 
 
 def test_an_agent_that_restarts_beside_a_server_that_is_down_leaves_it_what_it_had(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(1)
-    pod.want(2, 1)
-    pod.boot()
-    pod.until_states(v1="Available", v2="Available")
+    pod.serve(2, 1)
     pod.stop_agent()
     pod.server.kill()
     pod.start_agent()

@@ -50,20 +50,16 @@ class _TensorFlowPod(Pod):
         self.ports = {"httpPort": self.server.port}
 
     def obeyed(self) -> object:
-        return {
-            version for version, (state, _) in self.server.states.items() if state == "AVAILABLE"
-        }, self.server.labels
+        loaded = {version for version, (state, _) in self.server.states.items() if state == "AVAILABLE"}
+        return loaded, self.server.labels
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, waits in (
-        # who is killed while it loads is blamed for a while
-        (
-            decide,
-            {"PERMANENT_RETRY_SECONDS": 0.3, "SETTLED_SECONDS": 0.05, "CHANGING_SECONDS": 0.02, "RELOAD_SECONDS": 0.1},
-        ),
-        (loop, {"PERMANENT_RETRY_SECONDS": 0.3, "CONFIG_LOOK_SECONDS": 0.02}),
+        (decide, {"SETTLED_SECONDS": 0.05, "CHANGING_SECONDS": 0.02, "RELOAD_SECONDS": 0.1}),
+        (decide, {"PERMANENT_RETRY_SECONDS": 0.3}),  # who is killed while it loads is blamed for so long
+        (loop, {"CONFIG_LOOK_SECONDS": 0.02}),
         (tensorflow_serving, {"POLL_SECONDS": 0.005, "FORGET_SECONDS": 0.1, "TAKEN_UP_SECONDS": 0.3}),
     ):
         for name, seconds in waits.items():
@@ -115,8 +111,10 @@ def ask_for(pod: Any, wishes: dict[str, Any], generation: str) -> None:
         "warmup": wishes.get("warmup", {}).get(pod.runtime, []),
         "runtime": pod.runtime,
     }
-    ports, settings = pod.ports, wishes["settings"] if pod.runtime == "Triton" else {}
-    fields |= {"triton": {**ports, **settings}} if pod.runtime == "Triton" else {"tensorflowServing": ports}
+    if pod.runtime == "Triton":
+        fields["triton"] = pod.ports | wishes["settings"]
+    else:
+        fields["tensorflowServing"] = pod.ports
     if "pinned" in wishes:
         served = wishes["versions"][0]
         fields["sha256"] = {str(served): digest_path(pod.source / str(served)) if wishes["pinned"] else "a" * 64}
@@ -136,6 +134,10 @@ def said(pod: Any) -> dict[str, Any]:
         "labels": status["labels"],
         "golden": status["golden"] and status["golden"]["state"],
     }
+
+
+def is_changing(pod: Any) -> bool:
+    return any(state in ("Pending", "Fetching", "Verified", "Loading") for state, _ in said(pod)["states"].values())
 
 
 def end_agent(pod: Any) -> None:
@@ -197,7 +199,7 @@ def test_whatever_changes_meanwhile_the_last_wish_is_what_is_in_force(
         deadline = time.monotonic() + 12
         while True:
             at_rest = all(said(each)["generation"] == "last" and said(each)["ready"] for each in (pod, other))
-            if at_rest and (said(pod), pod.obeyed()) == (said(other), other.obeyed()) and not changing(pod):
+            if at_rest and (said(pod), pod.obeyed()) == (said(other), other.obeyed()) and not is_changing(pod):
                 break
             if time.monotonic() > deadline:
                 words = [json.dumps(wishes), *(f"{said(each)} {each.obeyed()}" for each in (pod, other))]
@@ -208,7 +210,3 @@ def test_whatever_changes_meanwhile_the_last_wish_is_what_is_in_force(
         for kubelet in kubelets:
             if kubelet.is_alive():
                 kubelet.join()
-
-
-def changing(pod: Any) -> bool:
-    return any(state in ("Pending", "Fetching", "Verified", "Loading") for state, _ in said(pod)["states"].values())
