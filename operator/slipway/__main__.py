@@ -12,10 +12,10 @@ from pathlib import Path
 from kubernetes.config import ConfigException
 
 from slipway import __version__
-from slipway.cluster import ClusterError
-from slipway.handlers import run
-from slipway.logs import configure_logs
-from slipway.settings import SettingsError, read_settings
+from slipway.controller.kopf_edge import run
+from slipway.controller.kube import ClusterError
+from slipway.controller.logs import configure_logs
+from slipway.controller.settings import SettingsError, read_settings
 
 
 def main() -> None:

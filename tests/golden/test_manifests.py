@@ -15,13 +15,13 @@ import yaml
 
 from slipway.api import parse
 from slipway.api.status import ModelDeploymentStatus
-from slipway.arrival import arrive
-from slipway.children import render
-from slipway.manifests import Images, new_revision
-from slipway.observe import Observed
-from slipway.plan import Plan, Promotion
-from slipway.revisions import Orders, Revision
-from slipway.steps import wants_split
+from slipway.decide.placement import arrive
+from slipway.decide.steps import wants_split
+from slipway.model.revision import Orders, Revision
+from slipway.model.rollout import Plan, Promotion
+from slipway.observe.snapshot import Observed
+from slipway.render.desired import render
+from slipway.render.objects import Images, new_revision
 
 Json = dict[str, Any]
 

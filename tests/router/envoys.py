@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from slipway.api import ModelDeployment
-from slipway.manifests import POD_VARIABLE
-from slipway.routers import Routers
-from slipway.traffic import envoy
-from slipway.traffic.router import RouterPod, RouterReport, configure, render
-from slipway.traffic.split import Split
+from slipway.controller.routers import Routers
+from slipway.render import envoy
+from slipway.render.objects import POD_VARIABLE
+from slipway.render.router import RouterPod, RouterReport, configure, render
+from slipway.render.split import Split
 from tests.router.pods import new_address
 from tests.unit.specs import IMAGES
 

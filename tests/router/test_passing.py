@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from slipway.traffic import envoy
-from slipway.traffic.split import Split
+from slipway.render import envoy
+from slipway.render.split import Split
 from tests.router.conftest import STABLE, Stage, alone, backend
 from tests.router.envoys import Answer, Router, until
 from tests.router.load import ask_many

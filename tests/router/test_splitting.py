@@ -8,10 +8,10 @@ import threading
 import grpc
 import pytest
 
-from slipway.manifests import POD_VARIABLE
-from slipway.traffic import envoy
-from slipway.traffic.envoy import ROUTER_PORT
-from slipway.traffic.split import Split
+from slipway.render import envoy
+from slipway.render.envoy import ROUTER_PORT
+from slipway.render.objects import POD_VARIABLE
+from slipway.render.split import Split
 from tests.router.conftest import CANARY, STABLE, Stage, alone, backend, both, reaches
 from tests.router.envoys import Answer, until, write_as_kubelet
 from tests.router.load import Load, ask_many, call_many

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slipway.manifests import RECORDED_KEY
+from slipway.render.objects import RECORDED_KEY
 from tests.transition.test_transitions import (
     HOUR,
     LOAD_FAILED,

@@ -17,8 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
-from slipway.cluster import ClusterError, TransientError
-from slipway.manifests import Images
+from slipway.controller.kube import ClusterError, TransientError
+from slipway.render.objects import Images
 from tests.transition.world import Operator, OperatorEndedError, World, Write, run, writes_of
 from tests.unit.specs import IMAGES, NAME
 

@@ -17,13 +17,20 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any, TypeVar
 
-from slipway import follow
-from slipway.agents import Agents, Listing
 from slipway.api.v1alpha1 import KIND
-from slipway.cache import Cache, Key
-from slipway.cluster import Cluster, ClusterError, TransientError
-from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts, Reading
-from slipway.manifests import (
+from slipway.controller import version_watch as follow
+from slipway.controller.agents import Agents, Listing
+from slipway.controller.cache import Cache, Key
+from slipway.controller.kube import Cluster, ClusterError, TransientError
+from slipway.controller.reconciler import Clock, Reconciler
+from slipway.controller.routers import Routers
+from slipway.controller.server_counts import ServerCounts
+from slipway.controller.workqueue import Queue
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Reading
+from slipway.observe.server_counts import Counter
+from slipway.observe.snapshot import AgentReport, Pod, read_found, read_report
+from slipway.render.envoy import CLUSTERS_KEY, ROUTES_KEY
+from slipway.render.objects import (
     AGENT_CONFIG_KEY,
     CONFIG_ANNOTATION,
     MERGE_KEYS,
@@ -31,14 +38,7 @@ from slipway.manifests import (
     ROUTER_CONFIG_ANNOTATION,
     Images,
 )
-from slipway.observe import AgentReport, Pod, read_found, read_report
-from slipway.queue import Queue
-from slipway.reconcile import Clock, Reconciler
-from slipway.routers import Routers
-from slipway.server_counts import ServerCounts
-from slipway.traffic.envoy import CLUSTERS_KEY, ROUTES_KEY
-from slipway.traffic.router import RouterPod, RouterReport, is_of_router
-from slipway.traffic.server_metrics import Counter
+from slipway.render.router import RouterPod, RouterReport, is_of_router
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, Json, body, merged
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

@@ -13,20 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from slipway.api.status import Pinned
-from slipway.canary import catch_up
-from slipway.commands import obey
-from slipway.evidence import (
-    OPEN,
-    Command,
-    GateState,
-    GateVerdict,
-    InForce,
-    Outcome,
-    Scales,
-    Verdict,
-)
-from slipway.plan import ABSENT, CarrierPods, Crash, Memory, Plan, Promotion, Rejection, Step, Wanted
-from slipway.rollout import step
+from slipway.decide.canary import catch_up
+from slipway.decide.commands import obey
+from slipway.decide.rolling import step
+from slipway.model.rollout import ABSENT, CarrierPods, Crash, Memory, Plan, Promotion, Rejection, Step, Wanted
+from slipway.model.signals import OPEN, Command, GateState, GateVerdict, InForce, Outcome, Scales, Verdict
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slipway.api import ModelDeployment, parse
-from slipway.manifests import Images
+from slipway.render.objects import Images
 
 Json = dict[str, Any]
 

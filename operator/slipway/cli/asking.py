@@ -25,7 +25,7 @@ from slipway.cli.session import Session
 from slipway.cli.terminal import complain
 from slipway.cli.view import RevisionView, Role, View, view_of
 from slipway.cli.world import Answer, Request
-from slipway.revisions import Revision
+from slipway.model.revision import Revision
 
 ROLES: Mapping[str, tuple[Role | None, ...]] = {
     "service": (None,),

@@ -14,7 +14,7 @@ from difflib import get_close_matches
 
 from slipway.cli.endings import CommandError, failed, misused, not_found
 from slipway.cli.view import View
-from slipway.revisions import Revision
+from slipway.model.revision import Revision
 
 VERBS = ("promote", "pause", "resume", "abort", "skip", "retry", "rollback")
 WAYS = {"RollingUpdate": "pod by pod", "InPlace": "in place"}

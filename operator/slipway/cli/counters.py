@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
 
 Readings = Mapping[str, Mapping[str, Counts]]
 """Source (a router's pod) → carrier → its counts since the source began."""

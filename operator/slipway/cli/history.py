@@ -12,7 +12,7 @@ from typing import Any
 
 from slipway.api.status import Rejected, read_time
 from slipway.cli.view import View
-from slipway.revisions import Revision, read_revision
+from slipway.model.revision import Revision, read_revision
 
 Json = dict[str, Any]
 

@@ -25,7 +25,7 @@ from slipway.cli.picture import Canvas, draw, draw_list
 from slipway.cli.session import Session
 from slipway.cli.view import View, age, view_of
 from slipway.cli.world import Json
-from slipway.revisions import Revision, hash_of, user_choice
+from slipway.model.revision import Revision, hash_of, user_choice
 
 STATE_STYLES = {"stable": "green", "canary": "yellow", "previous": "blue", "rejected": "red"}
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.cli.endings import failed
-from slipway.revisions import Revision
+from slipway.model.revision import Revision
 from slipway.runtimes import RUNTIMES
 
 Json = dict[str, Any]

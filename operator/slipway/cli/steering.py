@@ -14,7 +14,7 @@ from slipway.cli.history import read_history
 from slipway.cli.orders import Order, give, new_order, wait
 from slipway.cli.session import Session
 from slipway.cli.view import View, view_of
-from slipway.revisions import Revision
+from slipway.model.revision import Revision
 
 
 def steer(

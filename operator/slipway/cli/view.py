@@ -25,9 +25,9 @@ from slipway.api.status import (
     read_time,
 )
 from slipway.api.v1alpha1 import ModelDeploymentSpec
-from slipway.gates import SIGNATURE_CHANGED, compares_signatures
-from slipway.plan import Promotion
-from slipway.steps import DEFAULT_STEPS
+from slipway.decide.gates import SIGNATURE_CHANGED, compares_signatures
+from slipway.decide.steps import DEFAULT_STEPS
+from slipway.model.rollout import Promotion
 
 Json = dict[str, Any]
 Role = Literal["stable", "canary", "previous"]

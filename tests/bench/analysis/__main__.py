@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from slipway.api.v1alpha1 import Analysis
-from slipway.evidence import Counts, Outcome, Reading
+from slipway.model.signals import Counts, Outcome, Reading
 
 from . import many, one, others
 from .traffic import CANARY, HEALTHY, Kind, Traces

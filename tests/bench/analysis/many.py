@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from slipway import analysis, statistics, tallies
 from slipway.api.v1alpha1 import Analysis
+from slipway.decide.analysis import accumulator as tallies
+from slipway.decide.analysis import eprocess as statistics
+from slipway.decide.analysis import verdict as analysis
 
 from .traffic import CANARY, CELLS, FIRST, STABLE, Traces
 

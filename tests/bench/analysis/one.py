@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 
-from slipway import analysis
 from slipway.api.v1alpha1 import Analysis
-from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts, Outcome, Reading, Verdict
+from slipway.decide.analysis import verdict as analysis
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Outcome, Reading, Verdict
 
 from .traffic import CANARY, CELLS, FIRST, STABLE, Traces
 

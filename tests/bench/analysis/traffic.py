@@ -13,7 +13,7 @@ from math import ceil
 import numpy as np
 from numpy.typing import NDArray
 
-from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS
 
 Counts = NDArray[np.int32]
 Rates = NDArray[np.float64]

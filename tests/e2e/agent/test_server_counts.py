@@ -18,11 +18,11 @@ import requests
 from onnx import TensorProto, helper
 from tritonclient.utils import InferenceServerException
 
-from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
-from slipway.observe import Pod
+from slipway.controller.server_counts import ServerCounts
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
+from slipway.observe.server_counts import Counter
+from slipway.observe.snapshot import Pod
 from slipway.runtimes import RUNTIMES
-from slipway.server_counts import ServerCounts
-from slipway.traffic.server_metrics import Counter
 from tests.e2e.agent import (
     test_beside_onnxruntime,
     test_beside_tensorflow_serving,

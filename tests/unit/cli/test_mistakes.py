@@ -93,7 +93,7 @@ def test_help_imports_no_kubernetes() -> None:
     )
     loaded = done.stdout.decode().split()
     assert "typer" in loaded
-    assert not {"kubernetes", "slipway.api", "slipway.revisions", "yaml"} & set(loaded)
+    assert not {"kubernetes", "slipway.api", "slipway.model.revision", "yaml"} & set(loaded)
 
 
 def test_without_the_extra_the_way_to_it_is_said() -> None:

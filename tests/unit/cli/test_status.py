@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from slipway.cli.view import FINAL_REASONS, GATE_REASONS
-from slipway.gates import SIGNATURE_CHANGED
+from slipway.decide.gates import SIGNATURE_CHANGED
 from slipway_agent.failures import Reason
 from tests.unit.cli import worlds
 from tests.unit.cli.worlds import CANARY, STABLE, Cli, Time, condition, model

@@ -15,7 +15,7 @@ from slipway.cli.counters import Track, curve_of, follow, quantile_of, spark
 from slipway.cli.endings import CommandError, Exit
 from slipway.cli.terminal import Terminal
 from slipway.cli.world import Answer, Request
-from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
 from tests.unit.cli import worlds
 from tests.unit.cli.worlds import CANARY, STABLE, Cli, Time
 

@@ -1,0 +1,87 @@
+"""Reads what model servers count by themselves: GET http://POD:PORT/PATH, where no router counts for them.
+
+Invariant: a pod that can't be read is missing from the reading, never zero in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+
+import aiohttp
+
+from slipway.model.signals import Counts, Reading
+from slipway.observe.server_counts import Counter, read_counts
+from slipway.observe.snapshot import Pod
+
+TIMEOUT_SECONDS = 2.0
+MAX_PAGE_BYTES = 4 * 1024 * 1024
+AT_ONCE = 64
+
+
+class ServerCounts:
+    """A bounded pool of connections to servers' metrics."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+        self._slots = asyncio.Semaphore(AT_ONCE)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        if self._session is not None:
+            await self._session.close()
+
+    async def read(self, pods: Iterable[Pod], counters: Mapping[str, Counter]) -> Reading:
+        """What the ready pods of these carriers counted since their servers started.
+
+        missing: ready pods that did not answer, or whose server counts nothing; trouble: why, of one of them.
+        """
+        asked = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.carrier in counters]
+        answers = await asyncio.gather(*(self._read(pod, counters[pod.carrier]) for pod in asked))
+        counts = {
+            _source(pod): {pod.carrier: answer}
+            for pod, answer in zip(asked, answers, strict=True)
+            if isinstance(answer, Counts)
+        }
+        troubles = [answer for answer in answers if isinstance(answer, str)]
+        return Reading(counts, len(troubles), troubles[0] if troubles else "")
+
+    async def _read(self, pod: Pod, counter: Counter) -> Counts | str:
+        """Its counts, or why there are none."""
+        if counter.metrics is None:
+            return f"pod {pod.name}: {counter.runtime} counts no failed requests"
+        if pod.ip is None:
+            return f"pod {pod.name} has no address yet"
+        if self._session is None:
+            timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
+            connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
+            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+        host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
+        url = f"http://{host}:{counter.port}{counter.metrics.path}"
+        async with self._slots:
+            try:
+                async with self._session.get(url) as response:
+                    response.raise_for_status()
+                    page = await _read_all(response.content)
+                return read_counts(page, counter)
+            except aiohttp.ClientResponseError as error:
+                return f"pod {pod.name}: {url} answers {error.status}"
+            except TimeoutError:
+                return f"pod {pod.name}: {url} doesn't answer within {TIMEOUT_SECONDS:.0f} s"
+            except (aiohttp.ClientError, OSError, ValueError) as error:
+                return f"pod {pod.name}: {url}: {error}"
+
+
+def _source(pod: Pod) -> str:
+    """A name that changes when the server's counters start anew: it ended by itself and was started again."""
+    return pod.uid if pod.crash is None else f"{pod.uid}@{pod.crash.at.isoformat()}"
+
+
+async def _read_all(stream: aiohttp.StreamReader) -> str:
+    """A whole page. Raises ValueError for one that no server would give."""
+    page = bytearray()
+    async for chunk in stream.iter_any():
+        page += chunk
+        if len(page) > MAX_PAGE_BYTES:
+            raise ValueError(f"more than {MAX_PAGE_BYTES} bytes")
+    return page.decode()

@@ -1,0 +1,366 @@
+"""What was counted of stable and the canary, look after look, and what speaks against the canary by that.
+
+Invariant: counts only grow by what sources counted since the last look, never by what nobody saw and never below
+nothing; `write` and `read` carry everything through status exactly, so an operator that is restarted at every look
+counts and judges the same.
+Must not import: anything that does I/O. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any
+
+from slipway.decide.analysis.eprocess import RELATIVE_RISKS, UNPROVEN, Evidence, weigh
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Reading
+
+BOUNDS = 2
+"""Bounds above which an answer counts as slow: one above the middle of stable's, and one that hardly any passes."""
+SLOW_SHARES = (0.50, 0.01)
+"""Stable's share of answers above them, at most. In the tail alone, a stall among the first answers lifts both bounds
+above all that a canary three times slower does, for the whole rollout."""
+ENOUGH_FOR_BOUNDS = 200
+"""Stable's answers from which the bounds are chosen."""
+SLACK_MILLISECONDS = 5
+"""Nobody cares about less: a canary with little traffic has colder processors and connections."""
+COLD_REQUESTS, COLD_SECONDS = 20, 5.0
+"""A canary's first answers in a step, so many for each of its pods, are not timed: new pods have cold caches."""
+RECENT_SECONDS = 60.0
+"""How long ago "lately" is."""
+MOST_SILENT = 16
+"""Sources that are remembered while they don't answer: one that restarts over and over must not fill status."""
+FORMAT = 1
+
+
+BUCKETS = len(LATENCY_BOUNDS_MILLISECONDS)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Answers of one revision. timed: those with a latency that counts; within: as in Counts, of the timed ones."""
+
+    requests: float = 0
+    errors: float = 0
+    refusals: float = 0
+    timed: float = 0
+    within: tuple[float, ...] = (0,) * BUCKETS
+
+    def plus(self, more: Tally, *, keep: float = 1) -> Tally:
+        """This, times keep, and more."""
+        return Tally(
+            self.requests * keep + more.requests,
+            self.errors * keep + more.errors,
+            self.refusals * keep + more.refusals,
+            self.timed * keep + more.timed,
+            tuple(one * keep + other for one, other in zip(self.within, more.within, strict=True)),
+        )
+
+    def untimed(self) -> Tally:
+        """The same without latencies."""
+        return Tally(self.requests, self.errors, self.refusals)
+
+    def slower(self, bound: int) -> float:
+        """How many took longer than LATENCY_BOUNDS_MILLISECONDS[bound]."""
+        return self.timed - self.within[bound]
+
+
+@dataclass(frozen=True, slots=True)
+class Arms:
+    """Stable's and the canary's answers over the same time."""
+
+    stable: Tally = Tally()
+    canary: Tally = Tally()
+
+    def plus(self, more: Arms, *, keep: float = 1) -> Arms:
+        """Both."""
+        return Arms(self.stable.plus(more.stable, keep=keep), self.canary.plus(more.canary, keep=keep))
+
+
+@dataclass(frozen=True, slots=True)
+class Accumulated:
+    """All that the next look needs of the earlier ones.
+
+    at: seconds since 1970 of the last look. last: source → carrier → what it counted then. missing, trouble: of the
+    last look. seconds: how long both revisions had traffic. step_seconds: how long the canary had, in this step.
+    cold_requests: how many of the canary's in this step are not timed.
+    bounds: indices of the latencies above which answers are slow, empty while stable answered too little.
+    errors, refusals, slow: the evidence; slow has one for each bound.
+    """
+
+    stable: str
+    canary: str
+    at: float
+    last: Mapping[str, Mapping[str, Counts]]
+    missing: int = 0
+    trouble: str = ""
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    cold_requests: int = COLD_REQUESTS
+    rollout: Arms = Arms()
+    step: Arms = Arms()
+    recent: Arms = Arms()
+    bounds: tuple[int, ...] = ()
+    errors: Evidence = UNPROVEN
+    refusals: Evidence = UNPROVEN
+    slow: tuple[Evidence, ...] = (UNPROVEN,) * BOUNDS
+
+
+def begin(reading: Reading, stable: str, canary: str, now: datetime) -> Accumulated:
+    """From here on everything counts. stable, canary: carriers."""
+    return Accumulated(
+        stable, canary, now.timestamp(), _sources(reading, stable, canary), reading.missing, _short(reading.trouble)
+    )
+
+
+def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulated:
+    """What was counted since the last look is added.
+
+    A source that is seen for the first time, and one whose counters fell, begin here: what they counted before is
+    left out for both revisions alike. One that doesn't answer is gone on with when it answers again.
+    """
+    at = now.timestamp()
+    look_seconds = max(0.0, at - accumulated.at)
+    sources = _sources(reading, accumulated.stable, accumulated.canary)
+    since = Arms()
+    for name, counts in sources.items():
+        before = accumulated.last.get(name)
+        if before is not None:
+            since = since.plus(_since(before, counts, accumulated.stable, accumulated.canary))
+    # What didn't answer, or left a carrier out, is gone on with when it does. Where none is missing, a source that
+    # isn't there any more is gone for good.
+    silent = [name for name in accumulated.last if name not in sources] if reading.missing else []
+    last = {name: dict(accumulated.last[name]) for name in silent[-MOST_SILENT:]}
+    last |= {name: {**accumulated.last.get(name, {}), **counts} for name, counts in sources.items()}
+    both = since.stable.requests > 0 and since.canary.requests > 0
+    step_seconds = accumulated.step_seconds + (look_seconds if since.canary.requests > 0 else 0)
+    is_cold = accumulated.step.canary.requests < accumulated.cold_requests or step_seconds < COLD_SECONDS
+    if is_cold:
+        since = Arms(since.stable.untimed(), since.canary.untimed())
+    seconds, traffic_seconds = accumulated.seconds, look_seconds if both else 0.0
+
+    def add(evidence: Evidence, stable: float, canary: float, stable_of: float, canary_of: float) -> Evidence:
+        return weigh(
+            evidence,
+            stable,
+            canary,
+            canary_of / (stable_of + canary_of) if stable_of + canary_of > 0 else 0.0,
+            seconds=seconds,
+            traffic_seconds=traffic_seconds,
+            look_seconds=look_seconds,
+        )
+
+    of = since.stable.requests, since.canary.requests
+    timed = since.stable.timed, since.canary.timed
+    slow = tuple(
+        add(evidence, since.stable.slower(bound), since.canary.slower(bound), *timed)
+        for evidence, bound in zip(accumulated.slow, accumulated.bounds, strict=False)
+    )
+    step = accumulated.step.plus(since)
+    return replace(
+        accumulated,
+        at=max(at, accumulated.at),
+        last=last,
+        missing=reading.missing,
+        trouble=_short(reading.trouble),
+        seconds=seconds + traffic_seconds,
+        step_seconds=step_seconds,
+        rollout=accumulated.rollout.plus(Arms(since.stable.untimed(), since.canary.untimed())),
+        step=step,
+        recent=accumulated.recent.plus(since, keep=math.exp(-look_seconds / RECENT_SECONDS)),
+        bounds=accumulated.bounds or choose_bounds(step.stable),
+        errors=add(accumulated.errors, since.stable.errors, since.canary.errors, *of),
+        refusals=add(accumulated.refusals, since.stable.refusals, since.canary.refusals, *of),
+        slow=slow + tuple(add(one, 0, 0, 0, 0) for one in accumulated.slow[len(slow) :]),
+    )
+
+
+def enter_step(accumulated: Accumulated, pods: int = 1) -> Accumulated:
+    """A new step: what is needed to pass counts anew, what speaks against the canary goes on.
+
+    pods: the canary's, of which any may be new and cold.
+    """
+    return replace(
+        accumulated,
+        step_seconds=0.0,
+        cold_requests=COLD_REQUESTS * max(1, pods),
+        step=Arms(),
+        bounds=choose_bounds(accumulated.step.stable) or accumulated.bounds,
+    )
+
+
+def choose_bounds(stable: Tally) -> tuple[int, ...]:
+    """Indices of the latencies above which an answer is slow; empty while stable answered too little.
+
+    One bucket above the one at which stable's share falls below the wanted one, and at least SLACK_MILLISECONDS above:
+    a canary that is a third slower, or a few milliseconds, is not worse in a way that anybody cares about.
+
+    >>> stable = Tally(1000, timed=1000, within=(0,) * 8 + (700, 950) + (995,) * 17)
+    >>> [LATENCY_BOUNDS_MILLISECONDS[bound] for bound in choose_bounds(stable)]
+    [50, 100]
+    """
+    if stable.timed < ENOUGH_FOR_BOUNDS:
+        return ()
+    return tuple(_bound_above(stable, share * stable.timed) for share in SLOW_SHARES)
+
+
+def _bound_above(stable: Tally, slow: float) -> int:
+    """The bound that is one above the first that at most so many of stable's answers pass."""
+    first = next((bound for bound in range(BUCKETS) if stable.slower(bound) <= slow), BUCKETS - 1)
+    enough = LATENCY_BOUNDS_MILLISECONDS[first] + SLACK_MILLISECONDS
+    return next(
+        (bound for bound in range(first + 1, BUCKETS) if LATENCY_BOUNDS_MILLISECONDS[bound] >= enough), BUCKETS - 1
+    )
+
+
+def _sources(reading: Reading, stable: str, canary: str) -> dict[str, dict[str, Counts]]:
+    return {
+        source: {carrier: counts[carrier] for carrier in (stable, canary) if carrier in counts}
+        for source, counts in reading.counts.items()
+    }
+
+
+def _short(trouble: str) -> str:
+    """What is kept of it: status is small."""
+    return trouble[:200]
+
+
+def _since(before: Mapping[str, Counts], now: Mapping[str, Counts], stable: str, canary: str) -> Arms:
+    return Arms(
+        _delta(before.get(stable, Counts()), now.get(stable)), _delta(before.get(canary, Counts()), now.get(canary))
+    )
+
+
+def _delta(before: Counts, now: Counts | None) -> Tally:
+    """What one source counted for one carrier since; nothing where any counter fell."""
+    if now is None:
+        return Tally()
+    requests, errors, refusals = (
+        now.requests - before.requests,
+        now.errors - before.errors,
+        now.refusals - before.refusals,
+    )
+    if min(requests, errors, refusals) < 0:
+        return Tally()
+    errors = min(errors, requests)
+    refusals = min(refusals, requests - errors)
+    within = before.within or (0,) * len(now.within)
+    if len(now.within) != BUCKETS or len(within) != BUCKETS or (not before.within and before.requests):
+        return Tally(requests, errors, refusals)
+    since = tuple(min(requests, new - old) for new, old in zip(now.within, within, strict=True))
+    if min(since) < 0 or list(since) != sorted(since):
+        return Tally(requests, errors, refusals)
+    # Not every answer is timed (a connection that broke isn't), and times may be counted a moment later than answers:
+    # those that took longer than the last bound can't be told from either, and are left out.
+    return Tally(requests, errors, refusals, since[-1], since)
+
+
+def write(accumulated: Accumulated) -> dict[str, Any]:
+    """As JSON."""
+    return {
+        "format": FORMAT,
+        "stable": accumulated.stable,
+        "canary": accumulated.canary,
+        "at": accumulated.at,
+        "last": {
+            source: {
+                carrier: [counts.requests, counts.errors, counts.refusals, *counts.within]
+                for carrier, counts in carriers.items()
+            }
+            for source, carriers in accumulated.last.items()
+        },
+        "missing": accumulated.missing,
+        "trouble": accumulated.trouble,
+        "seconds": [accumulated.seconds, accumulated.step_seconds],
+        "cold": accumulated.cold_requests,
+        "rollout": _write_arms(accumulated.rollout),
+        "step": _write_arms(accumulated.step),
+        "recent": _write_arms(accumulated.recent),
+        "bounds": list(accumulated.bounds),
+        "evidence": [
+            [one.purse, one.short_seconds, *one.bets]
+            for one in (accumulated.errors, accumulated.refusals, *accumulated.slow)
+        ],
+    }
+
+
+def read(written: Mapping[str, Any] | None) -> Accumulated | None:
+    """What `write` wrote; None where there is none or it can't be read: the analysis begins anew."""
+    try:
+        return _read(written) if written else None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
+        return None
+
+
+def _read(written: Mapping[str, Any]) -> Accumulated | None:
+    if written["format"] != FORMAT:
+        return None
+    last = {
+        str(source): {
+            str(carrier): Counts(int(counts[0]), int(counts[1]), int(counts[2]), tuple(map(int, counts[3:])))
+            for carrier, counts in carriers.items()
+        }
+        for source, carriers in written["last"].items()
+    }
+    bounds = tuple(int(bound) for bound in written["bounds"])
+    if len(bounds) not in (0, BOUNDS) or not all(0 <= bound < BUCKETS for bound in bounds):
+        return None
+    evidence = [_read_evidence(one) for one in written["evidence"]]
+    seconds, step_seconds = (_number(value) for value in written["seconds"])
+    if len(evidence) != 2 + BOUNDS:
+        return None
+    return Accumulated(
+        stable=str(written["stable"]),
+        canary=str(written["canary"]),
+        at=_number(written["at"]),
+        last=last,
+        missing=int(written["missing"]),
+        trouble=str(written["trouble"]),
+        seconds=seconds,
+        step_seconds=step_seconds,
+        cold_requests=int(written["cold"]),
+        rollout=_read_arms(written["rollout"]),
+        step=_read_arms(written["step"]),
+        recent=_read_arms(written["recent"]),
+        bounds=bounds,
+        errors=evidence[0],
+        refusals=evidence[1],
+        slow=tuple(evidence[2:]),
+    )
+
+
+def _write_arms(arms: Arms) -> list[list[float]]:
+    return [
+        [one.requests, one.errors, one.refusals, *([one.timed, *one.within] if one.timed else [])]
+        for one in (arms.stable, arms.canary)
+    ]
+
+
+def _read_arms(written: list[list[float]]) -> Arms:
+    stable, canary = (_read_tally(one) for one in written)
+    return Arms(stable, canary)
+
+
+def _read_tally(written: list[float]) -> Tally:
+    numbers = [_number(value) for value in written]
+    if len(numbers) == 3:
+        return Tally(numbers[0], numbers[1], numbers[2])
+    if len(numbers) != 4 + BUCKETS:
+        raise ValueError("not a tally")
+    return Tally(numbers[0], numbers[1], numbers[2], numbers[3], tuple(numbers[4:]))
+
+
+def _read_evidence(written: list[float]) -> Evidence:
+    purse, short_seconds, *bets = (_number(value) for value in written)
+    if len(bets) != len(RELATIVE_RISKS):
+        raise ValueError("not evidence")
+    return Evidence(tuple(bets), max(0.0, purse), short_seconds)
+
+
+def _number(value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number):
+        raise ValueError("not a number")
+    return number

@@ -1,0 +1,101 @@
+"""What clients reach through Service `<name>`: the routers, one carrier's ready pods, or all ready pods.
+
+Invariant: the Service changes from one to the other only when the other takes the requests as they are wanted now, so
+that adding, removing or changing who splits them loses none; and while no router is ready, clients reach the pods.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slipway.decide.weights import PROVIDERS
+from slipway.decide.weights.provider import Standing
+from slipway.model.revision import Json
+from slipway.model.rollout import CarrierPods, enough
+from slipway.model.signals import InForce
+from slipway.render.objects import MODEL_LABEL, REVISION_LABEL, router_label
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """is_router: the routers. carrier: its ready pods; None, without a router: all ready pods."""
+
+    is_router: bool = False
+    carrier: str | None = None
+
+
+ROUTER = Entry(is_router=True)
+ALL_PODS = Entry()
+
+
+def read_entry(service: Json | None, name: str) -> Entry | None:
+    """What the live Service selects; None when there is none."""
+    if service is None:
+        return None
+    selector = (service.get("spec") or {}).get("selector") or {}
+    if selector.get(MODEL_LABEL) == router_label(name):
+        return ROUTER
+    return Entry(carrier=selector.get(REVISION_LABEL))
+
+
+def in_force_now(
+    live: Entry | None, by_router: InForce | None, carriers: Mapping[str, CarrierPods], *, wants_router: bool
+) -> InForce | None:
+    """How requests are split now. Before the routers have them, nothing counts as reachable through them."""
+    if live is None:
+        return None
+    ready = {name: here.ready for name, here in carriers.items()}
+    found = PROVIDERS["Router" if live.is_router else "Replicas"].in_force(Standing(live.carrier, ready, by_router))
+    if found is None or live.is_router or not wants_router:
+        return found
+    return InForce(found.weights, {name: count for name, count in found.endpoints.items() if name == live.carrier})
+
+
+def choose_entry(
+    weights: Mapping[str, int] | None,
+    replicas: Mapping[str, int],
+    live: Entry | None,
+    by_router: InForce | None,
+    ready_routers: int,
+    carriers: Mapping[str, CarrierPods],
+    *,
+    wants_router: bool,
+) -> Entry:
+    """What the Service should select now.
+
+    weights, replicas: as planned, by carrier; no weights: requests aren't split. by_router: as all ready routers say.
+    """
+    if weights is None:
+        return ALL_PODS
+    shares = {carrier: weight for carrier, weight in weights.items() if weight}
+    first = max(weights, key=lambda carrier: weights[carrier])
+    if wants_router:
+        is_first = live in (None, ROUTER) and not any(here.ready for here in carriers.values())
+        if is_first or (live == ROUTER and ready_routers > 0):
+            return ROUTER  # of a new model, too: a connection to a pod would stay there, whatever is split later
+        if by_router is not None and _takes_all(by_router, shares, carriers):
+            return ROUTER
+        return _pods_of(first, replicas[first], live, carriers)
+    if len(shares) == 1:
+        return _pods_of(first, replicas[first], live, carriers)
+    is_reached = all(carriers[carrier].ready > 0 for carrier in shares if carrier in carriers)
+    return ALL_PODS if is_reached or live is None else live
+
+
+def _takes_all(by_router: InForce, shares: Mapping[str, int], carriers: Mapping[str, CarrierPods]) -> bool:
+    """Whether the routers split as wanted, and reach the pods that are ready: a name's address comes late to them."""
+    if {name: share for name, share in by_router.weights.items() if share} != shares:
+        return False
+    return all(by_router.endpoints.get(name, 0) >= max(1, carriers[name].ready) for name in shares if name in carriers)
+
+
+def _pods_of(carrier: str, replicas: int, live: Entry | None, carriers: Mapping[str, CarrierPods]) -> Entry:
+    """That carrier's pods alone, once they can take what all of them take now."""
+    ready = sum(here.ready for here in carriers.values())
+    own = carriers[carrier].ready if carrier in carriers else 0
+    if live not in (None, Entry(carrier=carrier)) and own < min(enough(replicas), ready):
+        assert live is not None
+        return ALL_PODS if live == ROUTER else live
+    return Entry(carrier=carrier)

@@ -1,0 +1,65 @@
+"""The protocol between a rollout and those who split its requests: weights → objects, objects → weights in force.
+
+Plain values and pure functions; who gets how much is decided elsewhere (`rollout`), and what Service `<name>` reaches
+meanwhile in `entry`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
+from slipway.model.revision import Json
+from slipway.model.signals import InForce
+from slipway.render.objects import Child, Images
+from slipway.render.split import Split
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """What comes nearest to a wanted weight. weight_percent: what `pods` canary pods really make, rounded."""
+
+    pods: int
+    weight_percent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What should exist so that requests are split. generation: names what is told; None where nobody is told."""
+
+    children: tuple[Child, ...] = ()
+    generation: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What stands. selected: the carrier whose pods alone Service `<name>` selects; None: all. ready: carrier → pods.
+
+    by_router: how the routers say that they split; None: they don't all say, or not the same.
+    """
+
+    selected: str | None
+    ready: Mapping[str, int]
+    by_router: InForce | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """One who can split requests.
+
+    has_routers: they go through pods of its own, that Service `<name>` selects. is_exact: every weight can be had.
+    reach: (weight in percent, replicas) → what comes of it.
+    explain: (weights in percent, replicas) → which of them can't be had, in a sentence; empty when all can.
+    refusals: what the spec asks and this provider can't do, each a sentence that names the field and what to write.
+    render: weights → objects. live: (kind, name) → the object as it stands.
+    in_force: objects → weights; None while nobody can say.
+    """
+
+    has_routers: bool
+    is_exact: bool
+    reach: Callable[[int, int], Reached]
+    explain: Callable[[Iterable[int], int], str]
+    refusals: Callable[[ModelDeploymentSpec], tuple[str, ...]]
+    render: Callable[[ModelDeployment, Split, Mapping[tuple[str, str], Json], Images], Routing]
+    in_force: Callable[[Standing], InForce | None]

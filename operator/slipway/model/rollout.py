@@ -1,0 +1,239 @@
+"""What a rollout is decided on, and what is decided: the values between observation and rendering.
+
+A *carrier* is a Deployment; it carries one revision at a time.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from slipway.model.revision import Orders
+from slipway.model.signals import NO_EVIDENCE, Cause, Scales
+
+NO_PROGRESS = "ProgressDeadlineExceeded"
+
+
+class Promotion(StrEnum):
+    """How far the spec's revision is; the reasons of condition Promoted."""
+
+    PROMOTED = "Promoted"
+    IN_PROGRESS = "InProgress"
+    PAUSED = "Paused"
+    ROLLED_BACK = "RolledBack"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A share of the requests, held.
+
+    pods: ready canary pods that it takes. hold_seconds: None: until a person resumes.
+    is_pause: it waits at the weight that is there; nothing is judged to leave it.
+    """
+
+    weight_percent: int
+    pods: int
+    hold_seconds: int | None = 0
+    is_pause: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the spec asks for.
+
+    content: names what it says about the served version's bytes (`content_hash`).
+    carrier: the one that carries the revision, or is to (`children.arrive`): the stable revision's for InPlace.
+    bake_seconds: how long the old version stays loaded after a promotion in place or by steps.
+    steps: those of a canary, the last one at weight 100; empty: traffic isn't split.
+    is_exact: weights are split as wanted; False: as the pods make them.
+    is_judged: a step ends by evidence. holds_on_inconclusive: the deadline of one without evidence does nothing.
+    is_swap: one old pod makes room for each new one. is_rollback: a person's; nothing is judged.
+    """
+
+    revision: str
+    content: str
+    replicas: int
+    deadline_seconds: int
+    carrier: str
+    bake_seconds: int = 0
+    steps: tuple[Step, ...] = ()
+    is_exact: bool = True
+    is_judged: bool = False
+    holds_on_inconclusive: bool = False
+    is_swap: bool = False
+    is_rollback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A server container ended by itself: when, and its last words."""
+
+    at: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierPods:
+    """A Deployment's pods and orders, as observed.
+
+    revision: the one that its agents have orders for. replaces: the one that this one takes or took over in place from.
+    wanted: the Deployment's replicas. existing: its pods that are not ending. ready: of these, the ready ones.
+    switched: of the ready ones, those whose agents say that the revision's version is what an unversioned request gets.
+    is_fetching: a pod's agent is downloading, without error: that is progress.
+    is_blocked: a pod can't be scheduled for want of resources.
+    is_refused: a pod's agent or server can't use the revision's version, and waiting will not help.
+    crash: the last time that a pod's server ended by itself.
+    """
+
+    revision: str
+    wanted: int
+    existing: int
+    ready: int
+    replaces: str | None = None
+    switched: int = 0
+    is_fetching: bool = False
+    is_blocked: bool = False
+    is_refused: bool = False
+    crash: Crash | None = None
+
+
+ABSENT = CarrierPods("", 0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A revision that failed with these bytes."""
+
+    revision: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What earlier passes decided and no pass can observe; kept in status.
+
+    stable: trusted: the shell leaves it out when that revision is not kept anywhere any more.
+    canary_ready: the most ready pods that the canary ever had: losing and regaining one is no progress.
+    bake_until: when the version before the stable one unloads. previous: that revision, where it has pods of its own.
+    step_index: 0 while the canary prepares, then the number of its step. step_since: when that step's weight was in
+    force first. weight_percent: what was asked for the canary last. is_paused, is_hurried: a person said pause, or
+    promote. weighted_since: when the canary got its first weight; kept through its bake.
+    """
+
+    stable: str | None = None
+    canary: str | None = None
+    canary_ready: int = 0
+    progress_since: datetime | None = None
+    rejected: tuple[Rejection, ...] = ()
+    bake_until: datetime | None = None
+    previous: str | None = None
+    step_index: int = 0
+    step_since: datetime | None = None
+    is_paused: bool = False
+    is_hurried: bool = False
+    weight_percent: int = 0
+    weighted_since: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to do now.
+
+    replicas: carrier → pods wanted; those not named are pruned. orders: the same carriers → what they carry.
+    weights: carrier → percent of the requests, the same carriers at least; None: all ready pods share them.
+    newly_rejected: set when this step gave a revision up; cause: why, where the pods themselves don't say it.
+    waits_for: what the canary waits for, in words.
+    wake_at: when to look again even if nothing happens; None: only when something does.
+    turns_at: when time alone changes what is decided: a hold ends, a deadline passes, bake is over. None: it doesn't.
+    """
+
+    stable: str | None
+    canary: str | None
+    replicas: Mapping[str, int]
+    orders: Mapping[str, Orders]
+    promotion: Promotion
+    progress_since: datetime | None = None
+    canary_ready: int = 0
+    newly_rejected: Rejection | None = None
+    cause: Cause | None = None
+    bake_until: datetime | None = None
+    wake_at: datetime | None = None
+    turns_at: datetime | None = None
+    weights: Mapping[str, int] | None = None
+    previous: str | None = None
+    step_index: int = 0
+    step_since: datetime | None = None
+    is_paused: bool = False
+    is_hurried: bool = False
+    waits_for: str = ""
+    weighted_since: datetime | None = None
+
+    def orders_revision(self, carrier: str) -> str | None:
+        """The revision that a carrier of the plan carries."""
+        return self.orders[carrier].revision if carrier in self.orders else None
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The arguments of a step, and what follows from them at once. home: the stable revision's carrier."""
+
+    wanted: Wanted
+    memory: Memory
+    carriers: Mapping[str, CarrierPods]
+    now: datetime
+    stable: str | None
+    home: str | None = None
+    scales: Scales = field(default=NO_EVIDENCE)
+
+    @property
+    def here(self) -> CarrierPods:
+        """The pods of the wanted revision's carrier."""
+        return self.carriers.get(self.wanted.carrier, ABSENT)
+
+
+def enough(replicas: int) -> int:
+    """Ready pods that count as serving: a quarter may be missing, as in a Deployment.
+
+    >>> [enough(n) for n in (1, 2, 3, 4, 8)]
+    [1, 2, 3, 3, 6]
+    """
+    return replicas - replicas // 4
+
+
+def carrier_of(revision: str, carriers: Mapping[str, CarrierPods]) -> str | None:
+    """The carrier of a revision; of several the one that carries it now, then the one with most ready pods."""
+    found = [name for name, here in carriers.items() if revision in (here.revision, here.replaces)]
+    return max(
+        found,
+        key=lambda name: (carriers[name].revision == revision, carriers[name].ready, name),
+        default=None,
+    )
+
+
+def arrived(here: CarrierPods) -> int:
+    """Pods that serve the carrier's revision. Taken over, ready ones may still serve what was there before."""
+    return here.switched if here.replaces is not None else here.ready
+
+
+def progress_of(scene: Scene) -> tuple[datetime, int]:
+    """Since when there was no progress, and the most pods so far that serve the new revision."""
+    memory, here, now = scene.memory, scene.here, scene.now
+    served = arrived(here) if here.revision == scene.wanted.revision else 0
+    if memory.canary != scene.wanted.revision or memory.progress_since is None or served > memory.canary_ready:
+        return now, served
+    if memory.progress_since > now:  # another node's clock: no deadline may lie as far ahead as that one was
+        return now, memory.canary_ready
+    return memory.progress_since, memory.canary_ready
+
+
+def orders_for(replicas: Mapping[str, int], scene: Scene, decided: Mapping[str, Orders]) -> dict[str, Orders]:
+    """What each carrier of the plan carries: as decided, else what it carries; the stable one's carrier, stable."""
+    orders = {}
+    for name in replicas:
+        here = scene.carriers.get(name, ABSENT)
+        kept = scene.stable if name == scene.home and scene.stable else here.revision
+        orders[name] = decided.get(name) or Orders(kept or name)
+    return orders

@@ -1,0 +1,163 @@
+"""What model servers count by themselves: the source of counts where no router stands before them.
+
+Each server's page is Prometheus' text form; `runtimes` say which of its metrics mean what. What a server can't tell is
+refused when the spec is read, never taken as zero: a page without the samples means that nothing was asked yet.
+Invariant: a page that can't be read is an error for the caller, never a count.
+Must not import: I/O. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from slipway.api.v1alpha1 import ModelDeployment
+from slipway.model.revision import Revision
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
+from slipway.render.objects import spec_of
+from slipway.runtimes import RUNTIMES, Metrics, Samples
+
+_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
+_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"\s*,?')
+_ESCAPES = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """Where a carrier's pods count: http://POD:port/path, and what to read there.
+
+    metrics: None: its server counts too little. runtime: the server's name, for a person. version: the one that
+    unversioned requests get; None: not known, all versions count.
+    """
+
+    runtime: str
+    port: int
+    metrics: Metrics | None
+    model: str
+    version: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Sample:
+    metric: str
+    labels: Mapping[str, str]
+    value: float
+
+
+def counters_of(
+    deployment: ModelDeployment, revisions: Mapping[str, Revision], carried: Mapping[str, str]
+) -> dict[str, Counter]:
+    """Carrier → where its pods count, for those whose revision is known. carried: carrier → its revision's hash.
+
+    Each by its own revision: one of them may run on another server.
+    """
+    found = {}
+    for carrier, name in carried.items():
+        revision = revisions.get(name)
+        if revision is None:
+            continue
+        spec = spec_of(deployment, revision)
+        runtime = RUNTIMES[spec.runtime.name]
+        metrics = runtime.metrics
+        numbers = {port.name: port.number for port in runtime.ports(spec)}
+        port = numbers[metrics.port] if metrics is not None else 0
+        model = spec.model.name or deployment.name
+        found[carrier] = Counter(spec.runtime.name, port, metrics, model, revision.version or None)
+    return found
+
+
+def read_counts(page: str, counter: Counter) -> Counts:
+    """What a pod's page says of the model's requests since its server started. Raises ValueError for another page.
+
+    On servers that count by version, those of the served one: unversioned requests get that. Whether a request named
+    the version, only ONNXRuntime tells.
+
+    A latency is counted as within a bound when it surely is not above it: within the server's own next higher bound.
+    Answers that the server times not at all (TensorFlow Serving's errors) count as quick: they are judged as errors.
+    """
+    metrics = counter.metrics
+    assert metrics is not None, "a server that counts nothing is not asked"
+    fixed = {}
+    if metrics.model_label is not None:
+        fixed[metrics.model_label] = counter.model
+    if metrics.version_label is not None and counter.version is not None:
+        fixed[metrics.version_label] = str(counter.version)
+    names = {each.metric for each in (*metrics.requests, *metrics.errors, *metrics.refusals)}
+    buckets = f"{metrics.latency.metric}_bucket" if metrics.latency is not None else None
+    samples = [
+        sample
+        for sample in _parse(page, names | {buckets} - {None})
+        if all(sample.labels.get(label) == value for label, value in fixed.items())
+    ]
+
+    def total(wanted: Sequence[Samples]) -> int:
+        return sum(_whole(sample) for each in wanted for sample in samples if _fits(sample, each))
+
+    requests, errors, refusals = total(metrics.requests), total(metrics.errors), total(metrics.refusals)
+    if metrics.latency is None:
+        return Counts(requests, errors, refusals)
+    timed = Samples(f"{metrics.latency.metric}_bucket", metrics.latency.only, metrics.latency.without)
+    within = _within([sample for sample in samples if _fits(sample, timed)], metrics.latency_unit_seconds, requests)
+    return Counts(requests, errors, refusals, within)
+
+
+def _parse(page: str, names: Iterable[str | None]) -> Iterator[_Sample]:
+    """The samples of these metrics.
+
+    >>> page = 'requests{model="m",path="a \\\\"b\\\\"",} 3.0 1700000000\\nother 1\\nrequests 2e1'
+    >>> [(sample.labels, sample.value) for sample in _parse(page, {"requests"})]
+    [({'model': 'm', 'path': 'a "b"'}, 3.0), ({}, 20.0)]
+    """
+    wanted = frozenset(names)
+    for number, line in enumerate(page.splitlines(), 1):
+        name = re.match(r"[a-zA-Z_:][a-zA-Z0-9_:]*", line)
+        if name is None or name[0] not in wanted:
+            continue
+        found = _SAMPLE.fullmatch(line)
+        if found is None:
+            raise ValueError(f"line {number} is no sample: {line[:200]!r}")
+        yield _Sample(found[1], _labels(found[2] or "", number), float(found[3]))
+
+
+def _labels(text: str, number: int) -> dict[str, str]:
+    labels, end = {}, 0
+    while end < len(text):
+        found = _LABEL.match(text, end)
+        if found is None:
+            raise ValueError(f"line {number} has labels that can't be read: {text[:200]!r}")
+        labels[found[1]] = re.sub(r"\\[\\\"n]", lambda escape: _ESCAPES[escape[0]], found[2])
+        end = found.end()
+    return labels
+
+
+def _fits(sample: _Sample, wanted: Samples) -> bool:
+    """Whether the sample is one of these; a label that it lacks is the empty text, as in Prometheus."""
+    return (
+        sample.metric == wanted.metric
+        and all(sample.labels.get(label, "") in values for label, values in wanted.only.items())
+        and not any(sample.labels.get(label, "") in values for label, values in wanted.without.items())
+    )
+
+
+def _whole(sample: _Sample) -> int:
+    if not math.isfinite(sample.value) or sample.value < 0:
+        raise ValueError(f"{sample.metric} is {sample.value}: no count")
+    return round(sample.value)
+
+
+def _within(samples: Sequence[_Sample], unit_seconds: float, requests: int) -> tuple[int, ...]:
+    """For each of our bounds, the answers that are not surely slower."""
+    cumulative: dict[float, int] = {}
+    for sample in samples:
+        # rounded: 0.0075 s is 7.5 ms, whatever a binary fraction makes of it
+        bound = round(float(sample.labels["le"]) * unit_seconds * 1000, 6)
+        cumulative[bound] = cumulative.get(bound, 0) + _whole(sample)
+    bounds = sorted(cumulative)
+    timed = cumulative[bounds[-1]] if bounds else 0
+    untimed = max(0, requests - timed)
+    return tuple(
+        min(requests, next((cumulative[own] for own in bounds if own >= bound), timed) + untimed)
+        for bound in LATENCY_BOUNDS_MILLISECONDS
+    )

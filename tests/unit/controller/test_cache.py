@@ -1,0 +1,176 @@
+"""The cache: what is newer wins, whatever comes when."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway.controller.cache import REMEMBERED_DELETIONS, Cache, trim
+from slipway.observe.snapshot import observe
+from tests.unit.specs import NAME, NAMESPACE, UID, Json, body, merged
+
+KEY = (NAMESPACE, NAME)
+
+
+def child(version: int, *, name: str = "a", of: str | None = NAME, kind: str = "ConfigMap", **parts: Any) -> Json:
+    labels = {"slipway.dev/model": of} if of else {}
+    meta = {"name": name, "namespace": NAMESPACE, "uid": "u", "resourceVersion": str(version), "labels": labels}
+    return merged({"kind": kind, "metadata": meta, "data": {"version": str(version)}}, parts)
+
+
+def held(cache: Cache) -> list[str]:
+    return [found["data"]["version"] for found in cache.children(KEY)]
+
+
+def test_news_are_told_and_repetitions_are_not() -> None:
+    cache = Cache()
+    assert cache.put("ConfigMap", child(1)) == KEY
+    assert cache.put("ConfigMap", child(1)) is None
+    assert cache.put("ConfigMap", child(2)) == KEY
+
+
+def test_a_change_of_what_no_pass_reads_is_no_news() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(1, data={"version": "x"}))
+    later = child(2, data={"version": "x"}, metadata={"managedFields": [{"manager": "someone"}]})
+    assert cache.put("ConfigMap", later) is None
+
+
+def test_an_older_object_never_replaces_a_newer_one() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(5))
+    assert cache.put("ConfigMap", child(4)) is None
+    assert held(cache) == ["5"]
+
+
+def test_an_older_deletion_deletes_nothing() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(5))
+    cache.drop("ConfigMap", child(4))
+    assert held(cache) == ["5"]
+
+
+def test_a_late_answer_brings_nothing_back() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(5))
+    assert cache.drop("ConfigMap", child(7)) == KEY
+    assert cache.put("ConfigMap", child(6)) is None
+    assert held(cache) == []
+
+
+def test_made_anew_it_is_there_again() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(5))
+    cache.drop("ConfigMap", child(7))
+    assert cache.put("ConfigMap", child(8)) == KEY
+    assert held(cache) == ["8"]
+
+
+def test_deletions_are_forgotten_in_time() -> None:
+    cache = Cache()
+    for number in range(2 * REMEMBERED_DELETIONS):
+        cache.drop("ConfigMap", child(number, name=f"n{number}"))
+    assert len(cache._deleted) == REMEMBERED_DELETIONS
+
+
+@given(st.permutations(range(1, 7)), st.sets(st.integers(1, 6)))
+def test_in_any_order_the_newest_stands(order: list[int], deletions: set[int]) -> None:
+    cache = Cache()
+    for version in order:
+        (cache.drop if version in deletions else cache.put)("ConfigMap", child(version))
+    assert held(cache) == ([] if 6 in deletions else ["6"])
+
+
+def test_what_has_no_label_of_ours_is_nobodys() -> None:
+    cache = Cache()
+    assert cache.put("ConfigMap", child(1, of=None)) is None
+    assert cache.drop("ConfigMap", child(1, of=None)) is None
+    assert cache.children(KEY) == []
+
+
+def test_a_deployment_and_its_children_are_apart() -> None:
+    cache = Cache()
+    cache.put("ModelDeployment", merged(body(generation=3), {"metadata": {"resourceVersion": "9"}}))
+    cache.put("ConfigMap", child(1))
+    cache.put("ConfigMap", child(2, of="another"))
+    known = cache.deployment(KEY)
+    assert known is not None
+    assert known["metadata"]["uid"] == UID
+    assert known["spec"] == body()["spec"]
+    assert len(cache.children(KEY)) == 1
+    assert list(cache.deployments()) == [KEY]
+    assert cache.generation(KEY) == 3
+    assert cache.generation((NAMESPACE, "another")) is None
+
+
+def test_children_without_their_deployment_are_no_deployment() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(1))
+    assert list(cache.deployments()) == []
+    assert cache.deployment(KEY) is None
+
+
+def test_nothing_is_left_of_what_is_gone() -> None:
+    cache = Cache()
+    cache.put("ConfigMap", child(1))
+    cache.drop("ConfigMap", child(2))
+    assert cache._objects == {}
+
+
+NOISE = {"startedAt": "2026-03-01T12:00:00Z", "containerID": "x"}
+POD: Json = {
+    "metadata": {
+        "name": "p",
+        "namespace": NAMESPACE,
+        "uid": "up",
+        "labels": {"slipway.dev/model": NAME, "slipway.dev/revision": "aaa"},
+        "annotations": {"slipway.dev/agent-config": "g.1", "other": "x"},
+        "resourceVersion": "1",
+    },
+    "spec": {"containers": [{"name": "server"}]},
+    "status": {
+        "phase": "Running",
+        "podIP": "198.18.0.1",
+        "conditions": [
+            {"type": "Ready", "status": "True", "lastProbeTime": None},
+            {"type": "PodScheduled", "status": "True"},
+            {"type": "Initialized", "status": "True"},
+        ],
+        "initContainerStatuses": [{"name": "agent", "state": {"running": {}}, "restartCount": 0, **NOISE}],
+        "containerStatuses": [
+            {"name": "server", "state": {"waiting": {"reason": "ErrImagePull"}}, "lastState": {}, "image": "x", **NOISE}
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("ready", ["True", "False"])
+def test_of_a_pod_all_is_kept_that_a_pass_reads(ready: str) -> None:
+    pod = merged(POD, {})
+    pod["status"]["conditions"][0]["status"] = ready
+    whole = observe(UID, [{"kind": "Pod", **pod}], {})
+    kept = observe(UID, [trim("Pod", pod)], {})
+    assert kept == whole
+    assert "spec" not in trim("Pod", pod)
+    assert trim("Pod", pod)["metadata"]["annotations"] == {"slipway.dev/agent-config": "g.1"}
+
+
+def test_of_a_deployment_the_failure_to_make_pods_is_kept() -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: x"}
+    progress = {"type": "Progressing", "status": "True", "message": "ReplicaSet is progressing"}
+    meta = {
+        "name": "d",
+        "namespace": NAMESPACE,
+        "uid": "ud",
+        "labels": {"slipway.dev/model": NAME, "slipway.dev/revision": "aaa"},
+        "ownerReferences": [{"uid": UID, "controller": True}],
+    }
+    deployment = {"metadata": meta, "spec": {"replicas": 2}, "status": {"conditions": [failure, progress]}}
+    kept = observe(UID, [trim("Deployment", deployment)], {})
+    assert kept.troubles["aaa"].reason == "QuotaExceeded"
+    assert kept.carriers["aaa"].wanted == 2
+    deployment["status"] = {"conditions": [progress]}
+    assert trim("Deployment", deployment)["status"] == {"conditions": []}

@@ -1,0 +1,105 @@
+"""Routers are asked over HTTP: one that can't be read is no report, never an error."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+import pytest
+from aiohttp import web
+
+from slipway.controller.routers import Routers
+from slipway.render.envoy import POD_HEADER, STATUS_HOST
+from slipway.render.router import MAX_STATS_BYTES, RouterPod, RouterReport
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+ROUTES = {"generation": "0123456789", "weights": {"aaaaaaaaaa": 100}}
+STATS = """\
+# TYPE envoy_slipway_answers counter
+envoy_slipway_answers{cluster="http/aaaaaaaaaa",attempts="1",code="200",flags="-",grpc=""} 7
+envoy_cluster_membership_healthy{envoy_cluster_name="http/aaaaaaaaaa"} 2
+"""
+TIMES = 'envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="http/aaaaaaaaaa",le="5"} 6\n'
+
+
+def pod(name: str, ip: str | None = "127.0.0.1", *, is_ending: bool = False) -> RouterPod:
+    return RouterPod(name, f"uid-{name}", ip, True, is_ending, None, f"uid-{name}/0")
+
+
+async def told(request: web.Request) -> web.StreamResponse:
+    return web.json_response(ROUTES) if request.host == STATUS_HOST else web.Response(status=404)
+
+
+async def counted(request: web.Request) -> web.StreamResponse:
+    return web.Response(text=TIMES if "upstream_rq_time" in request.query["filter"] else STATS)
+
+
+def read(*pods: RouterPod, traffic: Handler = told, status: Handler = counted) -> Mapping[str, RouterReport]:
+    """What is read of these pods when their ports answer so."""
+
+    async def scenario() -> Mapping[str, RouterReport]:
+        runners, ports = [], []
+        for path, handler in (("/", traffic), ("/stats/prometheus", status)):
+            application = web.Application()
+            application.router.add_get(path, handler)
+            runner = web.AppRunner(application)
+            await runner.setup()
+            await web.TCPSite(runner, "127.0.0.1", 0).start()
+            runners.append(runner)
+            ports.append(runner.addresses[0][1])
+        asking = Routers(*ports)
+        try:
+            return await asking.read(pods)
+        finally:
+            await asking.close()
+            for runner in runners:
+                await runner.cleanup()
+
+    return asyncio.run(scenario())
+
+
+async def failing(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=503, text="no healthy upstream")
+
+
+async def endless(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="#" * (MAX_STATS_BYTES + 1))
+
+
+async def of_another_kind(_: web.Request) -> web.StreamResponse:
+    return web.Response(text="<html>")
+
+
+def test_weights_endpoints_and_counts_are_read_of_each_that_can_be_asked() -> None:
+    found = read(pod("a"), pod("b", is_ending=True), pod("c", None))
+    assert set(found) == {"uid-a", "uid-b"}  # one that ends has counted too
+    report = found["uid-a"]
+    assert (report.source, report.generation) == ("uid-a/0", "0123456789")
+    assert report.weights == {"aaaaaaaaaa": 100}
+    assert report.endpoints == {"aaaaaaaaaa": 2}
+    counts = report.counts["aaaaaaaaaa"]
+    assert (counts.requests, counts.within[3]) == (7, 6)
+
+
+def test_what_cant_be_read_is_no_report() -> None:
+    assert read(pod("a"), traffic=failing) == {}
+    assert read(pod("a"), status=failing) == {}
+    assert read(pod("a"), traffic=of_another_kind) == {}
+    assert read(pod("a"), status=endless) == {}
+    assert read(pod("a", "127.255.255.254")) == {}
+
+
+@pytest.mark.parametrize(("says", "is_heard"), [("a", True), ("b", False), ("-", True), ("", True)])
+def test_another_router_at_an_address_that_changed_hands_is_not_heard(says: str, *, is_heard: bool) -> None:
+    async def whose(request: web.Request) -> web.StreamResponse:
+        answer = await told(request)
+        answer.headers[POD_HEADER] = says
+        return answer
+
+    assert set(read(pod("a"), traffic=whose)) == ({"uid-a"} if is_heard else set())
+
+
+def test_stats_of_another_kind_are_no_counts() -> None:
+    found = read(pod("a"), status=of_another_kind)
+    assert found["uid-a"].counts == {}
+    assert found["uid-a"].endpoints == {}

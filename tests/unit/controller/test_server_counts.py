@@ -1,0 +1,138 @@
+"""Servers' metrics over HTTP: read whole, by pod; a pod that can't be read is missing, never zero."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import UTC, datetime
+
+import pytest
+from aiohttp import web
+
+from slipway.controller import server_counts
+from slipway.controller.server_counts import ServerCounts
+from slipway.model.rollout import Crash
+from slipway.model.signals import Counts, Reading
+from slipway.observe.server_counts import Counter
+from slipway.observe.snapshot import Pod
+from slipway.runtimes import RUNTIMES
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+PAGE = 'nv_inference_request_success{model="digits",version="2"} 10\n'
+CRASH = Crash(datetime(2026, 1, 1, tzinfo=UTC), "out of memory")
+
+
+def pod(
+    uid: str,
+    carrier: str = "old",
+    ip: str | None = "127.0.0.1",
+    *,
+    ready: bool = True,
+    ending: bool = False,
+    crash: Crash | None = None,
+) -> Pod:
+    return Pod(f"pod-{uid}", uid, carrier, ready, ending, ip, None, None, crash=crash)
+
+
+async def whole(_: web.Request) -> web.StreamResponse:
+    return web.Response(text=PAGE)
+
+
+def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Reading:
+    """What is read of these pods when their servers answer so; carriers `uncounted` run on TorchServe."""
+
+    async def scenario() -> Reading:
+        application = web.Application()
+        application.router.add_get("/metrics", handler)
+        runner = web.AppRunner(application, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        counters: Mapping[str, Counter] = {
+            carrier: Counter("TorchServe", 0, None, "digits", 2)
+            if carrier in uncounted
+            else Counter("Triton", port, RUNTIMES["Triton"].metrics, "digits", 2)
+            for carrier in ("old", "new")
+        }
+        counts = ServerCounts()
+        try:
+            return await counts.read(pods, counters)
+        finally:
+            await counts.close()
+            await runner.cleanup()
+
+    return asyncio.run(scenario())
+
+
+def test_each_ready_pod_is_a_source_of_its_carrier_s_counts() -> None:
+    found = read(
+        whole,
+        pod("a"),
+        pod("b", "new"),
+        pod("c", ready=False),
+        pod("d", ending=True),
+        pod("e", "a stranger's"),
+    )
+    assert found == Reading({"a": {"old": Counts(10)}, "b": {"new": Counts(10)}})
+
+
+def test_a_server_that_was_started_again_is_another_source() -> None:
+    assert list(read(whole, pod("a", crash=CRASH)).counts) == ["a@2026-01-01T00:00:00+00:00"]
+
+
+async def not_there(_: web.Request) -> web.StreamResponse:
+    return web.Response(status=404)
+
+
+async def broken(_: web.Request) -> web.StreamResponse:
+    return web.Response(text=PAGE.replace("10", "ten"))
+
+
+async def endless(request: web.Request) -> web.StreamResponse:
+    response = web.StreamResponse()
+    await response.prepare(request)
+    for _ in range(20):
+        await response.write(b"#" * 1000)
+    return response
+
+
+async def binary(_: web.Request) -> web.StreamResponse:
+    return web.Response(body=b"\xff\xfe")
+
+
+async def silent(_: web.Request) -> web.StreamResponse:
+    await asyncio.sleep(30)
+    raise AssertionError("somebody waited")
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (not_there, "answers 404"),
+        (broken, "could not convert"),
+        (endless, "more than 10000 bytes"),
+        (binary, "decode"),
+        (silent, "doesn't answer within"),
+    ],
+)
+def test_a_pod_that_cant_be_read_is_missing_and_the_reason_is_told(
+    handler: Handler, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_counts, "MAX_PAGE_BYTES", 10_000)
+    monkeypatch.setattr(server_counts, "TIMEOUT_SECONDS", 0.3)
+    found = read(handler, pod("a"))
+    assert (found.counts, found.missing) == ({}, 1)
+    assert found.trouble.startswith("pod pod-a: ")
+    assert words in found.trouble
+
+
+def test_a_pod_without_an_address_and_one_that_nobody_listens_at_are_missing() -> None:
+    found = read(whole, pod("a", ip=None), pod("b", ip="127.0.0.2"), pod("c"))
+    assert (list(found.counts), found.missing) == (["c"], 2)
+    assert found.trouble == "pod pod-a has no address yet"
+
+
+def test_pods_of_a_server_that_counts_too_little_are_missing() -> None:
+    found = read(whole, pod("a"), pod("b", "new"), uncounted=("old",))
+    assert (list(found.counts), found.missing) == (["b"], 1)
+    assert found.trouble == "pod pod-a: TorchServe counts no failed requests"

@@ -1,0 +1,216 @@
+"""A person's command: each verb, each refusal, and that it is acted on once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from slipway.api.status import CommandStatus, ModelDeploymentStatus, Pinned
+from slipway.decide.commands import COMMAND_ANNOTATION, VERBS, Obeyed, obey, read_command
+from slipway.model.rollout import Memory, Rejection, Step
+from slipway.model.signals import Command
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+STEPS = (Step(5, 1, 60), Step(5, 1, None, is_pause=True), Step(25, 1, 60), Step(100, 4))
+HISTORY = ("older", "old", "new")
+PREPARES = Memory("old", "new", progress_since=NOW)
+AT_STEP_1 = replace(PREPARES, step_index=1, step_since=NOW, weight_percent=5)
+AT_PAUSE = replace(AT_STEP_1, step_index=2)
+AT_100 = replace(AT_STEP_1, step_index=4, weight_percent=100)
+BAKES = Memory("new", previous="old", bake_until=NOW, progress_since=NOW)
+RESTS = Memory("new")
+REJECTED = Memory("old", rejected=(Rejection("new", "c"),))
+PINNED = Pinned(revision="older", instead_of="new")
+
+
+def said(
+    text: str,
+    memory: Memory = AT_STEP_1,
+    pinned: Pinned | None = None,
+    *,
+    asked: str = "new",
+    steps: tuple[Step, ...] = STEPS,
+) -> Obeyed:
+    """What comes of VERB/REVISION."""
+    verb, _, revision = text.partition("/")
+    return obey(Command(verb, revision, "1"), memory, pinned, asked, HISTORY, steps)
+
+
+def body(annotation: Any) -> dict[str, Any]:
+    return {"metadata": {"annotations": {COMMAND_ANNOTATION: annotation}}}
+
+
+def last(identity: str) -> ModelDeploymentStatus:
+    done = CommandStatus(id=identity, verb="pause", revision="new", at="2026-03-01T00:00:00Z", accepted=True)
+    return ModelDeploymentStatus(last_command=done)
+
+
+# ---- reading
+
+
+@pytest.mark.parametrize("metadata", [{}, {"annotations": None}, {"annotations": {"slipway.dev/other": "x"}}])
+def test_without_the_annotation_there_is_no_command(metadata: dict[str, Any]) -> None:
+    assert read_command({"metadata": metadata}, ModelDeploymentStatus()) is None
+
+
+def test_the_annotation_names_verb_revision_and_id() -> None:
+    read = read_command(body("rollback/0d9e7c4f11/2026-03-01T12.00_a-b"), ModelDeploymentStatus())
+    assert read == Command("rollback", "0d9e7c4f11", "2026-03-01T12.00_a-b")
+
+
+@pytest.mark.parametrize(
+    "text", ["promote", "promote/new", "promote/new/1/2", "Promote/new/1", "/new/1", "promote//1", "x" * 500, "a/b/c d"]
+)
+def test_what_cannot_be_read_is_refused_in_words_once(text: str) -> None:
+    read = read_command(body(text), ModelDeploymentStatus())
+    assert read is not None
+    obeyed = obey(read, AT_STEP_1, None, "new", HISTORY, STEPS)
+    assert (obeyed.is_accepted, obeyed.memory) == (False, AT_STEP_1)
+    assert "kubectl slipway" in obeyed.message
+    assert read_command(body(text), last(read.id)) is None
+
+
+def test_the_same_id_is_not_carried_out_twice() -> None:
+    assert read_command(body("promote/new/7"), last("7")) is None
+    assert read_command(body("promote/new/8"), last("7")) == Command("promote", "new", "8")
+
+
+# ---- verbs
+
+
+def test_no_command_changes_nothing() -> None:
+    assert obey(None, AT_STEP_1, PINNED, "new", HISTORY, STEPS) == Obeyed(AT_STEP_1, PINNED)
+
+
+ACCEPTED = [
+    pytest.param("pause/new", AT_STEP_1, replace(AT_STEP_1, is_paused=True), id="pause"),
+    pytest.param("pause/new", PREPARES, replace(PREPARES, is_paused=True), id="pause while it prepares"),
+    pytest.param(
+        "resume/new", replace(AT_STEP_1, is_paused=True), replace(AT_STEP_1, progress_since=None), id="resume"
+    ),
+    pytest.param(
+        "resume/new",
+        AT_PAUSE,
+        replace(AT_PAUSE, step_index=3, step_since=None, progress_since=None),
+        id="resume at a step that is a pause: the next one",
+    ),
+    pytest.param(
+        "skip/new", AT_STEP_1, replace(AT_STEP_1, step_index=2, step_since=None, progress_since=None), id="skip"
+    ),
+    pytest.param(
+        "promote/new",
+        AT_STEP_1,
+        replace(AT_STEP_1, step_index=4, step_since=None, progress_since=None, is_hurried=True),
+        id="promote: the last step",
+    ),
+    pytest.param(
+        "promote/new",
+        PREPARES,
+        replace(PREPARES, progress_since=None, is_hurried=True),
+        id="promote while it prepares: pods and gates are still waited for",
+    ),
+    pytest.param("promote/new", BAKES, replace(BAKES, bake_until=None), id="promote in bake: it is over"),
+    pytest.param("retry/new", REJECTED, replace(REJECTED, rejected=()), id="retry"),
+]
+
+
+@pytest.mark.parametrize(("text", "before", "after"), ACCEPTED)
+def test_a_command_is_carried_out_on_the_memory(text: str, before: Memory, after: Memory) -> None:
+    obeyed = said(text, before)
+    assert obeyed.is_accepted
+    assert (obeyed.memory, obeyed.pinned, obeyed.abort) == (after, None, None)
+    assert obeyed.message
+
+
+@pytest.mark.parametrize("memory", [PREPARES, AT_STEP_1, AT_PAUSE, AT_100, BAKES])
+def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: Memory) -> None:
+    obeyed = said("abort/new", memory)
+    assert obeyed.is_accepted
+    assert obeyed.abort is not None
+    assert obeyed.abort.reason == "Aborted"
+    assert obeyed.memory == memory
+
+
+def test_abort_in_bake_is_refused_while_there_is_nothing_to_go_back_to() -> None:
+    obeyed = obey(Command("abort", "new", "1"), BAKES, None, "new", HISTORY, STEPS, is_warm=False)
+    assert (obeyed.is_accepted, obeyed.abort, obeyed.memory) == (False, None, BAKES)
+    assert "revision old" in obeyed.message
+    assert "rollback --to old" in obeyed.message
+
+
+REFUSED = [
+    pytest.param("dance/new", AT_STEP_1, "there are promote, abort", id="no verb"),
+    pytest.param("promote/older", AT_STEP_1, "isn't taking over now", id="late: to a revision before"),
+    pytest.param("abort/old", AT_STEP_1, "isn't taking over now", id="to the stable revision"),
+    pytest.param("pause/new", RESTS, "isn't taking over now", id="nothing is on its way"),
+    pytest.param("abort/new", RESTS, "nothing to abort", id="abort too late: it is promoted"),
+    pytest.param("abort/new", Memory(None, "new"), "isn't taking over now", id="the first revision: nothing to go to"),
+    pytest.param("pause/new", BAKES, "isn't taking over now", id="pause in bake"),
+    pytest.param("resume/new", AT_STEP_1, "isn't paused", id="resume what goes on"),
+    pytest.param("skip/new", PREPARES, "no step to skip yet", id="skip while it prepares"),
+    pytest.param("skip/new", AT_100, "in its last step", id="skip the last step"),
+    pytest.param("retry/new", AT_STEP_1, "isn't rejected", id="retry what isn't rejected"),
+    pytest.param("retry/older", REJECTED, "isn't rejected", id="retry another"),
+    pytest.param("rollback/gone", AT_STEP_1, "isn't in the history (new, old, older)", id="rollback to the unknown"),
+    pytest.param("rollback/new", AT_STEP_1, "the spec's own already", id="rollback to the spec's own"),
+    pytest.param("rollback/new", REJECTED, "kubectl slipway retry", id="rollback to the spec's own, rejected"),
+]
+
+
+@pytest.mark.parametrize(("text", "memory", "words"), REFUSED)
+def test_a_command_that_does_not_fit_changes_nothing_and_says_why(text: str, memory: Memory, words: str) -> None:
+    obeyed = said(text, memory)
+    assert (obeyed.is_accepted, obeyed.memory, obeyed.pinned, obeyed.abort) == (False, memory, None, None)
+    assert words in obeyed.message
+
+
+@pytest.mark.parametrize("verb", ["promote", "skip", "pause", "resume"])
+def test_what_needs_steps_is_refused_without_them(verb: str) -> None:
+    obeyed = said(f"{verb}/new", PREPARES, steps=())
+    assert not obeyed.is_accepted
+    assert "needs a rollout by steps" in obeyed.message
+
+
+def test_abort_needs_no_steps() -> None:
+    assert said("abort/new", PREPARES, steps=()).abort is not None
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_command_to_another_revision_never_touches_the_canary(verb: str) -> None:
+    obeyed = said(f"{verb}/older", AT_STEP_1)
+    assert (obeyed.memory, obeyed.abort) == (AT_STEP_1, None)
+
+
+# ---- rollback --to
+
+
+def test_rollback_pins_a_revision_of_the_history() -> None:
+    obeyed = said("rollback/older", RESTS)
+    assert obeyed.is_accepted
+    assert obeyed.pinned == Pinned(revision="older", instead_of="new")
+    assert obeyed.memory == RESTS
+
+
+def test_rollback_to_a_revision_that_was_rejected_tries_it_again() -> None:
+    memory = Memory("new", rejected=(Rejection("older", "c"), Rejection("new", "c")))
+    assert said("rollback/older", memory).memory.rejected == (Rejection("new", "c"),)
+
+
+def test_a_rollback_stands_until_the_spec_names_another() -> None:
+    assert obey(None, RESTS, PINNED, "new", HISTORY, STEPS).pinned == PINNED
+    assert obey(None, RESTS, PINNED, "newer", HISTORY, STEPS).pinned is None
+
+
+def test_a_rollback_to_what_is_no_longer_kept_ends() -> None:
+    assert obey(None, RESTS, PINNED, "new", ("old", "new"), STEPS).pinned is None
+
+
+@pytest.mark.parametrize("verb", ["retry", "rollback"])
+def test_retry_of_the_specs_revision_ends_a_rollback_and_forgives_it(verb: str) -> None:
+    obeyed = said(f"{verb}/new", REJECTED, PINNED)
+    assert obeyed.is_accepted
+    assert obeyed.pinned is None
+    assert obeyed.memory.rejected == ()

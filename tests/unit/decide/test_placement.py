@@ -1,0 +1,181 @@
+"""How a revision gets to its pods: which carrier it takes, when it may take one over, and what is written down."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from slipway.api.status import ModelDeploymentStatus, RevisionStatus
+from slipway.decide.discovery import resolve_version
+from slipway.decide.placement import arrive
+from slipway.model.revision import Revision
+from slipway.model.rollout import CarrierPods
+from slipway.observe.snapshot import AgentReport, Observed, Ordered, Pod, VersionReport
+from slipway.render.objects import new_revision
+from tests.unit.specs import IMAGES, Json, deployment, merged
+
+OCI: Json = {"model": {"uri": "oci://registry/digits", "versions": {"1": "v1", "2": "v2"}}}
+CUSTOM: Json = {"runtime": {"name": "Custom", "image": "i"}}
+
+
+def kept(changes: Json | None = None, number: int = 1) -> Revision:
+    """A revision as the history has it."""
+    return new_revision(deployment(changes), IMAGES, number)
+
+
+def observed(
+    *revisions: Revision, carriers: dict[str, CarrierPods] | None = None, pods: tuple[Pod, ...] = ()
+) -> Observed:
+    here = carriers or {revision.hash: CarrierPods(revision.hash, 1, 1, 1) for revision in revisions}
+    ordered = {name: Ordered("g", carrier.revision) for name, carrier in here.items()}
+    return Observed({}, frozenset(), {each.hash: each for each in revisions}, here, {}, pods, ordered)
+
+
+def status(stable: Revision | None = None, canary: Revision | None = None, **of_canary: Any) -> ModelDeploymentStatus:
+    return ModelDeploymentStatus(
+        stable=RevisionStatus(revision=stable.hash, version=stable.version) if stable else None,
+        canary=RevisionStatus(revision=canary.hash, version=canary.version, **of_canary) if canary else None,
+    )
+
+
+def test_a_first_revision_has_a_carrier_called_like_it() -> None:
+    arrival = arrive(deployment(), observed(), status(), IMAGES)
+    assert arrival.carrier == arrival.revision.hash
+    assert arrival.revision.number == 1
+
+
+VERSION_2: Json = {"model": {"version": 2}}
+TAKES_OVER = [
+    pytest.param({}, VERSION_2, True, id="another version"),
+    pytest.param({}, {**VERSION_2, "rollout": {"strategy": "InPlace"}}, True, id="InPlace asked for"),
+    pytest.param({}, {**VERSION_2, "replicas": 5, "versionPolicy": {"all": {}}}, True, id="and what is no revision"),
+    pytest.param({}, {**VERSION_2, "rollout": {"strategy": "RollingUpdate"}}, False, id="RollingUpdate asked for"),
+    pytest.param({}, {**VERSION_2, "runtime": {"args": ["-x"]}}, False, id="arguments too"),
+    pytest.param({}, {"model": {"version": 2, "uri": "pvc://models/other"}}, False, id="another place"),
+    pytest.param({}, {"runtime": {"args": ["-x"]}, "rollout": {"strategy": "InPlace"}}, False, id="no other version"),
+    pytest.param(OCI, merged(OCI, VERSION_2), True, id="an artifact that the agent pulls"),
+    pytest.param(
+        {**OCI, "storage": {"imageVolume": True}},
+        {**merged(OCI, VERSION_2), "storage": {"imageVolume": True}},
+        False,
+        id="an image that the node mounts",
+    ),
+    pytest.param(CUSTOM, {**CUSTOM, **VERSION_2}, False, id="a server that loads nothing hot"),
+]
+
+
+@pytest.mark.parametrize(("before", "now", "is_in_place"), TAKES_OVER)
+def test_a_revision_takes_over_where_nothing_but_the_version_differs(
+    before: Json, now: Json, *, is_in_place: bool
+) -> None:
+    stable = kept(before)
+    arrival = arrive(deployment(now), observed(stable), status(stable), IMAGES)
+    assert arrival.carrier == (stable.hash if is_in_place else arrival.revision.hash)
+    assert arrival.revision.hash != stable.hash
+
+
+def test_taken_over_in_place_the_pods_template_stays_to_the_letter() -> None:
+    stable = replace(kept(), template=kept().template | {"of": "an older operator"})
+    arrival = arrive(deployment(VERSION_2), observed(stable), status(stable), IMAGES)
+    assert arrival.revision.template == stable.template
+
+
+def test_a_kept_revision_with_another_template_rolls() -> None:
+    """Back to version 1, whose pods an older operator rendered otherwise."""
+    older = replace(kept(), template=kept().template | {"of": "an older operator"})
+    stable = kept(VERSION_2, 2)
+    world = observed(older, stable, carriers={stable.hash: CarrierPods(stable.hash, 1, 1, 1)})
+    arrival = arrive(deployment(), world, status(stable), IMAGES)
+    assert arrival.revision == older
+    assert arrival.carrier == older.hash
+
+
+def test_a_carrier_that_has_the_revisions_name_and_carries_another_is_left_alone() -> None:
+    first, second = kept(), kept(VERSION_2, 2)
+    world = observed(first, second, carriers={first.hash: CarrierPods(second.hash, 1, 1, 1)})
+    asked = deployment({"rollout": {"strategy": "RollingUpdate"}})
+    arrival = arrive(asked, world, status(second), IMAGES)
+    assert arrival.revision == first
+    assert arrival.carrier not in (first.hash, second.hash)
+    again = observed(
+        first,
+        second,
+        carriers={first.hash: CarrierPods(second.hash, 1, 1, 1), arrival.carrier: CarrierPods(first.hash, 1, 1, 0)},
+    )
+    assert arrive(asked, again, status(second, first), IMAGES).carrier == arrival.carrier
+
+
+def no_room(carrier: str) -> Pod:
+    report = VersionReport(2, "Failed", "NotEnoughMemory", "needs 3.0 GiB, and 2.0 GiB are left", None)
+    return Pod(
+        "p", "u", carrier, True, False, "198.18.0.1", None, None, AgentReport("g", (), (report,), None, serving=1)
+    )
+
+
+def test_without_memory_for_both_it_rolls_and_goes_on_rolling() -> None:
+    stable = kept()
+    canary = new_revision(deployment(VERSION_2), IMAGES, 2, stable)
+    world = observed(
+        stable,
+        canary,
+        carriers={stable.hash: CarrierPods(canary.hash, 1, 1, 1, stable.hash)},
+        pods=(no_room(stable.hash),),
+    )
+    arrival = arrive(deployment(VERSION_2), world, status(stable, canary), IMAGES)
+    assert arrival.carrier == canary.hash
+    assert arrival.rolls_because == "NotEnoughMemory: needs 3.0 GiB, and 2.0 GiB are left"
+    later = observed(stable, canary)
+    remembered = status(stable, canary, rolls_because=arrival.rolls_because)
+    assert arrive(deployment(VERSION_2), later, remembered, IMAGES) == arrival
+    # Before status was written, the new carrier itself tells.
+    assert arrive(deployment(VERSION_2), later, status(stable, canary), IMAGES).carrier == canary.hash
+
+
+FOLLOWED: Json = {"model": {"version": None}}
+
+
+def test_the_first_version_found_goes_to_the_pods_that_wait_for_it() -> None:
+    waiting = kept(FOLLOWED)
+    assert waiting.version == 0
+    world = observed(waiting, carriers={waiting.hash: CarrierPods(waiting.hash, 1, 1, 0)})
+    asked = resolve_version(deployment(FOLLOWED), world, status(None, waiting), (1, 2))
+    assert asked.spec.model.version == 2
+    arrival = arrive(asked, world, status(None, waiting), IMAGES)
+    assert arrival.carrier == waiting.hash
+    assert arrival.revision.version == 2
+
+
+def test_a_version_named_that_was_found_before_is_the_same_revision() -> None:
+    world = observed(kept(FOLLOWED))
+    found = resolve_version(deployment(FOLLOWED), world, status(), (2,))
+    assert arrive(found, world, status(), IMAGES).revision.hash == kept(VERSION_2).hash
+
+
+@pytest.mark.parametrize(
+    ("listed", "stable", "canary", "version"),
+    [
+        ((), None, None, None),
+        ((1, 4), None, None, 4),
+        ((1, 4), 2, None, 4),
+        ((1,), 2, None, 2),
+        ((), 2, None, 2),
+        ((1, 4), 2, 3, 3),
+        ((1, 4), None, 3, 4),
+        ((), None, 3, None),
+    ],
+)
+def test_the_served_version_is_resolved(
+    listed: tuple[int, ...], stable: int | None, canary: int | None, version: int | None
+) -> None:
+    revisions = {number: kept({"model": {"version": number}}) for number in (2, 3)}
+    stored = status(revisions[stable] if stable else None, revisions[canary] if canary else None)
+    asked = resolve_version(deployment(FOLLOWED), observed(*revisions.values()), stored, listed)
+    assert asked.spec.model.version == version
+
+
+def test_versions_of_another_place_do_not_count() -> None:
+    elsewhere = kept({"model": {"uri": "pvc://models/other", "version": 9}})
+    asked = resolve_version(deployment(FOLLOWED), observed(elsewhere), status(elsewhere), ())
+    assert asked.spec.model.version is None

@@ -1,0 +1,481 @@
+"""The world is read as it is: pods' troubles in a person's words, what can't be read as absent."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway.observe.snapshot import AgentReport, Ordered, Trouble, observe, read_pod, read_report
+from slipway.render.router import RouterReport
+from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
+
+OWNER = [{"uid": UID, "controller": True, "kind": "ModelDeployment"}]
+
+
+SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-03-01T12:00:00Z"}
+
+
+def pod(status: Json, *, name: str = "p", **meta: Any) -> Json:
+    labels = {"slipway.dev/model": NAME, "slipway.dev/revision": "aaa"}
+    return {
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "labels": labels, **meta},
+        "status": status,
+    }
+
+
+def unscheduled(message: str) -> Json:
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+    return {"phase": "Pending", "conditions": [condition]}
+
+
+def container(name: str = "server", **state: Any) -> Json:
+    counts = {"restartCount": state.pop("restarts", 0), "lastState": state.pop("last", {})}
+    return {"name": name, "image": "registry.invalid/x:1", "state": state, **counts}
+
+
+def trouble_of(status: Json, report: AgentReport | None = None) -> Trouble | None:
+    return read_pod(pod(status), {"uid-p": report} if report else {}).trouble
+
+
+# ---- kube-scheduler's words, 1.30 to 1.36
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        pytest.param(
+            "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available: 1 No "
+            "preemption victims found for incoming pod.",
+            ["nvidia.com/gpu is missing on 1 of 1 nodes."],
+            id="gpu",
+        ),
+        pytest.param(
+            "0/1 nodes are available: 1 Insufficient cpu, 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are "
+            "available: 1 Preemption is not helpful for scheduling.",
+            ["cpu is missing on 1 of 1 nodes; nvidia.com/gpu is missing on 1 of 1 nodes."],
+            id="two resources, the same count",
+        ),
+        pytest.param(
+            "0/14 nodes are available: 1 Insufficient memory, 11 Insufficient cpu, 2 node(s) had untolerated taint "
+            "{node-role.kubernetes.io/control-plane: }. no new claims to deallocate, preemption: 0/14 nodes are "
+            "available: 14 Preemption is not helpful for scheduling.",
+            ["memory is missing on 1 of 14 nodes; cpu is missing on 11 of 14 nodes."],
+            id="one count ends with the other, and a taint",
+        ),
+        pytest.param(
+            "0/2 nodes are available: 2 Insufficient ephemeral-storage. still not schedulable, preemption: 0/2 nodes "
+            "are available: 2 No preemption victims found for incoming pod.",
+            ["ephemeral-storage is missing on 2 of 2 nodes."],
+            id="what 1.36 says before preemption",
+        ),
+        pytest.param(
+            "0/3 nodes are available: 3 node(s) didn't match Pod's node affinity/selector. preemption: 0/3 nodes are "
+            "available: 3 Preemption is not helpful for scheduling.",
+            ["3 node(s) didn't match Pod's node affinity/selector"],
+            id="selector",
+        ),
+        pytest.param("", ["no reason given"], id="no words"),
+        pytest.param("no nodes available to schedule pods", ["no nodes available to schedule pods"], id="no nodes"),
+    ],
+)
+def test_a_pod_that_finds_no_node_says_what_is_missing_on_how_many(message: str, words: list[str]) -> None:
+    trouble = trouble_of(unscheduled(message))
+    assert trouble is not None
+    assert trouble.reason == "Unschedulable"
+    for word in words:
+        assert word in trouble.message
+    assert "preemption" not in trouble.message.lower()
+
+
+def test_a_missing_claim_has_a_reason_of_its_own() -> None:
+    trouble = trouble_of(
+        unscheduled(
+            '0/1 nodes are available: persistentvolumeclaim "models" not found. preemption: 0/1 nodes are available: '
+            "1 Preemption is not helpful for scheduling."
+        )
+    )
+    assert trouble is not None
+    assert trouble.reason == "ClaimNotFound"
+    assert "PersistentVolumeClaim models" in trouble.message
+    assert "spec.model.uri" in trouble.message
+
+
+# ---- kubelets' words
+
+
+@pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
+@pytest.mark.parametrize("part", ["containerStatuses", "initContainerStatuses"])
+def test_an_image_that_cannot_be_pulled(reason: str, part: str) -> None:
+    waiting = {"reason": reason, "message": "failed to resolve reference:\nnot found"}
+    trouble = trouble_of({"phase": "Pending", part: [container(waiting=waiting)]})
+    assert trouble is not None
+    assert trouble.reason == "ImagePullFailed"
+    assert "'registry.invalid/x:1' of container server" in trouble.message
+    assert "failed to resolve reference" in trouble.message
+    assert "\n" not in trouble.message
+
+
+@pytest.mark.parametrize("reason", ["CreateContainerConfigError", "CreateContainerError", "RunContainerError"])
+def test_a_container_that_cannot_start(reason: str) -> None:
+    waiting = {"reason": reason, "message": 'configmap "ca" not found'}
+    trouble = trouble_of({"containerStatuses": [container(waiting=waiting)]})
+    assert trouble == Trouble("ContainerFailed", 'pod p: container server can\'t start: configmap "ca" not found')
+
+
+TERMINATED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        pytest.param({"waiting": {"reason": "CrashLoopBackOff"}, "restarts": 1, "last": TERMINATED}, id="backing off"),
+        pytest.param({"running": {}, "restarts": 3, "last": TERMINATED}, id="running for a moment"),
+        pytest.param({**TERMINATED, "restarts": 3}, id="just ended"),
+    ],
+)
+def test_a_container_that_ends_again_and_again(state: Json) -> None:
+    trouble = trouble_of({"containerStatuses": [container(**state)]})
+    assert trouble is not None
+    assert trouble.reason == "CrashLoop"
+    assert "exit code 137 (OOMKilled)" in trouble.message
+    assert "kubectl logs p -c server --previous" in trouble.message
+
+
+@pytest.mark.parametrize(
+    ("log", "words"),
+    [
+        ("loading\nFailed to start server. Error: no model\n", "(Failed to start server. Error: no model)"),
+        ('Traceback:\n  File "a.py", line 1\nValueError: no model\n', "(ValueError: no model)"),
+        ("java.lang.Error: no model\n\tat org.A.b\n\tat org.A.c\n", "(java.lang.Error: no model)"),
+        ("  ", "(Error)"),
+    ],
+)
+def test_a_containers_last_words_are_what_it_said_last(log: str, words: str) -> None:
+    last = {"terminated": {"exitCode": 1, "reason": "Error", "message": log}}
+    trouble = trouble_of(
+        {"containerStatuses": [container(waiting={"reason": "CrashLoopBackOff"}, restarts=1, last=last)]}
+    )
+    assert trouble is not None
+    assert words in trouble.message
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {},
+        {"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "True"}]},
+        {"containerStatuses": [container(waiting={"reason": "ContainerCreating"})]},
+        {"containerStatuses": [container(running={}, restarts=1, last=TERMINATED)]},
+        {"containerStatuses": [container(waiting={"reason": "PodInitializing"})], "conditions": None},
+    ],
+)
+def test_a_pod_on_its_way_is_no_trouble(status: Json) -> None:
+    assert trouble_of(status) is None
+
+
+def test_the_agents_word_comes_before_a_crash_loop_and_after_an_image() -> None:
+    report = read_report(answer(error={"reason": "SourceNotFound", "permanent": True, "message": "no folder"}))
+    crash = container(waiting={"reason": "CrashLoopBackOff"})
+    image = container(waiting={"reason": "ErrImagePull"})
+    first = trouble_of({"containerStatuses": [crash]}, report)
+    second = trouble_of({"containerStatuses": [image]}, report)
+    assert first is not None
+    assert first.reason == "SourceNotFound"
+    assert second is not None
+    assert second.reason == "ImagePullFailed"
+
+
+# ---- pods
+
+
+RUNNING_AGENT = {"podIP": "198.18.0.9", "initContainerStatuses": [container("agent", running={})]}
+
+
+@pytest.mark.parametrize(
+    ("status", "meta", "ready", "ending", "ip"),
+    [
+        ({}, {}, False, False, None),
+        ({"conditions": [{"type": "Ready", "status": "True"}], "podIP": "198.18.0.9"}, {}, True, False, None),
+        (RUNNING_AGENT, {}, False, False, "198.18.0.9"),
+        (RUNNING_AGENT, {"deletionTimestamp": "2026-03-01T12:00:00Z"}, False, True, "198.18.0.9"),
+        ({"phase": "Failed"}, {}, False, True, None),
+        ({"phase": "Succeeded"}, {}, False, True, None),
+    ],
+)
+def test_a_pod_is_read(status: Json, meta: Json, *, ready: bool, ending: bool, ip: str | None) -> None:
+    read = read_pod(pod(status, **meta), {})
+    assert (read.is_ready, read.is_ending, read.ip, read.carrier) == (ready, ending, ip, "aaa")
+
+
+# ---- all children
+
+
+def child(kind: str, name: str, revision: str = "aaa", **parts: Any) -> Json:
+    labels = {"slipway.dev/model": NAME, "slipway.dev/revision": revision}
+    meta = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "labels": labels, "ownerReferences": OWNER}
+    return merged({"kind": kind, "metadata": meta}, parts)
+
+
+READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+
+
+def test_pods_are_counted_by_revision_and_those_that_end_are_not() -> None:
+    observed = observe(
+        UID,
+        [
+            child("Deployment", "d-aaa", spec={"replicas": 3}),
+            child("Deployment", "d-bbb", "bbb", spec={"replicas": 1}),
+            pod(READY, name="1"),
+            pod({"phase": "Pending"}, name="2"),
+            pod(READY, name="3", deletionTimestamp="x"),
+            pod({"phase": "Failed"}, name="4"),
+        ],
+        {},
+    )
+    here = observed.carriers["aaa"]
+    assert (here.wanted, here.existing, here.ready) == (3, 2, 1)
+    assert observed.carriers["bbb"].existing == 0
+
+
+def test_a_deployment_that_is_being_deleted_does_not_count() -> None:
+    gone = child("Deployment", "d-aaa", spec={"replicas": 3}, metadata={"deletionTimestamp": "x"})
+    observed = observe(UID, [gone], {})
+    assert observed.carriers == {}
+    assert ("Deployment", "d-aaa") in observed.live
+
+
+@pytest.mark.parametrize(
+    "owners", [None, [], [{"uid": "another", "controller": True}], [{"uid": UID}], [{"uid": UID, "controller": False}]]
+)
+def test_an_object_that_another_owns_is_foreign(owners: list[Json] | None) -> None:
+    service = child("Service", NAME, metadata={"ownerReferences": owners})
+    observed = observe(UID, [service], {})
+    assert observed.live == {}
+    assert observed.foreign == {("Service", NAME)}
+
+
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        (
+            'pods "d-1" is forbidden: exceeded quota: small, requested: cpu=2, used: cpu=1, limited: cpu=2',
+            "QuotaExceeded",
+        ),
+        ('pods "d-1" is forbidden: violates PodSecurity "restricted:latest"', "PodsRefused"),
+    ],
+)
+def test_pods_that_the_api_server_refuses(message: str, reason: str) -> None:
+    failure = {"type": "ReplicaFailure", "status": "True", "message": message}
+    observed = observe(UID, [child("Deployment", "d", spec={}, status={"conditions": [failure]})], {})
+    assert observed.troubles["aaa"].reason == reason
+    assert message in observed.troubles["aaa"].message
+
+
+def test_a_ready_pods_past_is_no_trouble_of_its_revision() -> None:
+    crashed = [container(running={}, restarts=9, last=TERMINATED)]
+    observed = observe(UID, [child("Deployment", "d", spec={}), pod({**READY, "containerStatuses": crashed})], {})
+    assert observed.troubles == {}
+
+
+def test_want_of_a_node_blocks_a_revision_and_other_troubles_do_not() -> None:
+    deployment = child("Deployment", "d", spec={})
+    lacking = unscheduled("0/1 nodes are available: 1 Insufficient cpu.")
+    assert observe(UID, [deployment, pod(lacking)], {}).carriers["aaa"].is_blocked
+    missing = unscheduled('persistentvolumeclaim "models" not found')
+    assert not observe(UID, [deployment, pod(missing)], {}).carriers["aaa"].is_blocked
+
+
+def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
+    orders = json.dumps({"generation": "g1", "load": [2, 3], "served": 3})
+    observed = observe(
+        UID,
+        [
+            child("ConfigMap", "a", data={"agent.json": orders}),
+            child("ConfigMap", "b", "bbb", data={"agent.json": "{"}),
+            child("ConfigMap", "c", "ccc"),
+            child("ConfigMap", "d", "ddd", data={"agent.json": "[]"}),
+        ],
+        {},
+    )
+    assert observed.ordered == {
+        "aaa": Ordered("g1", "aaa", (2, 3), 3),
+        "bbb": Ordered("", "bbb"),
+        "ccc": Ordered("", "ccc"),
+        "ddd": Ordered("", "ddd"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("state", "error", "is_fetching"),
+    [
+        ("Fetching", None, True),
+        ("Loading", None, False),
+        ("Fetching", {"reason": "SourceUnavailable", "permanent": False, "message": "m"}, False),
+    ],
+)
+def test_fetching_without_error_is_progress(state: str, error: Json | None, *, is_fetching: bool) -> None:
+    report = read_report(answer(versions=[{"version": 1, "state": state}], error=error))
+    assert report is not None
+    observed = observe(UID, [child("Deployment", "d", spec={}), pod(RUNNING_AGENT)], {"uid-p": report})
+    assert observed.carriers["aaa"].is_fetching is is_fetching
+
+
+# ---- agents' reports
+
+
+def answer(**parts: Any) -> Json:
+    return {"schema": 1, "generation": "g", "listed": [1], "versions": [], "error": None, **parts}
+
+
+def test_a_report_is_read() -> None:
+    versions = [{"version": 2, "state": "Failed", "reason": "LoadFailed", "message": "m", "sha256": "a" * 64}]
+    report = read_report(answer(listed=[1, 2], versions=versions, more="from a newer agent"))
+    assert report is not None
+    assert (report.generation, report.listed, report.trouble) == ("g", (1, 2), None)
+    assert (report.versions[0].version, report.versions[0].reason, report.versions[0].sha256) == (
+        2,
+        "LoadFailed",
+        "a" * 64,
+    )
+
+
+@pytest.mark.parametrize(("permanent", "needs_person"), [(True, True), (False, False), (None, False)])
+def test_a_passing_error_needs_no_person(permanent: bool | None, *, needs_person: bool) -> None:
+    report = read_report(answer(error={"reason": "SourceUnavailable", "permanent": permanent, "message": "m"}))
+    assert report is not None
+    assert report.trouble == Trouble("SourceUnavailable", "m", needs_person)
+
+
+def test_an_agents_words_are_cut_to_what_status_holds() -> None:
+    versions = [{"version": 2, "state": "Failed", "reason": "R" * 999, "message": "m" * 9999, "sha256": "a" * 999}]
+    report = read_report(answer(versions=versions, error={"reason": "R" * 999, "message": "m" * 9999}))
+    assert report is not None
+    assert report.trouble is not None
+    assert len(report.trouble.reason) <= 64
+    assert len(report.trouble.message) <= 2048
+    assert len(report.versions[0].reason) <= 128
+    assert len(report.versions[0].message) <= 2048
+    assert len(report.versions[0].sha256 or "") <= 64
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=8,
+)
+PARTS = st.fixed_dictionaries(
+    {},
+    optional={
+        "generation": JSON,
+        "listed": JSON,
+        "versions": JSON | st.lists(st.fixed_dictionaries({"version": JSON, "state": JSON, "sha256": JSON})),
+        "error": JSON | st.fixed_dictionaries({"reason": JSON, "message": JSON}),
+    },
+)
+
+
+@given(JSON | PARTS)
+def test_an_answer_that_is_no_report_is_none_and_never_an_error(garbage: Any) -> None:
+    assert isinstance(read_report(garbage), AgentReport | None)
+
+
+@pytest.mark.parametrize(
+    ("status", "seconds", "reason"),
+    [
+        pytest.param({"conditions": [SCHEDULED]}, 29, None, id="volumes and network take their time"),
+        pytest.param({"conditions": [SCHEDULED]}, 30, "VolumesNotReady", id="a ConfigMap that is missing"),
+        pytest.param({"conditions": [SCHEDULED], "podIP": "198.18.64.2"}, 900, None, id="images are being pulled"),
+        pytest.param({"conditions": []}, 900, None, id="not looked at by the scheduler yet"),
+        pytest.param({"conditions": [{**SCHEDULED, "lastTransitionTime": "?"}]}, 900, None, id="no time to count from"),
+    ],
+)
+def test_a_pod_that_cannot_start_on_its_node_is_told(status: Json, seconds: int, reason: str | None) -> None:
+    now = datetime(2026, 3, 1, 12, 0, tzinfo=UTC) + timedelta(seconds=seconds)
+    read = read_pod(pod(status), {}, now)
+    assert (read.trouble.reason if read.trouble else None) == reason
+    if read.trouble:
+        assert "kubectl describe pod" in read.trouble.message
+
+
+# ---- routers
+
+
+def router(name: str, *, is_ready: bool = True, runs: bool = True, **meta: Any) -> Json:
+    """A router's pod."""
+    status = {
+        "phase": "Running",
+        "podIP": "198.18.0.2",
+        "conditions": [{"type": "Ready", "status": "True" if is_ready else "False"}],
+        "containerStatuses": [container("envoy", running={})] if runs else [],
+    }
+    return merged(pod(status, name=name, **meta), {"metadata": {"labels": {"slipway.dev/model": f"{NAME}.router"}}})
+
+
+THEIRS: Json = {
+    "kind": "Deployment",
+    "metadata": {"name": f"{NAME}-router", "ownerReferences": [{"uid": UID, "controller": True}]},
+    "spec": {"replicas": 2},
+}
+
+
+def told(generation: str) -> Json:
+    """The routers' ConfigMap."""
+    meta = {
+        "name": f"{NAME}-router",
+        "namespace": NAMESPACE,
+        "labels": {"slipway.dev/model": NAME},
+        "annotations": {"slipway.dev/routed": generation},
+        "ownerReferences": OWNER,
+    }
+    return {"kind": "ConfigMap", "metadata": meta, "data": {}}
+
+
+@pytest.mark.parametrize(
+    ("second", "says", "is_latest"),
+    [
+        pytest.param(router("b"), "2", True, id="both do what they were told last"),
+        pytest.param(router("b"), "1", False, id="one is behind"),
+        pytest.param(router("b", is_ready=False), "1", False, id="one that is about to be ready is behind"),
+        pytest.param(
+            router("b", is_ready=False), None, False, id="nobody knows what one that is about to be ready does"
+        ),
+        pytest.param(router("b", is_ready=False, runs=False), None, True, id="one that doesn't run yet"),
+        pytest.param(router("b", deletionTimestamp="2026-03-01T12:00:00Z"), "1", True, id="one that ends"),
+    ],
+)
+def test_what_was_told_last_is_in_force_when_every_router_that_runs_does_it(
+    second: Json, says: str | None, *, is_latest: bool
+) -> None:
+    def report(generation: str) -> RouterReport:
+        return RouterReport("source", generation, {"aaa": 100}, {"aaa": 1}, {})
+
+    heard = {"uid-a": report("2")} | ({"uid-b": report(says)} if says else {})
+    seen = observe(UID, [THEIRS, told("2"), router("a"), second], {}, router_reports=heard)
+    assert seen.by_router is not None
+    assert (seen.by_router.weights, seen.by_router.is_latest) == ({"aaa": 100}, is_latest)
+
+
+@pytest.mark.parametrize(("answers", "lingering"), [(True, frozenset({"bbb"})), (False, frozenset())])
+def test_a_router_that_ends_is_known_by_what_it_still_says(*, answers: bool, lingering: frozenset[str]) -> None:
+    ending = router("b", deletionTimestamp="2026-03-01T12:00:00Z")
+    heard = {"uid-a": RouterReport("source", "2", {"aaa": 100, "bbb": 0}, {"aaa": 1}, {})}
+    if answers:
+        heard["uid-b"] = RouterReport("other", "1", {"aaa": 0, "bbb": 100}, {"bbb": 1}, {})
+    seen = observe(UID, [THEIRS, told("2"), router("a"), ending], {}, router_reports=heard)
+    assert seen.by_router is not None
+    assert seen.by_router.weights == {"aaa": 100, "bbb": 0}
+    assert seen.by_router.lingering == lingering
+
+
+def test_routers_whose_deployment_was_deleted_are_none_that_could_take_requests() -> None:
+    """The garbage collector comes to them a moment later; steps may have been taken away and put back meanwhile."""
+    heard = {"uid-a": RouterReport("source", "2", {"aaa": 100}, {"aaa": 1}, {})}
+    seen = observe(UID, [told("2"), router("a")], {}, router_reports=heard)
+    assert seen.by_router is None
+    assert [pod.is_ending for pod in seen.routers] == [True]

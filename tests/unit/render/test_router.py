@@ -1,0 +1,456 @@
+"""The router as values: what Envoy is told, what exists for it, and what is made of its answers."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce
+from slipway.render import envoy
+from slipway.render.router import (
+    MAX_STATS_BYTES,
+    ROUTED_ANNOTATION,
+    RouterPod,
+    RouterReport,
+    configure,
+    in_force,
+    is_of_router,
+    read_counts,
+    read_report,
+    read_router_pod,
+    render,
+)
+from slipway.render.split import Backend, Split
+from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
+
+STABLE, CANARY = "aaaaaaaaaa", "bbbbbbbbbb"
+IMAGE = "envoy:today"
+
+
+def split(weight: int = 5, *, stable: tuple[int, ...] = (1,), canary: tuple[int, ...] = (2,)) -> Split:
+    return Split((Backend(STABLE, 100 - weight, stable, 8000, 8001), Backend(CANARY, weight, canary, 8000, 8001)))
+
+
+def alone() -> Split:
+    return Split((Backend(STABLE, 100, (1,), 8000, 8001),))
+
+
+def read(key: str, wanted: Split, changes: Json | None = None) -> Any:
+    return json.loads(configure(deployment(changes), wanted).files[key])
+
+
+def traffic_routes(wanted: Split, changes: Json | None = None) -> list[Json]:
+    [routes] = read(envoy.ROUTES_KEY, wanted, changes)["resources"]
+    found: list[Json] = routes["virtual_hosts"][1]["routes"]
+    return found
+
+
+def by_weight(wanted: Split, changes: Json | None = None) -> dict[str, int]:
+    route = traffic_routes(wanted, changes)[-1]["route"]
+    return {one["name"]: one["weight"] for one in route["weighted_clusters"]["clusters"]}
+
+
+# ---- what Envoy is told
+
+
+def test_weights_are_the_wanted_ones_to_the_percent() -> None:
+    assert by_weight(split(1)) == {f"http/{STABLE}": 99, f"http/{CANARY}": 1}
+
+
+def test_a_carrier_without_weight_is_a_cluster_all_the_same() -> None:
+    names = {cluster["name"] for cluster in read(envoy.CLUSTERS_KEY, split(0))["resources"]}
+    assert names == {
+        f"{protocol}/{carrier}" for protocol in ("http", "http-named", "grpc") for carrier in (STABLE, CANARY)
+    }
+    assert by_weight(split(0)) == {f"http/{STABLE}": 100, f"http/{CANARY}": 0}
+
+
+def test_it_answers_what_it_does() -> None:
+    config = configure(deployment(), split(25))
+    [routes] = json.loads(config.files[envoy.ROUTES_KEY])["resources"]
+    status = routes["virtual_hosts"][0]
+    assert status["domains"][0] == envoy.STATUS_HOST
+    told = json.loads(status["routes"][0]["direct_response"]["body"]["inline_string"])
+    assert told == {"generation": config.generation, "weights": {STABLE: 75, CANARY: 25}}
+
+
+@pytest.mark.parametrize(
+    ("other", "changes"),
+    [
+        (split(6), {}),
+        (split(5, canary=(2, 3)), {}),
+        (Split((Backend(STABLE, 95, (1,), 8080, 8001), Backend(CANARY, 5, (2,), 8000, 8001))), {}),
+        (Split(split().backends, "example.org"), {}),
+        (split(), {"traffic": {"timeoutSeconds": 30}}),
+    ],
+)
+def test_another_configuration_has_another_generation(other: Split, changes: Json) -> None:
+    assert configure(deployment(changes), other).generation != configure(deployment(), split()).generation
+
+
+def test_the_same_configuration_is_the_same_text() -> None:
+    assert configure(deployment(), split()) == configure(deployment({"replicas": 7}), split())
+
+
+def test_endpoints_are_looked_up_by_the_whole_name_of_the_headless_service() -> None:
+    clusters = read(envoy.CLUSTERS_KEY, Split(alone().backends, "example.org"))["resources"]
+    addresses = {
+        cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"]["socket_address"][
+            "address"
+        ]
+        for cluster in clusters
+    }
+    assert addresses == {f"{NAME}-{STABLE}.{NAMESPACE}.svc.example.org"}
+
+
+def test_without_a_timeout_there_is_none_and_with_one_it_is_grpcs_too() -> None:
+    assert {route["route"]["timeout"] for route in traffic_routes(split())} == {"0s"}
+    timed = traffic_routes(split(), {"traffic": {"timeoutSeconds": 30}})
+    assert {route["route"]["timeout"] for route in timed} == {"30s"}
+
+
+def test_without_a_grpc_port_a_grpc_request_is_refused_and_never_sent_as_http() -> None:
+    backends = tuple(Backend(carrier, weight, (1,), 8080, None) for carrier, weight in ((STABLE, 95), (CANARY, 5)))
+    first = traffic_routes(Split(backends))[0]
+    assert first["match"] == {"prefix": "/", "grpc": {}}
+    assert first["direct_response"] == {"status": 404}
+
+
+# ---- requests that name a version
+
+
+def named(wanted: Split, changes: Json) -> dict[str, str]:
+    """Regex → carrier."""
+    return {
+        route["match"]["safe_regex"]["regex"]: route["route"]["cluster"].removeprefix("http-named/")
+        for route in traffic_routes(wanted, changes)
+        if "safe_regex" in route["match"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("runtime", "stable", "canary"),
+    [
+        ({"name": "Triton"}, "/v2/models/digits/versions/1", "/v2/models/digits/versions/2"),
+        ({"name": "ONNXRuntime"}, "/v2/models/digits/versions/1", "/v2/models/digits/versions/2"),
+        ({"name": "TorchServe"}, "/predictions/digits/1", "/predictions/digits/2"),
+        ({"name": "Custom", "image": "own:1"}, "/v2/models/digits/versions/1", "/v2/models/digits/versions/2"),
+    ],
+)
+def test_a_request_that_names_a_version_goes_to_a_carrier_that_holds_it(
+    runtime: Json, stable: str, canary: str
+) -> None:
+    assert named(split(), {"runtime": runtime}) == {f"({stable})([/:].*)?": STABLE, f"({canary})([/:].*)?": CANARY}
+
+
+def test_tensorflow_servings_labels_lead_to_stable_canary_and_whoever_holds_the_version() -> None:
+    changes = {"runtime": {"name": "TensorFlowServing"}, "model": {"labels": {"old": 1}}}
+    where = named(split(), changes)
+    [stable] = [regex for regex, carrier in where.items() if carrier == STABLE]
+    [canary] = [regex for regex, carrier in where.items() if carrier == CANARY]
+    base = "/v1/models/digits"
+    assert stable == f"({base}/versions/1|{base}/labels/old|{base}/labels/stable)([/:].*)?"
+    assert canary == f"({base}/versions/2|{base}/labels/canary)([/:].*)?"
+
+
+def test_a_version_that_both_hold_is_the_stable_ones() -> None:
+    where = named(split(stable=(1, 2), canary=(2, 3)), {})
+    base = "/v2/models/digits/versions"
+    assert where == {f"({base}/1|{base}/2)([/:].*)?": STABLE, f"({base}/3)([/:].*)?": CANARY}
+
+
+def test_with_one_carrier_no_path_is_told_apart() -> None:
+    assert named(alone(), {}) == {}
+
+
+def test_a_custom_server_with_paths_of_its_own_has_no_versions_in_them() -> None:
+    runtime = {"name": "Custom", "image": "own:1", "paths": {"predict": "/predict/{model}"}}
+    assert named(split(), {"runtime": runtime}) == {}
+    names = {cluster["name"] for cluster in read(envoy.CLUSTERS_KEY, split(), {"runtime": runtime})["resources"]}
+    assert not any(name.startswith("http-named/") for name in names)
+
+
+# ---- what exists
+
+
+def rendered(live: Json | None = None, changes: Json | None = None, image: str = IMAGE) -> dict[tuple[str, str], Json]:
+    standing = {} if live is None else {ROUTER: live}
+    routing = render(deployment(changes), split(), standing, replace(IMAGES, router=image))
+    return {(child.kind, child.name): child.manifest for child in routing.children}
+
+
+def pod_spec(manifest: Json) -> Json:
+    found: Json = manifest["spec"]["template"]["spec"]
+    return found
+
+
+ROUTER = ("Deployment", f"{NAME}-router")
+
+
+def test_its_objects_are_the_model_deployments_own() -> None:
+    objects = rendered()
+    assert set(objects) == {
+        ("Service", f"{NAME}-{STABLE}"),
+        ("Service", f"{NAME}-{CANARY}"),
+        ("ConfigMap", f"{NAME}-router"),
+        ROUTER,
+        ("PodDisruptionBudget", f"{NAME}-router"),
+    }
+    for manifest in objects.values():
+        assert manifest["metadata"]["labels"]["slipway.dev/model"] == NAME
+        assert manifest["metadata"]["ownerReferences"][0]["uid"] == UID
+    config_map = objects["ConfigMap", f"{NAME}-router"]
+    assert config_map["metadata"]["annotations"][ROUTED_ANNOTATION] == configure(deployment(), split()).generation
+
+
+def test_its_pods_are_no_pods_of_the_model() -> None:
+    template = rendered()[ROUTER]["spec"]["template"]
+    assert template["metadata"]["labels"]["slipway.dev/model"] == f"{NAME}.router"
+    assert "slipway.dev/revision" not in template["metadata"]["labels"]
+    assert is_of_router(template)
+    assert not is_of_router(rendered()[ROUTER])
+
+
+def test_a_headless_service_has_the_ready_pods_of_one_carrier() -> None:
+    spec = rendered()["Service", f"{NAME}-{CANARY}"]["spec"]
+    assert spec["clusterIP"] == "None"
+    assert spec["selector"] == {"slipway.dev/model": NAME, "slipway.dev/revision": CANARY}
+    assert not spec.get("publishNotReadyAddresses")
+
+
+def test_a_new_operator_restarts_no_router() -> None:
+    before = rendered()[ROUTER]
+    after = rendered(live=before, image="envoy:tomorrow")[ROUTER]
+    assert after == before
+
+
+def test_more_replicas_restart_no_router() -> None:
+    before = rendered()[ROUTER]
+    after = rendered(before, {"traffic": {"router": {"replicas": 5}}}, "envoy:tomorrow")[ROUTER]
+    assert after["spec"]["replicas"] == 5
+    assert after["spec"]["template"] == before["spec"]["template"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"traffic": {"router": {"image": "own-envoy:1"}}},
+        {"traffic": {"router": {"resources": {"limits": {"memory": "1Gi"}}}}},
+        {"traffic": {"timeoutSeconds": 600}},
+        {"podTemplate": {"spec": {"imagePullSecrets": [{"name": "mirror"}]}}},
+    ],
+)
+def test_what_the_user_chooses_for_the_router_is_rolled_out_with_todays_image(changes: Json) -> None:
+    before = rendered()[ROUTER]
+    after = rendered(before, changes, "envoy:tomorrow")[ROUTER]
+    assert after["spec"]["template"] != before["spec"]["template"]
+    assert pod_spec(after)["containers"][0]["image"] in ("envoy:tomorrow", "own-envoy:1")
+
+
+@pytest.mark.parametrize("kept", ["", "{", "[]", '{"spec": {}}'])
+def test_a_template_that_cant_be_read_is_rendered_anew(kept: str) -> None:
+    live = rendered()[ROUTER]
+    live["metadata"]["annotations"]["slipway.dev/router-template"] = kept
+    assert pod_spec(rendered(live)[ROUTER])["containers"][0]["image"] == IMAGE
+
+
+def test_the_grace_period_outlasts_the_longest_request() -> None:
+    assert pod_spec(rendered()[ROUTER])["terminationGracePeriodSeconds"] == 70
+    timed = rendered(changes={"traffic": {"timeoutSeconds": 600}})[ROUTER]
+    assert pod_spec(timed)["terminationGracePeriodSeconds"] == 610
+    assert pod_spec(timed)["containers"][0]["lifecycle"]["preStop"]["exec"]["command"][-1] == "600"
+
+
+def test_threads_are_the_cpu_limits() -> None:
+    def threads(changes: Json) -> str:
+        args = pod_spec(rendered(changes=changes)[ROUTER])["containers"][0]["args"]
+        return str(args[args.index("--concurrency") + 1])
+
+    assert threads({}) == "1"
+    assert threads({"traffic": {"router": {"resources": {"limits": {"cpu": "2500m"}}}}}) == "3"
+
+
+def test_admin_is_on_loopback_alone() -> None:
+    bootstrap = read(envoy.BOOTSTRAP_KEY, split())
+    assert bootstrap["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": envoy.ADMIN_PORT}
+    ports = {port["containerPort"] for port in pod_spec(rendered()[ROUTER])["containers"][0]["ports"]}
+    assert ports == {envoy.ROUTER_PORT, envoy.STATUS_PORT}
+
+
+# ---- what is read
+
+
+def told(weights: dict[str, int]) -> bytes:
+    return json.dumps({"generation": "0123456789", "weights": weights}).encode()
+
+
+def healthy(number: int, carrier: str = STABLE, protocol: str = "http") -> str:
+    return f'envoy_cluster_membership_healthy{{envoy_cluster_name="{protocol}/{carrier}"}} {number}'
+
+
+def answers(
+    number: int,
+    code: int = 200,
+    flags: str = "-",
+    grpc: str = "",
+    attempts: int = 1,
+    cluster: str = f"http/{STABLE}",
+) -> str:
+    labels = f'cluster="{cluster}",attempts="{attempts}",code="{code}",flags="{flags}",grpc="{grpc}"'
+    return f"envoy_slipway_answers{{{labels}}} {number}"
+
+
+def within(number: int, bound: str, cluster: str = f"http/{STABLE}") -> str:
+    return f'envoy_cluster_upstream_rq_time_bucket{{envoy_cluster_name="{cluster}",le="{bound}"}} {number}'
+
+
+def counted(*lines: str) -> Counts:
+    report = read_report("router/0", told({STABLE: 100}), "\n".join(lines))
+    assert report is not None
+    return report.counts.get(STABLE, Counts())
+
+
+@pytest.mark.parametrize(
+    ("line", "requests", "errors", "refusals"),
+    [
+        (answers(7), 7, 0, 0),
+        (answers(7, 302), 7, 0, 0),
+        (answers(7, 500), 7, 7, 0),
+        (answers(7, 503, "UC"), 7, 7, 0),
+        (answers(7, 504, "UT"), 7, 7, 0),
+        (answers(7, 404), 7, 0, 7),
+        (answers(7, 429), 7, 0, 7),
+        (answers(7, 0, "DC"), 7, 7, 0),  # the client went before any answer came: so it looks when a server hangs
+        (answers(7, 200, "DC"), 7, 0, 0),  # it had its answer, or as much of it as it wanted
+        (answers(7, 101, "DC"), 7, 0, 0),
+        (answers(7, 200, "UPE"), 7, 7, 0),  # broke off in the middle
+        (answers(7, 200, "-", "0"), 7, 0, 0),
+        (answers(7, 200, "-", "13"), 7, 7, 0),
+        (answers(7, 200, "UH", "14"), 7, 7, 0),
+        (answers(7, 200, "-", "4"), 7, 7, 0),
+        (answers(7, 200, "-", "5"), 7, 0, 7),
+        (answers(7, 200, "-", "16"), 7, 0, 7),
+        (answers(7, 200, attempts=2), 14, 7, 0),  # a retry hid an error from the client, and not from the count
+        (answers(7, 503, "URX,UF", attempts=4), 28, 28, 0),
+        (answers(7, 200, cluster=f"http-named/{STABLE}"), 0, 0, 0),
+        (answers(7, 200, cluster="-"), 0, 0, 0),
+    ],
+)
+def test_what_became_of_a_request(line: str, requests: int, errors: int, refusals: int) -> None:
+    counts = counted(line)
+    assert (counts.requests, counts.errors, counts.refusals) == (requests, errors, refusals)
+
+
+def test_http_and_grpc_are_one_carriers() -> None:
+    counts = counted(
+        answers(3),
+        within(1, "5"),
+        answers(4, grpc="0", cluster=f"grpc/{STABLE}"),
+        within(2, "5", f"grpc/{STABLE}"),
+    )
+    assert counts.requests == 7
+    assert counts.within[LATENCY_BOUNDS_MILLISECONDS.index(5)] == 3
+
+
+def test_times_that_came_between_two_looks_are_never_more_than_the_answers() -> None:
+    assert set(counted(answers(3), *(within(5, f"{bound:g}") for bound in LATENCY_BOUNDS_MILLISECONDS)).within) == {3}
+
+
+def test_endpoints_are_those_of_the_protocol_that_reaches_fewer() -> None:
+    stats = "\n".join([healthy(3), healthy(2, protocol="grpc"), healthy(0, protocol="http-named"), healthy(1, CANARY)])
+    report = read_report("router/0", told({STABLE: 95, CANARY: 5}), stats)
+    assert report is not None
+    assert report.endpoints == {STABLE: 2, CANARY: 1}
+    assert report.weights == {STABLE: 95, CANARY: 5}
+
+
+@pytest.mark.parametrize(
+    "routes",
+    [
+        b"",
+        b"no healthy upstream",
+        b"[]",
+        b"{}",
+        b'{"generation": "a", "weights": []}',
+        b'{"generation": "a", "weights": {}}',
+        b'{"generation": "a", "weights": {"a": "much"}}',
+        b'{"weights": {"a": 1}}',
+        b" " * 5000,
+    ],
+)
+def test_what_is_no_answer_of_a_router_is_no_report(routes: bytes) -> None:
+    assert read_report("router/0", routes, "") is None
+
+
+def test_stats_without_end_are_no_report() -> None:
+    assert read_report("router/0", told({STABLE: 100}), "#" * (MAX_STATS_BYTES + 1)) is None
+
+
+@given(st.binary(max_size=300), st.text(max_size=300))
+def test_no_answer_raises(routes: bytes, stats: str) -> None:
+    read_report("router/0", routes, stats)
+    read_report("router/0", told({STABLE: 100}), stats + "\n" + answers(1) + stats)
+
+
+def report(weights: dict[str, int], endpoints: dict[str, int], source: str = "router/0") -> RouterReport:
+    return RouterReport(source, "0123456789", weights, endpoints, {STABLE: Counts(1)})
+
+
+def test_weights_are_in_force_when_every_ready_router_says_so() -> None:
+    one, other = (
+        report({STABLE: 95, CANARY: 5}, {STABLE: 2, CANARY: 2}),
+        report({STABLE: 95, CANARY: 5}, {STABLE: 2, CANARY: 1}),
+    )
+    assert in_force([one, other], 2) == InForce({STABLE: 95, CANARY: 5}, {STABLE: 2, CANARY: 1})
+
+
+def test_while_one_router_is_silent_or_behind_nothing_is_known_to_be_in_force() -> None:
+    one, other = report({STABLE: 95, CANARY: 5}, {STABLE: 2}), report({STABLE: 100, CANARY: 0}, {STABLE: 2})
+    assert in_force([one], 2) is None
+    assert in_force([one, other], 2) is None
+    assert in_force([], 0) is None
+
+
+def test_a_carrier_that_one_router_does_not_know_has_no_endpoints() -> None:
+    found = in_force([report({STABLE: 100}, {STABLE: 1, CANARY: 1}), report({STABLE: 100}, {STABLE: 1})], 2)
+    assert found is not None
+    assert found.endpoints == {STABLE: 1}
+
+
+def router_pod(name: str = "router-1", *, is_ready: bool = True, is_ending: bool = False) -> RouterPod:
+    return RouterPod(name, f"uid-{name}", "192.0.2.1", is_ready, is_ending, None, f"uid-{name}/0")
+
+
+def test_a_ready_router_that_does_not_answer_is_missing_and_named() -> None:
+    pods = [router_pod("a"), router_pod("b"), router_pod("c", is_ready=False), router_pod("d", is_ending=True)]
+    reading = read_counts(pods, {"uid-a": report({STABLE: 100}, {}, "uid-a/0")})
+    assert reading.missing == 1
+    assert "b can't be asked" in reading.trouble
+    assert reading.counts == {"uid-a/0": {STABLE: Counts(1)}}
+
+
+def pod_object(restarts: int = 0, state: str = "running", **meta: Any) -> Json:
+    return {
+        "metadata": {"name": "router-1", "uid": "u", **meta},
+        "status": {
+            "podIP": "192.0.2.1",
+            "conditions": [{"type": "Ready", "status": "True"}],
+            "containerStatuses": [{"name": "envoy", "state": {state: {}}, "restartCount": restarts}],
+        },
+    }
+
+
+def test_a_router_that_began_anew_counts_under_another_name() -> None:
+    assert read_router_pod(pod_object(0)).source != read_router_pod(pod_object(1)).source
+
+
+def test_a_router_is_asked_while_its_container_runs() -> None:
+    assert read_router_pod(pod_object()).ip == "192.0.2.1"
+    assert read_router_pod(pod_object(state="waiting")).ip is None
+    assert read_router_pod(pod_object(deletionTimestamp="2026-01-01T00:00:00Z")).is_ending
+    assert read_router_pod(pod_object(annotations={"slipway.dev/router-config": "abc.1"})).told == "abc.1"
