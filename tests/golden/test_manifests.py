@@ -21,7 +21,7 @@ from slipway.model.revision import Orders, Revision
 from slipway.model.rollout import Plan, Promotion
 from slipway.observe.snapshot import Observed
 from slipway.render.desired import render
-from slipway.render.objects import Images, new_revision
+from slipway.render.pod_template import Images, new_revision
 
 Json = dict[str, Any]
 

@@ -19,8 +19,8 @@ from typing import Any, TypeVar
 
 from slipway.api import ModelDeployment
 from slipway.controller.routers import Routers
+from slipway.model.names import POD_VARIABLE
 from slipway.render import envoy
-from slipway.render.objects import POD_VARIABLE
 from slipway.render.router import RouterPod, RouterReport, configure, render
 from slipway.render.split import Split
 from tests.router.pods import new_address

@@ -8,9 +8,9 @@ import threading
 import grpc
 import pytest
 
+from slipway.model.names import POD_VARIABLE
 from slipway.render import envoy
 from slipway.render.envoy import ROUTER_PORT
-from slipway.render.objects import POD_VARIABLE
 from slipway.render.split import Split
 from tests.router.conftest import CANARY, STABLE, Stage, alone, backend, both, reaches
 from tests.router.envoys import Answer, until, write_as_kubelet

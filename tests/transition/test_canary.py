@@ -15,7 +15,8 @@ from typing import Any
 
 import pytest
 
-from slipway.render.objects import REVISION_LABEL, Images
+from slipway.model.names import REVISION_LABEL
+from slipway.render.pod_template import Images
 from tests.transition.test_transitions import LOAD_FAILED, stable_of
 from tests.transition.world import SIGNATURE, Operator, OperatorEndedError, World, run, writes_of
 from tests.unit.specs import IMAGES, NAME

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slipway.render.objects import RECORDED_KEY
+from slipway.model.names import RECORDED_KEY
 from tests.transition.test_transitions import (
     HOUR,
     LOAD_FAILED,

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from slipway.controller.kube import ClusterError, TransientError
-from slipway.render.objects import Images
+from slipway.render.pod_template import Images
 from tests.transition.world import Operator, OperatorEndedError, World, Write, run, writes_of
 from tests.unit.specs import IMAGES, NAME
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from slipway.api import ModelDeployment, parse
-from slipway.render.objects import Images
+from slipway.render.pod_template import Images
 
 Json = dict[str, Any]
 

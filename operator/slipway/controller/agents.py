@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import aiohttp
 
 from slipway.controller import metrics
+from slipway.model.names import AGENT_PORT
 from slipway.observe.snapshot import AgentReport, Pod, read_found, read_report
-from slipway.render.objects import AGENT_PORT
 
 TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slipway.api.v1alpha1 import KIND
-from slipway.render.objects import MODEL_LABEL, model_of_label
+from slipway.model.names import MODEL_LABEL, model_of_label
 
 Json = dict[str, Any]
 Key = tuple[str, str]

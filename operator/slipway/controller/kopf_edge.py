@@ -27,7 +27,7 @@ from slipway.controller.routers import Routers
 from slipway.controller.server_counts import ServerCounts
 from slipway.controller.settings import Settings
 from slipway.controller.workqueue import Queue
-from slipway.render.objects import MODEL_LABEL
+from slipway.model.names import MODEL_LABEL
 
 log = logging.getLogger("slipway")
 

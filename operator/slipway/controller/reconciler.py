@@ -36,6 +36,7 @@ from slipway.decide.discovery import choose_lister, needs_agents_listing, of_sam
 from slipway.decide.inputs import Stock, take_stock
 from slipway.decide.rolling import step
 from slipway.decide.signals import is_judged_now, weigh
+from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
 from slipway.model.rollout import Plan
 from slipway.model.signals import Reading
 from slipway.observe.server_counts import counters_of
@@ -51,7 +52,8 @@ from slipway.observe.snapshot import (
 )
 from slipway.render.desired import Rendered, agreement, golden_kept, golden_orders, is_told_anew, render, settled_now
 from slipway.render.drift import differs
-from slipway.render.objects import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION, Child, Images
+from slipway.render.objects import Child
+from slipway.render.pod_template import Images
 from slipway.render.router import RouterPod, read_counts
 from slipway.report.status import Judged, Notice, assess, judge_unreadable, notices, sum_up
 

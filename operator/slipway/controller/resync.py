@@ -18,7 +18,7 @@ from slipway.api.v1alpha1 import KIND
 from slipway.controller.cache import Cache, Key, owner_key
 from slipway.controller.kube import Cluster, ClusterError
 from slipway.controller.workqueue import Queue
-from slipway.render.objects import MODEL_LABEL
+from slipway.model.names import MODEL_LABEL
 
 log = logging.getLogger("slipway")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slipway import __version__
-from slipway.render.objects import Images
+from slipway.render.pod_template import Images
 
 # Variable and default: the official image, or one of this release. Custom has none; its users name theirs.
 SERVER_IMAGES = {

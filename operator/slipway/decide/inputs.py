@@ -22,7 +22,7 @@ from slipway.model.revision import content_hash, hash_of, user_choice
 from slipway.model.rollout import ABSENT, Memory, Rejection, Step, Wanted, carrier_of
 from slipway.model.signals import Command
 from slipway.observe.snapshot import Observed
-from slipway.render.objects import Images
+from slipway.render.pod_template import Images
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
 from slipway.decide.steps import wants_split
-from slipway.model.revision import Json, Revision, differs_in_version_only, hash_of, user_choice
+from slipway.model.revision import Json, Revision, carried_template, differs_in_version_only, hash_of, user_choice
 from slipway.model.rollout import CarrierPods, carrier_of
 from slipway.observe.snapshot import Observed
-from slipway.render.objects import Images, carried_template, new_revision
+from slipway.render.pod_template import Images, new_revision
 from slipway.runtimes import RUNTIMES
 
 NOT_ENOUGH_MEMORY = "NotEnoughMemory"

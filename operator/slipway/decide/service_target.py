@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 from slipway.decide.weights import PROVIDERS
 from slipway.decide.weights.provider import Standing
+from slipway.model.names import MODEL_LABEL, REVISION_LABEL, router_label
 from slipway.model.revision import Json
 from slipway.model.rollout import CarrierPods, enough
 from slipway.model.signals import InForce
-from slipway.render.objects import MODEL_LABEL, REVISION_LABEL, router_label
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeploymentSpec
+from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeployment, ModelDeploymentSpec
+from slipway.model.names import CONFIG_VOLUME, REVISION_LABEL, child_name
 
 Json = dict[str, Any]
 
@@ -158,3 +159,31 @@ def read_digests(text: str | None) -> dict[int, str]:
         return {int(version): str(digest) for version, digest in found.items()}
     except (AttributeError, TypeError, ValueError):
         return {}
+
+
+def carried_template(template: Json, name: str, carrier: str) -> Json:
+    """A revision's template with its carrier's name in it: the pods' label, and the ConfigMap of their orders."""
+    spec = template["spec"]
+    volumes = [
+        volume | {"configMap": volume["configMap"] | {"name": child_name(name, carrier)}}
+        if volume["name"] == CONFIG_VOLUME and "configMap" in volume
+        else volume
+        for volume in spec["volumes"]
+    ]
+    labels = template["metadata"]["labels"] | {REVISION_LABEL: carrier}
+    return template | {
+        "metadata": template["metadata"] | {"labels": labels},
+        "spec": spec | {"volumes": volumes},
+    }
+
+
+def model_name(deployment: ModelDeployment) -> str:
+    """The name that clients put into the URL."""
+    return deployment.spec.model.name or deployment.name
+
+
+def spec_of(deployment: ModelDeployment, revision: Revision) -> ModelDeploymentSpec:
+    """The spec that a revision was made from, as far as it makes the revision."""
+    if revision.choice == user_choice(deployment.spec):
+        return deployment.spec
+    return ModelDeploymentSpec.model_validate(revision.choice)

@@ -14,9 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from slipway.api.v1alpha1 import ModelDeployment
-from slipway.model.revision import Revision
+from slipway.model.revision import Revision, spec_of
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
-from slipway.render.objects import spec_of
 from slipway.runtimes import RUNTIMES, Metrics, Samples
 
 _SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")

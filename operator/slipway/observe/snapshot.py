@@ -15,11 +15,7 @@ from typing import Any
 
 from slipway.api.v1alpha1 import KIND, MAX_VERSION
 from slipway.decide.service_target import Entry, read_entry
-from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.rollout import CarrierPods, Crash
-from slipway.model.signals import InForce
-from slipway.model.signature import GoldenReport, Signature, read_golden, read_signatures
-from slipway.render.objects import (
+from slipway.model.names import (
     AGENT_CONFIG_KEY,
     CARRIES_ANNOTATION,
     CONFIG_ANNOTATION,
@@ -28,6 +24,10 @@ from slipway.render.objects import (
     REPLACES_ANNOTATION,
     REVISION_LABEL,
 )
+from slipway.model.revision import Json, Revision, read_digests, read_revision
+from slipway.model.rollout import CarrierPods, Crash
+from slipway.model.signals import InForce
+from slipway.model.signature import GoldenReport, Signature, read_golden, read_signatures
 from slipway.render.router import (
     ROUTED_ANNOTATION,
     RouterPod,

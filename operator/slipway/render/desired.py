@@ -22,20 +22,19 @@ from slipway.decide.steps import wants_router, wants_split
 from slipway.decide.versions import choose_versions
 from slipway.decide.weights import PROVIDERS, provider_of
 from slipway.decide.weights.provider import Routing
-from slipway.model.revision import Json, Revision, hash_of, place_of
+from slipway.model.names import child_name
+from slipway.model.revision import Json, Revision, hash_of, place_of, spec_of
 from slipway.model.rollout import Plan
 from slipway.observe.snapshot import Observed, Trouble
+from slipway.render.agent_orders import render_agent_config
 from slipway.render.objects import (
     Child,
-    Images,
-    child_name,
-    render_agent_config,
     render_config_map,
     render_controller_revision,
     render_deployment,
     render_service,
-    spec_of,
 )
+from slipway.render.pod_template import Images
 from slipway.render.router import RouterReport
 from slipway.render.split import Backend, Split
 from slipway.runtimes import RUNTIMES

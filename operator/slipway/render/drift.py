@@ -12,7 +12,7 @@ from decimal import Decimal
 from typing import Any
 
 from slipway.api.quantity import parse_quantity
-from slipway.render.objects import MERGE_KEYS
+from slipway.render.merge import MERGE_KEYS
 
 LIST_MAPS = {*MERGE_KEYS, "ownerReferences"}
 """Lists whose items have keys: others may add items. Any other list is one value, and ours as a whole."""

@@ -23,8 +23,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from slipway.model.names import POD_VARIABLE
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS
-from slipway.render.objects import POD_VARIABLE
 from slipway.render.split import Backend
 
 Json = dict[str, Any]

@@ -20,25 +20,21 @@ from functools import lru_cache
 from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import GROUP, ModelDeployment, RouterPods
 from slipway.decide.weights.provider import Provider, Reached, Routing
-from slipway.model.revision import Json, hash_of
-from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce, Reading
-from slipway.render import envoy
-from slipway.render.objects import (
+from slipway.model.names import (
     MODEL_LABEL,
     POD_VARIABLE,
     REVISION_LABEL,
     ROUTER_CONFIG_ANNOTATION,
     ROUTER_PORT_NAME,
     ROUTER_SUFFIX,
-    USER_ID,
-    Child,
-    Images,
     child_name,
-    container_security,
-    model_name,
-    owned,
     router_label,
 )
+from slipway.model.revision import Json, hash_of, model_name
+from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce, Reading
+from slipway.render import envoy
+from slipway.render.objects import Child, owned
+from slipway.render.pod_template import USER_ID, Images, container_security
 from slipway.render.split import Split
 from slipway.runtimes import RUNTIMES
 

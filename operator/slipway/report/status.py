@@ -36,12 +36,12 @@ from slipway.decide.inputs import Stock
 from slipway.decide.service_target import ROUTER, Entry, in_force_now
 from slipway.decide.signals import Weighed
 from slipway.decide.steps import unreachable_weights, wants_router
+from slipway.model.names import MODEL_LABEL, router_label, selector_of
 from slipway.model.revision import Json
 from slipway.model.rollout import ABSENT, NO_PROGRESS, Plan, Promotion, Step, carrier_of, enough
 from slipway.model.signals import Verdict
 from slipway.observe.snapshot import REFUSALS, Observed, Pod, Trouble
 from slipway.render.desired import Rendered
-from slipway.render.objects import MODEL_LABEL, router_label, selector_of
 
 STATE_ORDER = ("Failed", "Unknown", "Pending", "Fetching", "Verified", "Loading", "Unloading", "Available")
 MAX_REJECTED = 10

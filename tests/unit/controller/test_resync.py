@@ -14,7 +14,7 @@ from slipway.controller.cache import Cache, Key
 from slipway.controller.kube import Cluster
 from slipway.controller.resync import FirstListing, close_gap, compare, list_children, slot_of
 from slipway.controller.workqueue import Queue
-from slipway.render.objects import MODEL_LABEL
+from slipway.model.names import MODEL_LABEL
 
 Json = dict[str, Any]
 DIGITS: Key = ("team", "digits")

@@ -13,7 +13,7 @@ from slipway.decide.placement import arrive
 from slipway.model.revision import Revision
 from slipway.model.rollout import CarrierPods
 from slipway.observe.snapshot import AgentReport, Observed, Ordered, Pod, VersionReport
-from slipway.render.objects import new_revision
+from slipway.render.pod_template import new_revision
 from tests.unit.specs import IMAGES, Json, deployment, merged
 
 OCI: Json = {"model": {"uri": "oci://registry/digits", "versions": {"1": "v1", "2": "v2"}}}

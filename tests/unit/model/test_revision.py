@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from slipway.api import v1alpha1
 from slipway.model.revision import content_hash, hash_of, place_of, read_revision, user_choice
-from slipway.render.objects import new_revision, render_controller_revision
+from slipway.render.objects import render_controller_revision
+from slipway.render.pod_template import new_revision
 from tests.unit.specs import IMAGES, Json, body, deployment, merged
 
 JSON = st.recursive(

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.model.revision import Revision, user_choice
+from slipway.model.revision import Revision, spec_of, user_choice
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
 from slipway.observe import server_counts as server_metrics
 from slipway.observe.server_counts import Counter, counters_of, read_counts
-from slipway.render.objects import spec_of
 from slipway.runtimes import RUNTIMES
 from tests.unit.specs import deployment
 

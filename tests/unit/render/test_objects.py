@@ -10,21 +10,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.api.v1alpha1 import MAX_NAME_LENGTH
+from slipway.model.names import child_name, labels_of
 from slipway.model.revision import Orders
+from slipway.render.agent_orders import render_agent_config
 from slipway.render.envoy import DNS_REFRESH
-from slipway.render.objects import (
-    MERGE_KEYS,
-    child_name,
-    labels_of,
-    merge,
-    new_revision,
-    render_agent_config,
-    render_config_map,
-    render_controller_revision,
-    render_deployment,
-    render_service,
-    render_template,
-)
+from slipway.render.merge import MERGE_KEYS, merge
+from slipway.render.objects import render_config_map, render_controller_revision, render_deployment, render_service
+from slipway.render.pod_template import new_revision, render_template
 from slipway.runtimes import RUNTIMES
 from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment

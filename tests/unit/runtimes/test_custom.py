@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec, SpecError
-from slipway.render.objects import render_template
+from slipway.render.pod_template import render_template
 from slipway.runtimes import refuse_what_it_cant
 from slipway.runtimes.custom import CUSTOM
 from tests.unit.specs import IMAGES, deployment, merged

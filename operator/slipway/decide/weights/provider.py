@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
 from slipway.model.revision import Json
 from slipway.model.signals import InForce
-from slipway.render.objects import Child, Images
+from slipway.render.objects import Child
+from slipway.render.pod_template import Images
 from slipway.render.split import Split
 
 

@@ -1,0 +1,66 @@
+"""The names by which objects find each other: labels, annotations, keys of ConfigMaps, ports, and what the agents' and
+routers' contracts call things.
+
+Invariant: these strings stand in live objects; one that changes restarts pods or loses what was written before.
+Pure.
+"""
+
+from __future__ import annotations
+
+from slipway.api.v1alpha1 import GROUP
+
+MODEL_LABEL = f"{GROUP}/model"
+
+REVISION_LABEL = f"{GROUP}/revision"
+
+CONFIG_ANNOTATION = f"{GROUP}/agent-config"
+
+POD_VARIABLE = "SLIPWAY_POD"
+"""Its name, in agents and routers: they say whose they are, since an address may have become another pod's."""
+
+ROUTER_CONFIG_ANNOTATION = f"{GROUP}/router-config"
+
+CARRIES_ANNOTATION = f"{GROUP}/carries"
+"""On a ConfigMap: the revision that its agents have orders for."""
+
+REPLACES_ANNOTATION = f"{GROUP}/replaces"
+"""On a ConfigMap: the revision before it in place, until bake is over."""
+
+ROUTER_SUFFIX = ".router"
+
+ROUTER_PORT_NAME = "router"
+"""The router's one port: it tells HTTP and gRPC apart by itself."""
+
+AGENT_PORT = 8081
+
+AGENT_CONFIG_KEY = "agent.json"
+
+RECORDED_KEY = "recorded.json"
+
+CONFIG_VOLUME = "slipway-config"
+
+
+def labels_of(name: str, revision: str | None = None) -> dict[str, str]:
+    """The labels of a ModelDeployment's children; with a revision, of that revision's."""
+    labels = {"app.kubernetes.io/managed-by": "slipway", "app.kubernetes.io/part-of": name, MODEL_LABEL: name}
+    return labels | ({REVISION_LABEL: revision} if revision else {})
+
+
+def router_label(name: str) -> str:
+    """The model label of a router's pods. No name has a dot, so no selector of model pods finds them."""
+    return f"{name}{ROUTER_SUFFIX}"
+
+
+def model_of_label(value: str) -> str:
+    """The ModelDeployment that a model label speaks of, a router's pods' included."""
+    return value.removesuffix(ROUTER_SUFFIX)
+
+
+def selector_of(name: str) -> str:
+    """The label selector of all its pods, as text: what the scale subresource shows."""
+    return f"{MODEL_LABEL}={name}"
+
+
+def child_name(name: str, revision: str) -> str:
+    """The name of a revision's objects."""
+    return f"{name}-{revision}"

@@ -1,0 +1,92 @@
+"""What the agents of a workload's pods are told: agent.json, schema 1 (serving-images/agent/README.md).
+
+Invariant: what is said of one place never comes from a listing of another.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from slipway.api.quantity import parse_quantity
+from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
+from slipway.model.revision import (
+    Json,
+    Revision,
+    hash_of,
+    spec_of,
+    ways_of_fetching,
+)
+from slipway.render.pod_template import CACHE_FOLDER, SECRET_FOLDER
+from slipway.runtimes import RUNTIMES
+
+
+def render_agent_config(
+    deployment: ModelDeployment,
+    revision: Revision,
+    load: Iterable[int],
+    labels: Mapping[str, int],
+    golden: Json | None = None,
+) -> Json:
+    """What the agents of a carrier's pods are told (schema 1 of agent.json, see serving-images/agent/README.md).
+
+    Place, served version, batching, warm-up and model name are the revision's own. Pins, paths, labels, the memory
+    factor, golden requests and the other versions follow the spec at once, with no pod restart, as long as it speaks
+    of the same place.
+    """
+    own = spec_of(deployment, revision)
+    runtime = RUNTIMES[own.runtime.name]
+    fetching = revision.fetching
+    if own.model.uri == deployment.spec.model.uri:
+        fetching = ways_of_fetching(deployment.spec)
+        if own is not deployment.spec:
+            # The spec need not name the versions of revisions before it: those still have to be found.
+            fetching["versions"] = revision.fetching["versions"] | fetching["versions"]
+    key, settings = runtime.agent_settings(own)
+    storage = own.storage
+    source: Json = {
+        "uri": own.model.uri,
+        "path": _mounted_path(own),
+        # A mounted image is the served version itself; its tag is no path in it.
+        "versions": {} if storage is not None and storage.image_volume else fetching["versions"],
+        "allowRedirects": fetching["allowRedirects"],
+        "caFile": "/etc/slipway-ca/ca.crt" if storage and storage.ca_bundle else None,
+    }
+    if storage is not None and storage.secret_ref is not None:
+        source |= {"credentials": SECRET_FOLDER, "secretName": storage.secret_ref.name}
+    if storage is not None and storage.cache is not None:
+        source["cache"] = CACHE_FOLDER
+    source |= {name: fetching[name] for name in ("endpoint", "region", "pathStyle", "pollSeconds") if name in fetching}
+    config: Json = {
+        "schema": 1,
+        "runtime": own.runtime.name,
+        "model": own.model.name or deployment.name,
+        "source": source,
+        "served": revision.version or None,
+        "load": list(load),
+        "sha256": fetching["sha256"],
+        key: settings,
+    }
+    if own.runtime.name == "TensorFlowServing":
+        config["labels"] = dict(labels)
+    if limit := memory_limit_bytes(own):
+        config["memory"] = {"limitBytes": limit, "factor": deployment.spec.model.memory_factor}
+    if own.warmup is not None:
+        config["warmup"] = own.warmup.requests
+    if golden is not None:
+        config["golden"] = golden
+    return {"generation": hash_of(config)} | config
+
+
+def _mounted_path(spec: ModelDeploymentSpec) -> str | None:
+    """Where the agent finds the source in its own files; None when it has to fetch it."""
+    scheme, _, rest = spec.model.uri.partition("://")
+    if scheme in ("pvc", "volume"):
+        return f"/source/{rest.partition('/')[2].strip('/')}".rstrip("/")
+    return "/source" if spec.storage is not None and spec.storage.image_volume else None
+
+
+def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
+    """The server container's memory limit; None without one."""
+    limit = spec.resources.limits.get("memory") if spec.resources else None
+    return None if limit is None else int(parse_quantity(limit))

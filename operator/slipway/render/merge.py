@@ -1,0 +1,71 @@
+"""Maps and list-maps merged as a strategic merge does: the user's podTemplate into ours, and what drift compares by.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from slipway.model.revision import (
+    Json,
+)
+
+MERGE_KEYS: dict[str, tuple[str, ...]] = {
+    "containers": ("name",),
+    "initContainers": ("name",),
+    "ephemeralContainers": ("name",),
+    "env": ("name",),
+    "volumes": ("name",),
+    "volumeMounts": ("mountPath",),
+    "volumeDevices": ("devicePath",),
+    "ports": ("containerPort", "protocol"),
+    "imagePullSecrets": ("name",),
+    "hostAliases": ("ip",),
+    "resourceClaims": ("name",),
+    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
+    "schedulingGates": ("name",),
+}
+"""The list-map keys of PodSpec, as the API server's own schema has them (tested against it); other lists replace."""
+
+CHOICES = {"volumes", "resourceClaims", "env"}
+"""List-maps whose items hold one of several fields."""
+
+
+def merge(base: Json, extra: Mapping[str, Any]) -> Json:
+    """`extra` merged into `base` as a strategic merge does: maps by key, list-maps by MERGE_KEYS, the rest replaced.
+
+    >>> merge({"env": [{"name": "A", "value": "1"}]}, {"env": [{"name": "A", "value": "2"}, {"name": "B"}]})
+    {'env': [{'name': 'A', 'value': '2'}, {'name': 'B'}]}
+    """
+    merged = dict(base)
+    for key, value in extra.items():
+        match merged.get(key), value:
+            case dict() as ours, dict():
+                merged[key] = merge(ours, value)
+            case list() as ours, list() if key in MERGE_KEYS:
+                merged[key] = merge_list(key, ours, value)
+            case _:
+                merged[key] = value
+    return merged
+
+
+def merge_list(field: str, base: list[Json], extra: list[Json]) -> list[Json]:
+    """A list-map merged: items with the same keys merged in place, new ones appended.
+
+    Where an item is a choice (one kind of volume, a value or where it comes from), another choice takes the first's
+    place: the API server refuses both.
+    """
+    keys = MERGE_KEYS[field]
+
+    def identity(item: Json) -> tuple[Any, ...]:
+        return tuple(item.get(key, "TCP" if key == "protocol" else None) for key in keys)
+
+    merged = {identity(item): item for item in base}
+    for item in extra:
+        ours = merged.get(identity(item), {})
+        if field in CHOICES:
+            ours = {key: value for key, value in ours.items() if key in item}
+        merged[identity(item)] = merge(ours, item)
+    return list(merged.values())
