@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slipway.api import ModelDeployment
-from slipway.render.split import Backend, Split
+from slipway.render.routing import Backend, Split
 from tests.router.envoys import Router, find_envoy, until
 from tests.router.names import Names
 from tests.router.pods import GRPC_PORT, HTTP_PORT, ModelPod

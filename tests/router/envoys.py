@@ -19,10 +19,11 @@ from typing import Any, TypeVar
 
 from slipway.api import ModelDeployment
 from slipway.controller.routers import Routers
-from slipway.model.names import POD_VARIABLE
+from slipway.model.names import POD_VARIABLE, ROUTER_PORT, STATUS_PORT
+from slipway.observe.router_reports import RouterPod, RouterReport
 from slipway.render import envoy
-from slipway.render.router import RouterPod, RouterReport, configure, render
-from slipway.render.split import Split
+from slipway.render.router import configure, render
+from slipway.render.routing import Split
 from tests.router.pods import new_address
 from tests.unit.specs import IMAGES
 
@@ -126,7 +127,7 @@ class Router:
         assert self.process is not None
         assert self.process.poll() is None, self.words
         try:
-            return self.get("/ready", envoy.STATUS_PORT).status == 200
+            return self.get("/ready", STATUS_PORT).status == 200
         except OSError:
             return False
 
@@ -161,7 +162,7 @@ class Router:
     def get(
         self,
         path: str,
-        port: int = envoy.ROUTER_PORT,
+        port: int = ROUTER_PORT,
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
         timeout: float = 30,

@@ -11,7 +11,7 @@ from types import TracebackType
 
 import grpc
 
-from slipway.render.envoy import ROUTER_PORT
+from slipway.model.names import ROUTER_PORT
 
 PATH = "/v2/models/digits/infer"
 

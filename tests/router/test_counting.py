@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from slipway.model.names import ROUTER_PORT
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
-from slipway.render.envoy import ROUTER_PORT
 from tests.router.conftest import STABLE, Stage, alone, reaches
 from tests.router.envoys import Router, until
 from tests.router.load import Load, ask_many

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import grpc
 
-from slipway.render.envoy import ROUTER_PORT
+from slipway.model.names import ROUTER_PORT
 from tests.router.conftest import STABLE, Stage, alone, reaches
 from tests.router.envoys import Answer, until
 from tests.router.load import Load, ask_many

@@ -11,8 +11,9 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from slipway.model.names import ROUTER_PORT, STATUS_PORT
 from slipway.render import envoy
-from slipway.render.split import Split
+from slipway.render.routing import Split
 from tests.router.conftest import STABLE, Stage, alone, backend
 from tests.router.envoys import Answer, Router, until
 from tests.router.load import ask_many
@@ -34,7 +35,7 @@ def test_long_requests_and_silent_streams_are_not_cut(stage: Stage) -> None:
 
     with (
         concurrent.futures.ThreadPoolExecutor(2) as pool,
-        grpc.insecure_channel(f"{router.address}:{envoy.ROUTER_PORT}") as channel,
+        grpc.insecure_channel(f"{router.address}:{ROUTER_PORT}") as channel,
     ):
         began = time.monotonic()
         stream = channel.stream_stream("/model/Stream")(messages())
@@ -53,7 +54,7 @@ def test_a_timeout_ends_http_and_grpc_and_counts_as_an_error(stage: Stage) -> No
     pod.delay_seconds = 2.5
     router = stage.router(alone(has_grpc=True), {"traffic": {"timeoutSeconds": 1}})
     assert router.get("/").status == 504
-    with grpc.insecure_channel(f"{router.address}:{envoy.ROUTER_PORT}") as channel:
+    with grpc.insecure_channel(f"{router.address}:{ROUTER_PORT}") as channel:
         with pytest.raises(grpc.RpcError) as raised:
             channel.unary_unary("/model/One")(b"1")
         assert raised.value.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
@@ -74,7 +75,7 @@ def test_neither_clients_nor_servers_notice_a_hop(stage: Stage) -> None:
     headers = {line.partition(":")[0].lower(): line.partition(": ")[2] for line in lines[1:]}
     assert headers["x-request-id"] == "mine"
     assert headers["x-own"] == "Value"
-    assert headers["host"] == f"{router.address}:{envoy.ROUTER_PORT}"
+    assert headers["host"] == f"{router.address}:{ROUTER_PORT}"
     assert {name for name in headers if name.startswith("x-")} == {"x-request-id", "x-own", "x-forwarded-proto"}
 
 
@@ -89,7 +90,7 @@ def test_large_bodies_pass_without_filling_its_memory(stage: Stage) -> None:
 def test_clients_of_http_1_0_are_served(stage: Stage) -> None:
     stage.pod(STABLE)
     router = stage.router(alone())
-    with socket.create_connection((router.address, envoy.ROUTER_PORT)) as connection:
+    with socket.create_connection((router.address, ROUTER_PORT)) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         answer = b"".join(iter(lambda: connection.recv(4096), b""))
     assert b" 200 " in answer.partition(b"\r\n")[0]
@@ -102,7 +103,7 @@ def test_more_than_a_thousand_requests_at_once_are_held(stage: Stage) -> None:
     pod.delay_seconds = 1.5
     router = stage.router(alone())
     request = b"GET / HTTP/1.1\r\nHost: digits\r\n\r\n"
-    connections = [socket.create_connection((router.address, envoy.ROUTER_PORT)) for _ in range(1200)]
+    connections = [socket.create_connection((router.address, ROUTER_PORT)) for _ in range(1200)]
     try:
         for connection in connections:
             connection.sendall(request)
@@ -125,7 +126,7 @@ def test_grpc_without_a_grpc_port_is_unimplemented(stage: Stage) -> None:
     stage.pod(STABLE)
     router = stage.router(Split((backend(STABLE, 100, 1, has_grpc=False),)))
     with (
-        grpc.insecure_channel(f"{router.address}:{envoy.ROUTER_PORT}") as channel,
+        grpc.insecure_channel(f"{router.address}:{ROUTER_PORT}") as channel,
         pytest.raises(grpc.RpcError) as raised,
     ):
         channel.unary_unary("/model/One")(b"1")
@@ -136,7 +137,7 @@ def test_websockets_pass(stage: Stage) -> None:
     pod = stage.pod(STABLE)
     pod.status, pod.extra = 101, b"Connection: Upgrade\r\nUpgrade: websocket\r\n"
     router = stage.router(alone())
-    with socket.create_connection((router.address, envoy.ROUTER_PORT), timeout=10) as connection:
+    with socket.create_connection((router.address, ROUTER_PORT), timeout=10) as connection:
         connection.sendall(
             b"GET / HTTP/1.1\r\nHost: digits\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n",
         )
@@ -147,7 +148,7 @@ def test_websockets_pass(stage: Stage) -> None:
 
 
 def status_of(router: Router, path: str, method: str = "GET") -> int:
-    answer: Answer = router.get(path, envoy.STATUS_PORT, method)
+    answer: Answer = router.get(path, STATUS_PORT, method)
     return answer.status
 
 

@@ -8,10 +8,9 @@ import threading
 import grpc
 import pytest
 
-from slipway.model.names import POD_VARIABLE
+from slipway.model.names import POD_VARIABLE, ROUTER_PORT, ROUTES_KEY
 from slipway.render import envoy
-from slipway.render.envoy import ROUTER_PORT
-from slipway.render.split import Split
+from slipway.render.routing import Split
 from tests.router.conftest import CANARY, STABLE, Stage, alone, backend, both, reaches
 from tests.router.envoys import Answer, until, write_as_kubelet
 from tests.router.load import Load, ask_many, call_many
@@ -181,8 +180,8 @@ def test_an_edit_that_envoy_refuses_leaves_the_last_good_one_in_force(stage: Sta
     stage.pod(CANARY)
     router = stage.router(both(5))
     before = router.report()
-    write_as_kubelet(router.files, dict.fromkeys((envoy.ROUTES_KEY, envoy.CLUSTERS_KEY, envoy.BOOTSTRAP_KEY), "{"))
-    until("it has said no", lambda: envoy.ROUTES_KEY in router.words and envoy.CLUSTERS_KEY in router.words)
+    write_as_kubelet(router.files, dict.fromkeys((ROUTES_KEY, envoy.CLUSTERS_KEY, envoy.BOOTSTRAP_KEY), "{"))
+    until("it has said no", lambda: ROUTES_KEY in router.words and envoy.CLUSTERS_KEY in router.words)
     after = router.report()
     assert before is not None
     assert after is not None

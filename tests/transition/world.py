@@ -26,14 +26,20 @@ from slipway.controller.reconciler import Clock, Reconciler
 from slipway.controller.routers import Routers
 from slipway.controller.server_counts import ServerCounts
 from slipway.controller.workqueue import Queue
-from slipway.model.names import AGENT_CONFIG_KEY, CONFIG_ANNOTATION, REVISION_LABEL, ROUTER_CONFIG_ANNOTATION
+from slipway.model.names import (
+    AGENT_CONFIG_KEY,
+    CONFIG_ANNOTATION,
+    REVISION_LABEL,
+    ROUTER_CONFIG_ANNOTATION,
+    ROUTES_KEY,
+)
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Reading
+from slipway.observe.router_reports import RouterPod, RouterReport, is_of_router
 from slipway.observe.server_counts import Counter
 from slipway.observe.snapshot import AgentReport, Pod, read_found, read_report
-from slipway.render.envoy import CLUSTERS_KEY, ROUTES_KEY
+from slipway.render.envoy import CLUSTERS_KEY
 from slipway.render.merge import MERGE_KEYS
 from slipway.render.pod_template import Images
-from slipway.render.router import RouterPod, RouterReport, is_of_router
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, Json, body, merged
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)

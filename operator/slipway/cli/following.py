@@ -22,7 +22,7 @@ from slipway.cli.session import Session
 from slipway.cli.view import View, view_of
 from slipway.cli.world import Json, Request, World
 from slipway.model.signals import Counts
-from slipway.render.router import read_report
+from slipway.observe.router_reports import read_report
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0

@@ -39,6 +39,7 @@ from slipway.decide.signals import is_judged_now, weigh
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
 from slipway.model.rollout import Plan
 from slipway.model.signals import Reading
+from slipway.observe.router_reports import RouterPod, read_counts
 from slipway.observe.server_counts import counters_of
 from slipway.observe.snapshot import (
     PREPARING_SECONDS,
@@ -54,7 +55,6 @@ from slipway.render.desired import Rendered, agreement, golden_kept, golden_orde
 from slipway.render.drift import differs
 from slipway.render.objects import Child
 from slipway.render.pod_template import Images
-from slipway.render.router import RouterPod, read_counts
 from slipway.report.status import Judged, Notice, assess, judge_unreadable, notices, sum_up
 
 log = logging.getLogger("slipway")

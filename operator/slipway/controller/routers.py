@@ -14,8 +14,8 @@ from collections.abc import Iterable
 import aiohttp
 
 from slipway.controller import metrics
-from slipway.render.envoy import POD_HEADER, ROUTER_PORT, STATUS_HOST, STATUS_PORT
-from slipway.render.router import MAX_STATS_BYTES, MAX_STATUS_BYTES, RouterPod, RouterReport, read_report
+from slipway.model.names import POD_HEADER, ROUTER_PORT, STATUS_HOST, STATUS_PORT
+from slipway.observe.router_reports import MAX_STATS_BYTES, MAX_STATUS_BYTES, RouterPod, RouterReport, read_report
 
 TIMEOUT_SECONDS = 2.0
 AT_ONCE = 64

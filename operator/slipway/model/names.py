@@ -64,3 +64,24 @@ def selector_of(name: str) -> str:
 def child_name(name: str, revision: str) -> str:
     """The name of a revision's objects."""
     return f"{name}-{revision}"
+
+
+ROUTER_PORT = 10080
+
+STATUS_PORT = 10090
+
+STATUS_HOST = "status.slipway.internal"
+"""Requests for this host are answered with what is in force."""
+
+POD_HEADER = "slipway-pod"
+"""Of that answer: the pod's name; `-` from one that was started before it was told."""
+
+ROUTES_KEY = "routes.json"
+
+HTTP_CLUSTERS = "http"
+
+GRPC_CLUSTERS = "grpc"
+
+
+ROUTED_ANNOTATION = f"{GROUP}/routed"
+"""On the ConfigMap: the generation that it says."""

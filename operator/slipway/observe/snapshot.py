@@ -23,20 +23,13 @@ from slipway.model.names import (
     RECORDED_KEY,
     REPLACES_ANNOTATION,
     REVISION_LABEL,
+    ROUTED_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.rollout import CarrierPods, Crash
 from slipway.model.signals import InForce
 from slipway.model.signature import GoldenReport, Signature, read_golden, read_signatures
-from slipway.render.router import (
-    ROUTED_ANNOTATION,
-    RouterPod,
-    RouterReport,
-    in_force,
-    is_of_router,
-    read_asked,
-    read_router_pod,
-)
+from slipway.observe.router_reports import RouterPod, RouterReport, in_force, is_of_router, read_asked, read_router_pod
 
 MANY_RESTARTS = 3
 

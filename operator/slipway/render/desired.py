@@ -7,7 +7,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated
 
@@ -20,11 +20,11 @@ from slipway.decide.discovery import MAX_LISTED, known_versions, needs_agents_li
 from slipway.decide.service_target import ALL_PODS, ROUTER, Entry, choose_entry
 from slipway.decide.steps import wants_router, wants_split
 from slipway.decide.versions import choose_versions
-from slipway.decide.weights import PROVIDERS, provider_of
-from slipway.decide.weights.provider import Routing
+from slipway.decide.weights import provider_name
 from slipway.model.names import child_name
 from slipway.model.revision import Json, Revision, hash_of, place_of, spec_of
 from slipway.model.rollout import Plan
+from slipway.observe.router_reports import RouterReport
 from slipway.observe.snapshot import Observed, Trouble
 from slipway.render.agent_orders import render_agent_config
 from slipway.render.objects import (
@@ -35,9 +35,15 @@ from slipway.render.objects import (
     render_service,
 )
 from slipway.render.pod_template import Images
-from slipway.render.router import RouterReport
-from slipway.render.split import Backend, Split
+from slipway.render.router import render as render_router
+from slipway.render.routing import Backend, Routing, Split
 from slipway.runtimes import RUNTIMES
+
+ROUTINGS: Mapping[str, Callable[[ModelDeployment, Split, Mapping[tuple[str, str], Json], Images], Routing]] = {
+    "Router": render_router
+}
+"""Provider → what it makes of a split, beside the live objects. One that isn't named here needs no objects: of `Replicas`,
+Service `<name>` and the pods are there anyway."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +135,10 @@ def render(
     routing = Routing()
     if backends and (wants_split(deployment) or entry == ROUTER):
         # Routers to which the Service still leads are rendered, too, where the spec wants another provider by now.
-        provider = PROVIDERS["Router"] if entry == ROUTER else provider_of(deployment.spec)
-        routing = provider.render(deployment, Split(tuple(backends), images.cluster_domain), observed.live, images)
+        provider = "Router" if entry == ROUTER else provider_name(deployment.spec)
+        if provider in ROUTINGS:
+            split = Split(tuple(backends), images.cluster_domain)
+            routing = ROUTINGS[provider](deployment, split, observed.live, images)
     children = [*serving, *routing.children, *others]
     if desired.hash not in kept:
         kept.add(desired.hash)

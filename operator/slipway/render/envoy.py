@@ -23,37 +23,47 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from slipway.model.names import POD_VARIABLE
+from slipway.model.names import (
+    GRPC_CLUSTERS,
+    HTTP_CLUSTERS,
+    POD_HEADER,
+    POD_VARIABLE,
+    ROUTER_PORT,
+    ROUTES_KEY,
+    STATUS_HOST,
+    STATUS_PORT,
+)
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS
-from slipway.render.split import Backend
+from slipway.render.routing import Backend
 
 Json = dict[str, Any]
 
-ROUTER_PORT = 10080
-STATUS_PORT = 10090
 ADMIN_PORT = 10091
 """On loopback alone: admin can end the process."""
-ADMIN_ADDRESS = "127.0.0.1"
-STATUS_HOST = "status.slipway.internal"
-"""Requests for this host are answered with what is in force."""
-POD_HEADER = "slipway-pod"
-"""Of that answer: the pod's name; `-` from one that was started before it was told."""
-FOLDER = "/etc/slipway-router"
-BOOTSTRAP_KEY = "bootstrap.json"
-CLUSTERS_KEY = "clusters.json"
-ROUTES_KEY = "routes.json"
 
-HTTP = "http"
-GRPC = "grpc"
+ADMIN_ADDRESS = "127.0.0.1"
+
+FOLDER = "/etc/slipway-router"
+
+BOOTSTRAP_KEY = "bootstrap.json"
+
+CLUSTERS_KEY = "clusters.json"
+
 NAMED = "http-named"
 """Clusters are called <one of these>/<carrier>; NAMED: requests that name a version, neither weighted nor judged."""
 
 DNS_REFRESH = "1s"
+
 CONNECT_TIMEOUT = "1s"
+
 IDLE_UPSTREAM = "1.500s"
+
 NO_LIMIT = 1_000_000_000
+
 RETRIES = 3
+
 STREAM_WINDOW_BYTES = 1024 * 1024
+
 CONNECTION_WINDOW_BYTES = 16 * STREAM_WINDOW_BYTES
 
 ANSWERS = "slipway.answers"
@@ -71,6 +81,7 @@ KEPT = (
 """The only stats that are kept: each of the others costs memory in every router, times carriers."""
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
+
 _MANAGER = f"{_EXTENSIONS}.filters.network.http_connection_manager.v3.HttpConnectionManager"
 
 
@@ -225,9 +236,6 @@ def _status_listener() -> Json:
     return _listener("status", STATUS_PORT, manager)
 
 
-# --- clusters ---
-
-
 def clusters(hosts: Mapping[str, str], backends: Sequence[Backend], *, named: bool) -> list[Json]:
     """A cluster for each carrier and protocol, whatever its weight.
 
@@ -236,17 +244,17 @@ def clusters(hosts: Mapping[str, str], backends: Sequence[Backend], *, named: bo
     found = []
     for backend in backends:
         host = hosts[backend.carrier]
-        found.append(_cluster(HTTP, backend.carrier, host, backend.http_port))
+        found.append(_cluster(HTTP_CLUSTERS, backend.carrier, host, backend.http_port))
         if named:
             found.append(_cluster(NAMED, backend.carrier, host, backend.http_port))
         if backend.grpc_port is not None:
-            found.append(_cluster(GRPC, backend.carrier, host, backend.grpc_port))
+            found.append(_cluster(GRPC_CLUSTERS, backend.carrier, host, backend.grpc_port))
     return [{"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", **cluster} for cluster in found]
 
 
 def _cluster(protocol: str, carrier: str, host: str, port: int) -> Json:
     name = f"{protocol}/{carrier}"
-    if protocol == GRPC:
+    if protocol == GRPC_CLUSTERS:
         options: Json = {
             "initial_stream_window_size": STREAM_WINDOW_BYTES,
             "initial_connection_window_size": CONNECTION_WINDOW_BYTES,
@@ -299,9 +307,6 @@ def _cluster(protocol: str, carrier: str, host: str, port: int) -> Json:
     }
 
 
-# --- routes ---
-
-
 def routes(
     backends: Sequence[Backend], prefixes: Mapping[str, Sequence[str]], timeout_seconds: int | None, told: str
 ) -> Json:
@@ -312,7 +317,7 @@ def routes(
     timeout = {"timeout": "0s" if timeout_seconds is None else f"{timeout_seconds}s"}
     grpc = {"prefix": "/", "grpc": {}}
     found: list[Json] = []
-    shares = _shares(GRPC, [backend for backend in backends if backend.grpc_port is not None])
+    shares = _shares(GRPC_CLUSTERS, [backend for backend in backends if backend.grpc_port is not None])
     if shares:
         found.append({"match": grpc, "route": {**shares, **timeout}})
     else:
@@ -322,7 +327,7 @@ def routes(
             regex = f"({'|'.join(map(re.escape, begins))})([/:].*)?"
             route = {"cluster": f"{NAMED}/{backend.carrier}", **timeout}
             found.append({"match": {"safe_regex": {"regex": regex}}, "route": route})
-    found.append({"match": {"prefix": "/"}, "route": {**_shares(HTTP, backends), **timeout}})
+    found.append({"match": {"prefix": "/"}, "route": {**_shares(HTTP_CLUSTERS, backends), **timeout}})
     status = {"status": 200, "body": {"inline_string": told}}
     whose = [{"header": {"key": POD_HEADER, "value": f"%ENVIRONMENT({POD_VARIABLE})%"}}]
     return {

@@ -15,7 +15,7 @@ import threading
 import time
 from pathlib import Path
 
-from slipway.render.envoy import ROUTER_PORT
+from slipway.model.names import ROUTER_PORT
 from tests.bench.controller.figures import percentile
 from tests.router.conftest import CANARY, STABLE, Stage, both
 from tests.router.envoys import Router, find_envoy

@@ -9,8 +9,8 @@ import pytest
 from aiohttp import web
 
 from slipway.controller.routers import Routers
-from slipway.render.envoy import POD_HEADER, STATUS_HOST
-from slipway.render.router import MAX_STATS_BYTES, RouterPod, RouterReport
+from slipway.model.names import POD_HEADER, STATUS_HOST
+from slipway.observe.router_reports import MAX_STATS_BYTES, RouterPod, RouterReport
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROUTES = {"generation": "0123456789", "weights": {"aaaaaaaaaa": 100}}

@@ -10,8 +10,9 @@ from slipway.decide.canary import catch_up
 from slipway.decide.rolling import step
 from slipway.model.rollout import CarrierPods, Memory, Rejection, Step, Wanted
 from slipway.model.signals import InForce, Outcome, Scales, Verdict
-from slipway.render.router import configure, read_asked
-from slipway.render.split import Backend, Split
+from slipway.observe.router_reports import read_asked
+from slipway.render.router import configure
+from slipway.render.routing import Backend, Split
 from tests.unit.canaries import NOW
 from tests.unit.specs import deployment
 

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.observe.router_reports import RouterReport
 from slipway.observe.snapshot import AgentReport, Ordered, Trouble, observe, read_pod, read_report
-from slipway.render.router import RouterReport
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
 
 OWNER = [{"uid": UID, "controller": True, "kind": "ModelDeployment"}]

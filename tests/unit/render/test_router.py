@@ -10,22 +10,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.model.names import ROUTED_ANNOTATION, ROUTER_PORT, ROUTES_KEY, STATUS_HOST, STATUS_PORT
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce
-from slipway.render import envoy
-from slipway.render.router import (
+from slipway.observe.router_reports import (
     MAX_STATS_BYTES,
-    ROUTED_ANNOTATION,
     RouterPod,
     RouterReport,
-    configure,
     in_force,
     is_of_router,
     read_counts,
     read_report,
     read_router_pod,
-    render,
 )
-from slipway.render.split import Backend, Split
+from slipway.render import envoy
+from slipway.render.router import configure, render
+from slipway.render.routing import Backend, Split
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
 
 STABLE, CANARY = "aaaaaaaaaa", "bbbbbbbbbb"
@@ -45,7 +44,7 @@ def read(key: str, wanted: Split, changes: Json | None = None) -> Any:
 
 
 def traffic_routes(wanted: Split, changes: Json | None = None) -> list[Json]:
-    [routes] = read(envoy.ROUTES_KEY, wanted, changes)["resources"]
+    [routes] = read(ROUTES_KEY, wanted, changes)["resources"]
     found: list[Json] = routes["virtual_hosts"][1]["routes"]
     return found
 
@@ -72,9 +71,9 @@ def test_a_carrier_without_weight_is_a_cluster_all_the_same() -> None:
 
 def test_it_answers_what_it_does() -> None:
     config = configure(deployment(), split(25))
-    [routes] = json.loads(config.files[envoy.ROUTES_KEY])["resources"]
+    [routes] = json.loads(config.files[ROUTES_KEY])["resources"]
     status = routes["virtual_hosts"][0]
-    assert status["domains"][0] == envoy.STATUS_HOST
+    assert status["domains"][0] == STATUS_HOST
     told = json.loads(status["routes"][0]["direct_response"]["body"]["inline_string"])
     assert told == {"generation": config.generation, "weights": {STABLE: 75, CANARY: 25}}
 
@@ -279,7 +278,7 @@ def test_admin_is_on_loopback_alone() -> None:
     bootstrap = read(envoy.BOOTSTRAP_KEY, split())
     assert bootstrap["admin"]["address"]["socket_address"] == {"address": "127.0.0.1", "port_value": envoy.ADMIN_PORT}
     ports = {port["containerPort"] for port in pod_spec(rendered()[ROUTER])["containers"][0]["ports"]}
-    assert ports == {envoy.ROUTER_PORT, envoy.STATUS_PORT}
+    assert ports == {ROUTER_PORT, STATUS_PORT}
 
 
 # ---- what is read

@@ -1,24 +1,28 @@
-"""Who splits the traffic, found by the name in the spec: weights → objects, objects → weights in force.
+"""Who splits the traffic, found by the name in the spec: which weights one can make, and which are in force.
 
-`router`: Envoys of ours; `replicas`: the ratio of ready pods. Neither decides who gets how much: `rollout` does. A new
-provider is one module and one entry in PROVIDERS.
+`router`: Envoys of ours; `replicas`: the ratio of ready pods. Neither decides who gets how much: `decide.canary` does. A
+new provider is one module here with one entry in PROVIDERS, and one in `render.desired.ROUTINGS` where it has objects.
 Pure.
 """
 
 from __future__ import annotations
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec, SpecError
-from slipway.decide.weights import replicas
+from slipway.decide.weights import replicas, router
 from slipway.decide.weights.provider import Provider
-from slipway.render import router
 
 PROVIDERS: dict[str, Provider] = {"Router": router.PROVIDER, "Replicas": replicas.PROVIDER}
 DEFAULT = "Router"
 
 
+def provider_name(spec: ModelDeploymentSpec) -> str:
+    """The name of the one who splits this spec's requests, where they are split."""
+    return spec.traffic.provider if spec.traffic is not None else DEFAULT
+
+
 def provider_of(spec: ModelDeploymentSpec) -> Provider:
     """The one who splits this spec's requests, where they are split."""
-    return PROVIDERS[spec.traffic.provider if spec.traffic is not None else DEFAULT]
+    return PROVIDERS[provider_name(spec)]
 
 
 def refuse_what_it_cant(spec: ModelDeploymentSpec) -> None:

@@ -1,7 +1,7 @@
-"""The protocol between a rollout and those who split its requests: weights → objects, objects → weights in force.
+"""The protocol between a rollout and those who split its requests: which weights can be had, and which are in force.
 
-Plain values and pure functions; who gets how much is decided elsewhere (`rollout`), and what Service `<name>` reaches
-meanwhile in `entry`.
+Plain values and pure functions. Who gets how much is decided in `decide.canary`, what Service `<name>` reaches in
+`decide.service_target`; the objects that split are rendered by `render.desired.ROUTINGS`, under the same name.
 """
 
 from __future__ import annotations
@@ -9,12 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
-from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
-from slipway.model.revision import Json
+from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.model.signals import InForce
-from slipway.render.objects import Child
-from slipway.render.pod_template import Images
-from slipway.render.split import Split
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,14 +19,6 @@ class Reached:
 
     pods: int
     weight_percent: int
-
-
-@dataclass(frozen=True, slots=True)
-class Routing:
-    """What should exist so that requests are split. generation: names what is told; None where nobody is told."""
-
-    children: tuple[Child, ...] = ()
-    generation: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +41,6 @@ class Provider:
     reach: (weight in percent, replicas) → what comes of it.
     explain: (weights in percent, replicas) → which of them can't be had, in a sentence; empty when all can.
     refusals: what the spec asks and this provider can't do, each a sentence that names the field and what to write.
-    render: weights → objects. live: (kind, name) → the object as it stands.
     in_force: objects → weights; None while nobody can say.
     """
 
@@ -62,5 +49,4 @@ class Provider:
     reach: Callable[[int, int], Reached]
     explain: Callable[[Iterable[int], int], str]
     refusals: Callable[[ModelDeploymentSpec], tuple[str, ...]]
-    render: Callable[[ModelDeployment, Split, Mapping[tuple[str, str], Json], Images], Routing]
     in_force: Callable[[Standing], InForce | None]

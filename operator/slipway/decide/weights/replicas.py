@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 from fractions import Fraction
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec
-from slipway.decide.weights.provider import Provider, Reached, Routing
+from slipway.decide.weights.provider import Provider, Reached
 from slipway.model.signals import InForce
 from slipway.runtimes import RUNTIMES
 
@@ -155,6 +155,5 @@ PROVIDER = Provider(
     reach=reach,
     explain=explain,
     refusals=refusals,
-    render=lambda deployment, split, live, images: Routing(),  # Service `<name>` and the pods are there anyway
     in_force=lambda standing: in_force(standing.selected, standing.ready),
 )

@@ -1,11 +1,13 @@
-"""What those who split the traffic are told.
+"""What those who split the traffic are told, and the objects that make them do it.
 
-Pure.
+Pure values; who makes which objects of them is `desired.ROUTINGS`'.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from slipway.render.objects import Child
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,3 +34,11 @@ class Split:
 
     backends: tuple[Backend, ...]
     domain: str = "cluster.local"
+
+
+@dataclass(frozen=True, slots=True)
+class Routing:
+    """What should exist so that requests are split. generation: names what is told; None where nobody is told."""
+
+    children: tuple[Child, ...] = ()
+    generation: str | None = None
