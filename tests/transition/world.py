@@ -34,9 +34,10 @@ from slipway.model.names import (
     ROUTES_KEY,
 )
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Reading
+from slipway.observe.agent_reports import AgentReport, read_found, read_report
+from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod, RouterReport, is_of_router
 from slipway.observe.server_counts import Counter
-from slipway.observe.snapshot import AgentReport, Pod, read_found, read_report
 from slipway.render.envoy import CLUSTERS_KEY
 from slipway.render.merge import MERGE_KEYS
 from slipway.render.pod_template import Images

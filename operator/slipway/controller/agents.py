@@ -15,7 +15,8 @@ import aiohttp
 
 from slipway.controller import metrics
 from slipway.model.names import AGENT_PORT
-from slipway.observe.snapshot import AgentReport, Pod, read_found, read_report
+from slipway.observe.agent_reports import AgentReport, read_found, read_report
+from slipway.observe.pods import Pod
 
 TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024

@@ -39,18 +39,11 @@ from slipway.decide.signals import is_judged_now, weigh
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
 from slipway.model.rollout import Plan
 from slipway.model.signals import Reading
+from slipway.observe.pods import PREPARING_SECONDS, Pod, revision_of
+from slipway.observe.problems import Trouble
 from slipway.observe.router_reports import RouterPod, read_counts
 from slipway.observe.server_counts import counters_of
-from slipway.observe.snapshot import (
-    PREPARING_SECONDS,
-    Observed,
-    Pod,
-    Trouble,
-    is_owned,
-    observe,
-    revision_of,
-    was_owned,
-)
+from slipway.observe.snapshot import Observed, is_owned, observe, was_owned
 from slipway.render.desired import Rendered, agreement, golden_kept, golden_orders, is_told_anew, render, settled_now
 from slipway.render.drift import differs
 from slipway.render.objects import Child

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 import aiohttp
 
 from slipway.model.signals import Counts, Reading
+from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter, read_counts
-from slipway.observe.snapshot import Pod
 
 TIMEOUT_SECONDS = 2.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024

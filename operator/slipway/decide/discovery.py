@@ -12,7 +12,8 @@ from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
 from slipway.decide.versions import needs_listing, resolve_served
 from slipway.model.revision import place_of
-from slipway.observe.snapshot import Observed, Trouble
+from slipway.observe.problems import Trouble
+from slipway.observe.snapshot import Observed
 
 MAX_LISTED = 256
 """The newest; more would not fit into status."""

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.model.signals import OPEN, GateState, GateVerdict
 from slipway.model.signature import DYNAMIC, Signature, Tensor
-from slipway.observe.snapshot import Pod
+from slipway.observe.pods import Pod
 from slipway.runtimes import RUNTIMES
 
 SIGNATURE_CHANGED = "SignatureChanged"

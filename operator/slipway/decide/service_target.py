@@ -8,36 +8,12 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from slipway.decide.weights import PROVIDERS
 from slipway.decide.weights.provider import Standing
-from slipway.model.names import MODEL_LABEL, REVISION_LABEL, router_label
-from slipway.model.revision import Json
 from slipway.model.rollout import CarrierPods, enough
 from slipway.model.signals import InForce
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """is_router: the routers. carrier: its ready pods; None, without a router: all ready pods."""
-
-    is_router: bool = False
-    carrier: str | None = None
-
-
-ROUTER = Entry(is_router=True)
-ALL_PODS = Entry()
-
-
-def read_entry(service: Json | None, name: str) -> Entry | None:
-    """What the live Service selects; None when there is none."""
-    if service is None:
-        return None
-    selector = (service.get("spec") or {}).get("selector") or {}
-    if selector.get(MODEL_LABEL) == router_label(name):
-        return ROUTER
-    return Entry(carrier=selector.get(REVISION_LABEL))
+from slipway.observe.service import ALL_PODS, ROUTER, Entry
 
 
 def in_force_now(

@@ -7,126 +7,27 @@ Pure: the objects come in as JSON, from the shell's cache.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 
-from slipway.api.v1alpha1 import KIND, MAX_VERSION
-from slipway.decide.service_target import Entry, read_entry
+from slipway.api.v1alpha1 import KIND
 from slipway.model.names import (
     AGENT_CONFIG_KEY,
     CARRIES_ANNOTATION,
-    CONFIG_ANNOTATION,
     MODEL_LABEL,
     RECORDED_KEY,
     REPLACES_ANNOTATION,
-    REVISION_LABEL,
     ROUTED_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.rollout import CarrierPods, Crash
+from slipway.model.rollout import CarrierPods
 from slipway.model.signals import InForce
-from slipway.model.signature import GoldenReport, Signature, read_golden, read_signatures
+from slipway.observe.agent_reports import REFUSALS, AgentReport
+from slipway.observe.pods import Pod, read_pod, revision_of
+from slipway.observe.problems import Trouble, deployment_trouble
 from slipway.observe.router_reports import RouterPod, RouterReport, in_force, is_of_router, read_asked, read_router_pod
-
-MANY_RESTARTS = 3
-
-REFUSALS = frozenset(
-    {
-        "LoadFailed",
-        "WarmupFailed",
-        "GoldenFailed",
-        "GoldenUnreadable",
-        "DigestMismatch",
-        "ContentChanged",
-        "NoModelFile",
-        "ModelInvalid",
-        "UnsupportedArchive",
-        "UnsafePath",
-    }
-)
-"""An agent's reasons that speak of the version's bytes: more of the same will not help."""
-
-LOADED = ("Available", "Unloading")
-
-PREPARING_SECONDS = 30
-"""A pod with a node has its volumes and its network sooner; images are pulled after that and don't count here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why something is not ready: a CamelCase reason and a message in words for a person.
-
-    needs_person: waiting alone will not end it.
-    """
-
-    reason: str
-    message: str
-    needs_person: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class VersionReport:
-    """What an agent says of one version."""
-
-    version: int
-    state: str
-    reason: str
-    message: str
-    sha256: str | None
-    since: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class AgentReport:
-    """What an agent says: GET /status, schema 1.
-
-    found: version → stamp, a name for its bytes at the source; None where the source can't tell.
-    listing_trouble: why the source can't be listed. serving: what an unversioned request gets.
-    labels: one trouble for each label that can't stand where it should.
-    signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
-    missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
-    """
-
-    generation: str
-    listed: tuple[int, ...]
-    versions: tuple[VersionReport, ...]
-    trouble: Trouble | None
-    found: Mapping[int, str | None] = field(default_factory=dict)
-    listing_trouble: Trouble | None = None
-    serving: int | None = None
-    labels: tuple[Trouble, ...] = ()
-    signatures: Mapping[int, Signature | None] = field(default_factory=dict)
-    tells_signatures: bool = False
-    golden: GoldenReport | None = None
-
-    def version(self, number: int) -> VersionReport | None:
-        """What it says of that version."""
-        return next((report for report in self.versions if report.version == number), None)
-
-
-@dataclass(frozen=True, slots=True)
-class Pod:
-    """A pod of a model. carrier: the Deployment that it belongs to, by the revision label of both.
-
-    ip: set once its agent can be asked. told: the agent configuration that was last pushed to it, if any.
-    preparing_since: it has a node since then, and no address yet: its volumes and network are being prepared.
-    crash: the last time that its server ended by itself.
-    """
-
-    name: str
-    uid: str
-    carrier: str
-    is_ready: bool
-    is_ending: bool
-    ip: str | None
-    told: str | None
-    trouble: Trouble | None
-    report: AgentReport | None = None
-    preparing_since: datetime | None = None
-    crash: Crash | None = None
+from slipway.observe.service import Entry, read_entry
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +128,7 @@ def observe(
         carrier = revision_of(child)
         orders = ordered.get(carrier) or Ordered("", carrier)
         own = [pod for pod in pods if pod.carrier == carrier and not pod.is_ending]
-        if trouble := _trouble_of(child, own):
+        if trouble := deployment_trouble(child, own):
             troubles[carrier] = trouble
         carriers[carrier] = CarrierPods(
             revision=orders.revision,
@@ -296,11 +197,6 @@ def was_owned(child: Json, name: str) -> bool:
     return any(owner.get("kind") == KIND and owner.get("name") == name and owner.get("controller") for owner in owners)
 
 
-def revision_of(child: Json) -> str:
-    """The revision that an object's label names: of pods, Deployments and ConfigMaps, their carrier's."""
-    return str((child["metadata"].get("labels") or {}).get(REVISION_LABEL, ""))
-
-
 def _read_orders(config_map: Json) -> Ordered:
     """What a ConfigMap of ours says; of one that a person has broken, only whose it is."""
     carrier = revision_of(config_map)
@@ -347,209 +243,3 @@ def _is_fetching(pod: Pod) -> bool:
         and pod.report.trouble is None
         and any(version.state == "Fetching" for version in pod.report.versions)
     )
-
-
-def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | None = None) -> Pod:
-    """A pod, from its object and its agent's report; `now` as in `observe`."""
-    meta, status = body["metadata"], body.get("status") or {}
-    report = reports.get(meta["uid"])
-    conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
-    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
-    agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in containers)
-    preparing_since = None if status.get("podIP") else _scheduled_at(conditions)
-    trouble = _pod_trouble(meta["name"], conditions, containers, report)
-    if trouble is None and preparing_since and now and now - preparing_since >= timedelta(seconds=PREPARING_SECONDS):
-        trouble = Trouble(
-            "VolumesNotReady",
-            f"pod {meta['name']} has a node and can't start there for {PREPARING_SECONDS} s: most often a volume that "
-            "can't be mounted, or a ConfigMap or Secret that does not exist (spec.storage.caBundle, the volumes of "
-            f"spec.podTemplate). The node says which: kubectl describe pod {meta['name']}",
-        )
-    return Pod(
-        name=meta["name"],
-        uid=meta["uid"],
-        carrier=revision_of(body),
-        is_ready=conditions.get("Ready", {}).get("status") == "True",
-        is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
-        ip=status.get("podIP") if agent_runs else None,
-        told=(meta.get("annotations") or {}).get(CONFIG_ANNOTATION),
-        trouble=trouble,
-        report=report,
-        preparing_since=preparing_since,
-        crash=_last_crash(meta["name"], containers),
-    )
-
-
-def _last_crash(pod: str, containers: list[Json]) -> Crash | None:
-    """When the server of a pod ended with an error last, and what it said."""
-    for container in containers:
-        if container["name"] != "server":
-            continue
-        for state in (container.get("state") or {}, container.get("lastState") or {}):
-            ended = state.get("terminated") or {}
-            if not ended.get("exitCode"):
-                continue
-            try:
-                at = datetime.fromisoformat(str(ended.get("finishedAt")))
-            except ValueError:
-                continue
-            return Crash(at, f"the server of pod {pod} ended with exit code {ended['exitCode']} ({_why_ended(ended)})")
-    return None
-
-
-def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") != "True":
-        return None
-    try:
-        return datetime.fromisoformat(str(scheduled.get("lastTransitionTime")))
-    except ValueError:
-        return None
-
-
-def _pod_trouble(
-    name: str, conditions: Mapping[str, Json], containers: list[Json], report: AgentReport | None
-) -> Trouble | None:
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        return _unschedulable(name, scheduled)
-    for container in containers:
-        waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-            return Trouble(
-                "ImagePullFailed",
-                f"pod {name}: image {container.get('image')!r} of container {container['name']} can't be pulled: "
-                f"{_first_line(waiting.get('message') or waiting['reason'])}. Check its name, and "
-                "spec.podTemplate.spec.imagePullSecrets",
-            )
-        if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
-            return Trouble(
-                "ContainerFailed",
-                f"pod {name}: container {container['name']} can't start: {_first_line(waiting.get('message') or '')}",
-            )
-    if report is not None and report.trouble is not None:
-        return report.trouble
-    for container in containers:
-        state, count = container.get("state") or {}, container.get("restartCount") or 0
-        is_waiting = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
-        # Between two ends the container runs for a moment: what is said of it must not come and go.
-        if is_waiting or count >= MANY_RESTARTS:
-            last = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-            return Trouble(
-                "CrashLoop",
-                f"pod {name}: container {container['name']} ended {count} times, last with "
-                f"exit code {last.get('exitCode')} ({_why_ended(last)}). Read it with: kubectl logs {name} -c "
-                f"{container['name']} --previous",
-            )
-    return None
-
-
-def _unschedulable(name: str, scheduled: Json) -> Trouble:
-    """PodScheduled=False in words. Kubernetes' own: `0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient …`."""
-    message = re.split(
-        r"[.,]? (?:no new claims to deallocate, |still not schedulable, )?preemption:",
-        str(scheduled.get("message") or ""),
-    )[0].strip()
-    if claim := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
-        return Trouble(
-            "ClaimNotFound",
-            f"pod {name} waits for PersistentVolumeClaim {claim[1]}, which does not exist in this namespace. Create "
-            "it, or correct spec.model.uri or the volumes of spec.podTemplate",
-        )
-    total = message.partition("/")[2].partition(" ")[0]
-    lacking = [
-        f"{resource.rstrip('.')} is missing on {count} of {total} nodes"
-        for count, resource in re.findall(r"\b(\d+) Insufficient ([^\s,]+)", message)
-    ]
-    if lacking:
-        what = "; ".join(lacking)
-        return Trouble(
-            "Unschedulable",
-            f"pod {name} finds no node: {what}. Free some, add a node that has it, or ask for less in spec.resources "
-            f"({message})",
-        )
-    return Trouble("Unschedulable", f"pod {name} finds no node: {message or 'no reason given'}", needs_person=True)
-
-
-def _trouble_of(deployment: Json, pods: list[Pod]) -> Trouble | None:
-    for condition in (deployment.get("status") or {}).get("conditions") or []:
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            text = str(condition.get("message", ""))
-            if "exceeded quota" in text:
-                return Trouble(
-                    "QuotaExceeded",
-                    f"the namespace's quota allows no more pods of this size: {_first_line(text)}. Raise the "
-                    "ResourceQuota, or ask for less in spec.resources or spec.replicas",
-                )
-            return Trouble("PodsRefused", f"the API server refuses the pods: {_first_line(text)}")
-    return next((pod.trouble for pod in pods if pod.trouble and not pod.is_ready), None)
-
-
-def _why_ended(terminated: Json) -> str:
-    """Kubernetes' reason, where it says more than that there was an error (OOMKilled), and the last words."""
-    reason = str(terminated.get("reason") or "")
-    said = _last_words(str(terminated.get("message") or ""))
-    parts = [reason if reason != "Error" or not said else "", said]
-    return ": ".join(part for part in parts if part) or "no message"
-
-
-def _last_words(text: str) -> str:
-    """Of a program's last lines, the one that says why it ended: the last that is no line of a stack."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith((" ", "\t", "at "))] or lines or [""]
-    return said[-1][:1000]
-
-
-def _first_line(text: str) -> str:
-    return text.strip().partition("\n")[0][:1000]
-
-
-def read_report(answer: Any) -> AgentReport | None:
-    """An agent's answer to GET /status, or None when it can't be read."""
-    try:
-        signatures = read_signatures(answer)
-        return AgentReport(
-            generation=str(answer["generation"]),
-            listed=tuple(each for version in answer.get("listed") or () if (each := int(version)) <= MAX_VERSION),
-            versions=tuple(
-                VersionReport(
-                    version=int(version["version"]),
-                    state=str(version["state"]),
-                    reason=str(version.get("reason") or "")[:64],
-                    message=str(version.get("message") or "")[:2000],
-                    sha256=str(version["sha256"])[:64] if version.get("sha256") else None,
-                    since=str(version["since"])[:64] if version.get("since") else None,
-                )
-                for version in answer.get("versions") or ()
-            ),
-            trouble=_read_trouble(answer.get("error")),
-            found=read_found(answer.get("found")),
-            listing_trouble=_read_trouble(answer.get("listError")),
-            serving=_read_serving(answer),
-            labels=tuple(trouble for each in answer.get("labels") or () if (trouble := _read_trouble(each))),
-            signatures=signatures or {},
-            tells_signatures=signatures is not None,
-            golden=read_golden(answer),
-        )
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
-        return None
-
-
-def _read_trouble(error: Any) -> Trouble | None:
-    if not error:
-        return None
-    return Trouble(str(error["reason"])[:64], str(error["message"])[:2000], bool(error.get("permanent")))
-
-
-def _read_serving(answer: Any) -> int | None:
-    """What an unversioned request gets: as the agent says, or, of one that is too old to say, the highest loaded."""
-    if "serving" in answer:
-        return None if answer["serving"] is None else int(answer["serving"])
-    loaded = [int(version["version"]) for version in answer.get("versions") or () if version["state"] in LOADED]
-    return max(loaded, default=None)
-
-
-def read_found(found: Any) -> dict[int, str | None]:
-    """Version → stamp, as agents list them. Raises ValueError, TypeError or AttributeError for anything else."""
-    read = {int(version): None if stamp is None else str(stamp)[:128] for version, stamp in (found or {}).items()}
-    return {version: stamp for version, stamp in read.items() if version <= MAX_VERSION}

@@ -17,15 +17,17 @@ from slipway.api import ModelDeployment, SpecError
 from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import Golden, GoldenRequest
 from slipway.decide.discovery import MAX_LISTED, known_versions, needs_agents_listing
-from slipway.decide.service_target import ALL_PODS, ROUTER, Entry, choose_entry
+from slipway.decide.service_target import choose_entry
 from slipway.decide.steps import wants_router, wants_split
 from slipway.decide.versions import choose_versions
 from slipway.decide.weights import provider_name
 from slipway.model.names import child_name
 from slipway.model.revision import Json, Revision, hash_of, place_of, spec_of
 from slipway.model.rollout import Plan
+from slipway.observe.problems import Trouble
 from slipway.observe.router_reports import RouterReport
-from slipway.observe.snapshot import Observed, Trouble
+from slipway.observe.service import ALL_PODS, ROUTER, Entry
+from slipway.observe.snapshot import Observed
 from slipway.render.agent_orders import render_agent_config
 from slipway.render.objects import (
     Child,
@@ -42,8 +44,8 @@ from slipway.runtimes import RUNTIMES
 ROUTINGS: Mapping[str, Callable[[ModelDeployment, Split, Mapping[tuple[str, str], Json], Images], Routing]] = {
     "Router": render_router
 }
-"""Provider → what it makes of a split, beside the live objects. One that isn't named here needs no objects: of `Replicas`,
-Service `<name>` and the pods are there anyway."""
+"""Provider → what it makes of a split, beside the live objects. One that isn't named here needs no objects of its own: of
+`Replicas`, Service `<name>` and the pods are there anyway."""
 
 
 @dataclass(frozen=True, slots=True)

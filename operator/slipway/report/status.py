@@ -33,14 +33,18 @@ from slipway.api.status import (
 from slipway.decide.commands import Obeyed
 from slipway.decide.discovery import MAX_LISTED, listing_trouble, needs_agents_listing, of_same_place
 from slipway.decide.inputs import Stock
-from slipway.decide.service_target import ROUTER, Entry, in_force_now
+from slipway.decide.service_target import in_force_now
 from slipway.decide.signals import Weighed
 from slipway.decide.steps import unreachable_weights, wants_router
 from slipway.model.names import MODEL_LABEL, router_label, selector_of
 from slipway.model.revision import Json
 from slipway.model.rollout import ABSENT, NO_PROGRESS, Plan, Promotion, Step, carrier_of, enough
 from slipway.model.signals import Verdict
-from slipway.observe.snapshot import REFUSALS, Observed, Pod, Trouble
+from slipway.observe.agent_reports import REFUSALS
+from slipway.observe.pods import Pod
+from slipway.observe.problems import Trouble
+from slipway.observe.service import ROUTER, Entry
+from slipway.observe.snapshot import Observed
 from slipway.render.desired import Rendered
 
 STATE_ORDER = ("Failed", "Unknown", "Pending", "Fetching", "Verified", "Loading", "Unloading", "Available")

@@ -20,8 +20,8 @@ from tritonclient.utils import InferenceServerException
 
 from slipway.controller.server_counts import ServerCounts
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
+from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter
-from slipway.observe.snapshot import Pod
 from slipway.runtimes import RUNTIMES
 from tests.e2e.agent import (
     test_beside_onnxruntime,

@@ -11,7 +11,8 @@ from aiohttp import web
 
 from slipway.controller import agents
 from slipway.controller.agents import MAX_REPORT_BYTES, Agents
-from slipway.observe.snapshot import AgentReport, Pod
+from slipway.observe.agent_reports import AgentReport
+from slipway.observe.pods import Pod
 
 REPORT = {"schema": 1, "generation": "g", "listed": list(range(1, 2001)), "versions": [], "error": None}
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

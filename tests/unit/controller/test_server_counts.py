@@ -13,8 +13,8 @@ from slipway.controller import server_counts
 from slipway.controller.server_counts import ServerCounts
 from slipway.model.rollout import Crash
 from slipway.model.signals import Counts, Reading
+from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter
-from slipway.observe.snapshot import Pod
 from slipway.runtimes import RUNTIMES
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]

@@ -15,7 +15,8 @@ from slipway.api.v1alpha1 import Golden, SpecError
 from slipway.decide.gates import compare, judge_gates
 from slipway.model.signals import OPEN, GateState
 from slipway.model.signature import GoldenReport, Signature, Tensor
-from slipway.observe.snapshot import REFUSALS, AgentReport, Pod, VersionReport, read_report
+from slipway.observe.agent_reports import REFUSALS, AgentReport, VersionReport, read_report
+from slipway.observe.pods import Pod
 from slipway.render.desired import golden_orders
 from slipway.runtimes import RUNTIMES
 from slipway_agent.config import parse_config

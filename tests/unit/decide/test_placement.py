@@ -12,7 +12,9 @@ from slipway.decide.discovery import resolve_version
 from slipway.decide.placement import arrive
 from slipway.model.revision import Revision
 from slipway.model.rollout import CarrierPods
-from slipway.observe.snapshot import AgentReport, Observed, Ordered, Pod, VersionReport
+from slipway.observe.agent_reports import AgentReport, VersionReport
+from slipway.observe.pods import Pod
+from slipway.observe.snapshot import Observed, Ordered
 from slipway.render.pod_template import new_revision
 from tests.unit.specs import IMAGES, Json, deployment, merged
 

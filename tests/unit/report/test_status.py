@@ -25,7 +25,10 @@ from slipway.api.status import (
 from slipway.decide.inputs import read_memory, still_rejected
 from slipway.model.revision import Orders, Revision
 from slipway.model.rollout import CarrierPods, Plan, Promotion, Rejection, Step
-from slipway.observe.snapshot import AgentReport, Observed, Pod, Trouble, VersionReport
+from slipway.observe.agent_reports import AgentReport, VersionReport
+from slipway.observe.pods import Pod
+from slipway.observe.problems import Trouble
+from slipway.observe.snapshot import Observed
 from slipway.report.status import MAX_TRANSITIONS, Judged, Notice, assess, notices
 
 ROOT = Path(__file__).resolve().parents[3]

@@ -1,7 +1,7 @@
 """Who splits the traffic, found by the name in the spec: which weights one can make, and which are in force.
 
-`router`: Envoys of ours; `replicas`: the ratio of ready pods. Neither decides who gets how much: `decide.canary` does. A
-new provider is one module here with one entry in PROVIDERS, and one in `render.desired.ROUTINGS` where it has objects.
+`router`: Envoys of ours; `replicas`: the ratio of ready pods. Neither decides who gets how much: `decide.canary` does.
+A new provider is one module here with one entry in PROVIDERS, and one in `render.desired.ROUTINGS` if it has objects.
 Pure.
 """
 

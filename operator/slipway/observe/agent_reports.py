@@ -1,0 +1,124 @@
+"""What an agent says: GET /status, schema 1 (serving-images/agent/README.md).
+
+Invariant: an answer that can't be read is none; what an older agent doesn't say is absent.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from slipway.api.v1alpha1 import MAX_VERSION
+from slipway.model.signature import GoldenReport, Signature, read_golden, read_signatures
+from slipway.observe.problems import Trouble
+
+REFUSALS = frozenset(
+    {
+        "LoadFailed",
+        "WarmupFailed",
+        "GoldenFailed",
+        "GoldenUnreadable",
+        "DigestMismatch",
+        "ContentChanged",
+        "NoModelFile",
+        "ModelInvalid",
+        "UnsupportedArchive",
+        "UnsafePath",
+    }
+)
+"""An agent's reasons that speak of the version's bytes: more of the same will not help."""
+
+LOADED = ("Available", "Unloading")
+
+
+@dataclass(frozen=True, slots=True)
+class VersionReport:
+    """What an agent says of one version."""
+
+    version: int
+    state: str
+    reason: str
+    message: str
+    sha256: str | None
+    since: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentReport:
+    """What an agent says: GET /status, schema 1.
+
+    found: version → stamp, a name for its bytes at the source; None where the source can't tell.
+    listing_trouble: why the source can't be listed. serving: what an unversioned request gets.
+    labels: one trouble for each label that can't stand where it should.
+    signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
+    missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
+    """
+
+    generation: str
+    listed: tuple[int, ...]
+    versions: tuple[VersionReport, ...]
+    trouble: Trouble | None
+    found: Mapping[int, str | None] = field(default_factory=dict)
+    listing_trouble: Trouble | None = None
+    serving: int | None = None
+    labels: tuple[Trouble, ...] = ()
+    signatures: Mapping[int, Signature | None] = field(default_factory=dict)
+    tells_signatures: bool = False
+    golden: GoldenReport | None = None
+
+    def version(self, number: int) -> VersionReport | None:
+        """What it says of that version."""
+        return next((report for report in self.versions if report.version == number), None)
+
+
+def read_report(answer: Any) -> AgentReport | None:
+    """An agent's answer to GET /status, or None when it can't be read."""
+    try:
+        signatures = read_signatures(answer)
+        return AgentReport(
+            generation=str(answer["generation"]),
+            listed=tuple(each for version in answer.get("listed") or () if (each := int(version)) <= MAX_VERSION),
+            versions=tuple(
+                VersionReport(
+                    version=int(version["version"]),
+                    state=str(version["state"]),
+                    reason=str(version.get("reason") or "")[:64],
+                    message=str(version.get("message") or "")[:2000],
+                    sha256=str(version["sha256"])[:64] if version.get("sha256") else None,
+                    since=str(version["since"])[:64] if version.get("since") else None,
+                )
+                for version in answer.get("versions") or ()
+            ),
+            trouble=_read_trouble(answer.get("error")),
+            found=read_found(answer.get("found")),
+            listing_trouble=_read_trouble(answer.get("listError")),
+            serving=_read_serving(answer),
+            labels=tuple(trouble for each in answer.get("labels") or () if (trouble := _read_trouble(each))),
+            signatures=signatures or {},
+            tells_signatures=signatures is not None,
+            golden=read_golden(answer),
+        )
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
+        return None
+
+
+def _read_trouble(error: Any) -> Trouble | None:
+    if not error:
+        return None
+    return Trouble(str(error["reason"])[:64], str(error["message"])[:2000], bool(error.get("permanent")))
+
+
+def _read_serving(answer: Any) -> int | None:
+    """What an unversioned request gets: as the agent says, or, of one that is too old to say, the highest loaded."""
+    if "serving" in answer:
+        return None if answer["serving"] is None else int(answer["serving"])
+    loaded = [int(version["version"]) for version in answer.get("versions") or () if version["state"] in LOADED]
+    return max(loaded, default=None)
+
+
+def read_found(found: Any) -> dict[int, str | None]:
+    """Version → stamp, as agents list them. Raises ValueError, TypeError or AttributeError for anything else."""
+    read = {int(version): None if stamp is None else str(stamp)[:128] for version, stamp in (found or {}).items()}
+    return {version: stamp for version, stamp in read.items() if version <= MAX_VERSION}

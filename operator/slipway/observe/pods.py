@@ -1,0 +1,107 @@
+"""A model's pods, each from its object and its agent's report.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from slipway.model.names import (
+    CONFIG_ANNOTATION,
+    REVISION_LABEL,
+)
+from slipway.model.revision import Json
+from slipway.model.rollout import Crash
+from slipway.observe.agent_reports import AgentReport
+from slipway.observe.problems import Trouble, pod_trouble, why_ended
+
+PREPARING_SECONDS = 30
+"""A pod with a node has its volumes and its network sooner; images are pulled after that and don't count here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of a model. carrier: the Deployment that it belongs to, by the revision label of both.
+
+    ip: set once its agent can be asked. told: the agent configuration that was last pushed to it, if any.
+    preparing_since: it has a node since then, and no address yet: its volumes and network are being prepared.
+    crash: the last time that its server ended by itself.
+    """
+
+    name: str
+    uid: str
+    carrier: str
+    is_ready: bool
+    is_ending: bool
+    ip: str | None
+    told: str | None
+    trouble: Trouble | None
+    report: AgentReport | None = None
+    preparing_since: datetime | None = None
+    crash: Crash | None = None
+
+
+def revision_of(child: Json) -> str:
+    """The revision that an object's label names: of pods, Deployments and ConfigMaps, their carrier's."""
+    return str((child["metadata"].get("labels") or {}).get(REVISION_LABEL, ""))
+
+
+def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | None = None) -> Pod:
+    """A pod, from its object and its agent's report; `now` as in `observe`."""
+    meta, status = body["metadata"], body.get("status") or {}
+    report = reports.get(meta["uid"])
+    conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
+    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in containers)
+    preparing_since = None if status.get("podIP") else _scheduled_at(conditions)
+    trouble = pod_trouble(meta["name"], conditions, containers, report)
+    if trouble is None and preparing_since and now and now - preparing_since >= timedelta(seconds=PREPARING_SECONDS):
+        trouble = Trouble(
+            "VolumesNotReady",
+            f"pod {meta['name']} has a node and can't start there for {PREPARING_SECONDS} s: most often a volume that "
+            "can't be mounted, or a ConfigMap or Secret that does not exist (spec.storage.caBundle, the volumes of "
+            f"spec.podTemplate). The node says which: kubectl describe pod {meta['name']}",
+        )
+    return Pod(
+        name=meta["name"],
+        uid=meta["uid"],
+        carrier=revision_of(body),
+        is_ready=conditions.get("Ready", {}).get("status") == "True",
+        is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
+        ip=status.get("podIP") if agent_runs else None,
+        told=(meta.get("annotations") or {}).get(CONFIG_ANNOTATION),
+        trouble=trouble,
+        report=report,
+        preparing_since=preparing_since,
+        crash=_last_crash(meta["name"], containers),
+    )
+
+
+def _last_crash(pod: str, containers: list[Json]) -> Crash | None:
+    """When the server of a pod ended with an error last, and what it said."""
+    for container in containers:
+        if container["name"] != "server":
+            continue
+        for state in (container.get("state") or {}, container.get("lastState") or {}):
+            ended = state.get("terminated") or {}
+            if not ended.get("exitCode"):
+                continue
+            try:
+                at = datetime.fromisoformat(str(ended.get("finishedAt")))
+            except ValueError:
+                continue
+            return Crash(at, f"the server of pod {pod} ended with exit code {ended['exitCode']} ({why_ended(ended)})")
+    return None
+
+
+def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") != "True":
+        return None
+    try:
+        return datetime.fromisoformat(str(scheduled.get("lastTransitionTime")))
+    except ValueError:
+        return None

@@ -1,0 +1,126 @@
+"""Why something is not ready, in words for a person: of pods, containers and Deployments, as Kubernetes tells it.
+
+Invariant: every message says what, where and what to do next; what must not come and go with a retry does not.
+Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from slipway.model.revision import Json
+from slipway.observe.agent_reports import AgentReport
+from slipway.observe.pods import Pod
+
+MANY_RESTARTS = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something is not ready: a CamelCase reason and a message in words for a person.
+
+    needs_person: waiting alone will not end it.
+    """
+
+    reason: str
+    message: str
+    needs_person: bool = True
+
+
+def pod_trouble(
+    name: str, conditions: Mapping[str, Json], containers: list[Json], report: AgentReport | None
+) -> Trouble | None:
+    scheduled = conditions.get("PodScheduled", {})
+    if scheduled.get("status") == "False":
+        return _unschedulable(name, scheduled)
+    for container in containers:
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
+            return Trouble(
+                "ImagePullFailed",
+                f"pod {name}: image {container.get('image')!r} of container {container['name']} can't be pulled: "
+                f"{_first_line(waiting.get('message') or waiting['reason'])}. Check its name, and "
+                "spec.podTemplate.spec.imagePullSecrets",
+            )
+        if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+            return Trouble(
+                "ContainerFailed",
+                f"pod {name}: container {container['name']} can't start: {_first_line(waiting.get('message') or '')}",
+            )
+    if report is not None and report.trouble is not None:
+        return report.trouble
+    for container in containers:
+        state, count = container.get("state") or {}, container.get("restartCount") or 0
+        is_waiting = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+        # Between two ends the container runs for a moment: what is said of it must not come and go.
+        if is_waiting or count >= MANY_RESTARTS:
+            last = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+            return Trouble(
+                "CrashLoop",
+                f"pod {name}: container {container['name']} ended {count} times, last with "
+                f"exit code {last.get('exitCode')} ({why_ended(last)}). Read it with: kubectl logs {name} -c "
+                f"{container['name']} --previous",
+            )
+    return None
+
+
+def _unschedulable(name: str, scheduled: Json) -> Trouble:
+    """PodScheduled=False in words. Kubernetes' own: `0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient …`."""
+    message = re.split(
+        r"[.,]? (?:no new claims to deallocate, |still not schedulable, )?preemption:",
+        str(scheduled.get("message") or ""),
+    )[0].strip()
+    if claim := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+        return Trouble(
+            "ClaimNotFound",
+            f"pod {name} waits for PersistentVolumeClaim {claim[1]}, which does not exist in this namespace. Create "
+            "it, or correct spec.model.uri or the volumes of spec.podTemplate",
+        )
+    total = message.partition("/")[2].partition(" ")[0]
+    lacking = [
+        f"{resource.rstrip('.')} is missing on {count} of {total} nodes"
+        for count, resource in re.findall(r"\b(\d+) Insufficient ([^\s,]+)", message)
+    ]
+    if lacking:
+        what = "; ".join(lacking)
+        return Trouble(
+            "Unschedulable",
+            f"pod {name} finds no node: {what}. Free some, add a node that has it, or ask for less in spec.resources "
+            f"({message})",
+        )
+    return Trouble("Unschedulable", f"pod {name} finds no node: {message or 'no reason given'}", needs_person=True)
+
+
+def deployment_trouble(deployment: Json, pods: list[Pod]) -> Trouble | None:
+    for condition in (deployment.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            text = str(condition.get("message", ""))
+            if "exceeded quota" in text:
+                return Trouble(
+                    "QuotaExceeded",
+                    f"the namespace's quota allows no more pods of this size: {_first_line(text)}. Raise the "
+                    "ResourceQuota, or ask for less in spec.resources or spec.replicas",
+                )
+            return Trouble("PodsRefused", f"the API server refuses the pods: {_first_line(text)}")
+    return next((pod.trouble for pod in pods if pod.trouble and not pod.is_ready), None)
+
+
+def why_ended(terminated: Json) -> str:
+    """Kubernetes' reason, where it says more than that there was an error (OOMKilled), and the last words."""
+    reason = str(terminated.get("reason") or "")
+    said = _last_words(str(terminated.get("message") or ""))
+    parts = [reason if reason != "Error" or not said else "", said]
+    return ": ".join(part for part in parts if part) or "no message"
+
+
+def _last_words(text: str) -> str:
+    """Of a program's last lines, the one that says why it ended: the last that is no line of a stack."""
+    lines = [line for line in text.strip().splitlines() if line.strip()]
+    said = [line for line in lines if not line.startswith((" ", "\t", "at "))] or lines or [""]
+    return said[-1][:1000]
+
+
+def _first_line(text: str) -> str:
+    return text.strip().partition("\n")[0][:1000]

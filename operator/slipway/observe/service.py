@@ -1,0 +1,34 @@
+"""What Service `<name>` reaches, as it stands.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from slipway.model.names import MODEL_LABEL, REVISION_LABEL, router_label
+from slipway.model.revision import Json
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """is_router: the routers. carrier: its ready pods; None, without a router: all ready pods."""
+
+    is_router: bool = False
+    carrier: str | None = None
+
+
+ROUTER = Entry(is_router=True)
+
+ALL_PODS = Entry()
+
+
+def read_entry(service: Json | None, name: str) -> Entry | None:
+    """What the live Service selects; None when there is none."""
+    if service is None:
+        return None
+    selector = (service.get("spec") or {}).get("selector") or {}
+    if selector.get(MODEL_LABEL) == router_label(name):
+        return ROUTER
+    return Entry(carrier=selector.get(REVISION_LABEL))
