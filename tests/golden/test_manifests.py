@@ -15,13 +15,13 @@ import yaml
 
 from slipway.api import parse
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.placement import arrive
+from slipway.decide.placement import arrive, new_revision
 from slipway.decide.steps import wants_split
 from slipway.model.revision import Orders, Revision
 from slipway.model.rollout import Plan, Promotion
 from slipway.observe.snapshot import Observed
 from slipway.render.desired import render
-from slipway.render.pod_template import Images, new_revision
+from slipway.render.pod_template import Images, with_template
 
 Json = dict[str, Any]
 
@@ -58,12 +58,12 @@ def rendered(bodies: list[Json]) -> list[Json]:
     """All children in the middle of the rollout from the spec before to the last one."""
     kept: dict[str, Revision] = {}
     for body in bodies[:-1]:
-        earlier = new_revision(parse(body), IMAGES, len(kept) + 1)
+        earlier = with_template(parse(body), new_revision(parse(body), len(kept) + 1), IMAGES)
         kept[earlier.hash] = earlier
     deployment = parse(bodies[-1])
     replicas = deployment.spec.replicas
     observed = Observed({}, frozenset(), kept, {}, {}, (), {})
-    desired = arrive(deployment, observed, ModelDeploymentStatus(), IMAGES).revision
+    desired = arrive(deployment, observed, ModelDeploymentStatus()).revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
         counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Orders(stable.hash)}

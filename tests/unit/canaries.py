@@ -16,8 +16,9 @@ from slipway.api.status import Pinned
 from slipway.decide.canary import catch_up
 from slipway.decide.commands import obey
 from slipway.decide.rolling import step
-from slipway.model.rollout import ABSENT, CarrierPods, Crash, Memory, Plan, Promotion, Rejection, Step, Wanted
+from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Step, Wanted
 from slipway.model.signals import OPEN, Command, GateState, GateVerdict, InForce, Outcome, Scales, Verdict
+from slipway.model.workload import ABSENT, CarrierPods, Crash
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600

@@ -7,7 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from slipway.api import ModelDeployment, parse
-from slipway.render.pod_template import Images
+from slipway.decide.placement import new_revision
+from slipway.model.revision import Revision
+from slipway.render.pod_template import Images, with_template
 
 Json = dict[str, Any]
 
@@ -54,3 +56,8 @@ def body(changes: Mapping[str, Any] | None = None, *, name: str = NAME, generati
 def deployment(changes: Mapping[str, Any] | None = None, *, name: str = NAME, generation: int = 1) -> ModelDeployment:
     """The same, parsed."""
     return parse(body(changes, name=name, generation=generation))
+
+
+def rendered_revision(wanted: ModelDeployment, number: int, former: Revision | None = None) -> Revision:
+    """A new revision as it is kept: with its pod template."""
+    return with_template(wanted, new_revision(wanted, number, former), IMAGES)

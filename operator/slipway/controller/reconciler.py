@@ -39,16 +39,20 @@ from slipway.decide.signals import is_judged_now, weigh
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
 from slipway.model.rollout import Plan
 from slipway.model.signals import Reading
+from slipway.model.workload import Trouble
 from slipway.observe.pods import PREPARING_SECONDS, Pod, revision_of
-from slipway.observe.problems import Trouble
 from slipway.observe.router_reports import RouterPod, read_counts
 from slipway.observe.server_counts import counters_of
 from slipway.observe.snapshot import Observed, is_owned, observe, was_owned
-from slipway.render.desired import Rendered, agreement, golden_kept, golden_orders, is_told_anew, render, settled_now
+from slipway.render.agent_orders import golden_kept, golden_orders
+from slipway.render.desired import Rendered, render
 from slipway.render.drift import differs
 from slipway.render.objects import Child
 from slipway.render.pod_template import Images
-from slipway.report.status import Judged, Notice, assess, judge_unreadable, notices, sum_up
+from slipway.report.agreement import agreement, is_told_anew, settled_now
+from slipway.report.events import Notice, notices
+from slipway.report.pass_result import Judged, judge_unreadable, sum_up
+from slipway.report.status import assess
 
 log = logging.getLogger("slipway")
 
@@ -193,7 +197,7 @@ class Reconciler:
             )
             # The same children, though time has passed: a deleted ModelDeployment's would be made anew.
             observed = observe(uid, children, reports, now, heard)
-        stock = take_stock(asked, observed, stored, found, read_command(body, stored), self._images)
+        stock = take_stock(asked, observed, stored, found, read_command(body, stored))
         reading = await self._count(stock.deployment, observed) if is_judged_now(stock, stored) else None
         weighed = weigh(stock, observed, stored, reading, now)
         plan = step(stock.wanted, stock.memory, observed.carriers, now, weighed.scales)

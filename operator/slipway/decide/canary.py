@@ -21,24 +21,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from slipway.decide.step_input import Scene, orders_for, progress_of
 from slipway.model.revision import Orders
-from slipway.model.rollout import (
-    ABSENT,
-    NO_PROGRESS,
-    CarrierPods,
-    Crash,
-    Memory,
-    Plan,
-    Promotion,
-    Rejection,
-    Scene,
-    Step,
-    carrier_of,
-    enough,
-    orders_for,
-    progress_of,
-)
+from slipway.model.rollout import NO_PROGRESS, Memory, Plan, Promotion, Rejection, Step
 from slipway.model.signals import Cause, GateState, Outcome
+from slipway.model.workload import ABSENT, CarrierPods, Crash, carrier_of, enough
 
 LOOK_SECONDS = 1.0
 """While a canary or a bake is on."""

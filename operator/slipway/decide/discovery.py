@@ -1,18 +1,20 @@
-"""Which versions there are at the spec's place, as far as agents told: by number, by the name of their bytes.
+"""Which versions there are at the spec's place, which one is served, and which are loaded.
 
-Invariant: what was listed at one place says nothing of another; a shorter listing forgets nothing.
-Pure.
+Invariants: what was listed at one place says nothing of another; a shorter listing forgets nothing; the served version
+is always among the loaded ones and their highest, because most servers answer an unversioned request with the highest
+version that they have loaded.
+Pure; this is the only place where versions are chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.versions import needs_listing, resolve_served
+from slipway.api.v1alpha1 import VersionPolicy
 from slipway.model.revision import place_of
-from slipway.observe.problems import Trouble
+from slipway.model.workload import Trouble
 from slipway.observe.snapshot import Observed
 
 MAX_LISTED = 256
@@ -109,3 +111,53 @@ def known_stamps(
         if pod.report is not None and observed.revision_of_pod(pod) in here:
             stamps |= pod.report.found
     return {**stamps, **found}
+
+
+def resolve_served(asked: int | None, found: Iterable[int], stable: int | None, canary: int | None) -> int | None:
+    """The version that clients get: the one that the spec names, else the newest one found; None while none is.
+
+    Discovery only moves up, and never in the middle of a rollout that has something to go back to.
+    stable, canary: versions of the same place's revisions that serve and that take over, None without one.
+
+    >>> resolve_served(None, [1, 2, 3], 2, None), resolve_served(None, [1], 2, None), resolve_served(None, [4], 2, 3)
+    (3, 2, 3)
+    >>> resolve_served(1, [1, 2, 3], 2, None)
+    1
+    """
+    if asked is not None:
+        return asked
+    if canary and stable:
+        return canary
+    return max([*found, stable or 0]) or None
+
+
+def choose_versions(policy: VersionPolicy | None, served: int, listed: Iterable[int]) -> tuple[int, ...]:
+    """The versions to load, ascending.
+
+    `listed` are the versions found at the URI; it may be empty while no agent has listed it yet: then the served
+    version alone is loaded and the others follow.
+
+    >>> choose_versions(VersionPolicy.model_validate({"latest": {"count": 2}}), 3, [1, 2, 3, 4])
+    (2, 3)
+    >>> choose_versions(VersionPolicy.model_validate({"all": {}}), 3, [1, 2, 3, 4])
+    (1, 2, 3)
+    """
+    below = sorted({version for version in listed if version < served})
+    match policy:
+        case None:
+            others: list[int] = []
+        case VersionPolicy(latest=latest) if latest is not None:
+            others = below[len(below) - (latest.count - 1) :] if latest.count - 1 < len(below) else below
+        case VersionPolicy(specific=specific) if specific is not None:
+            # Not limited to what is listed: a version that isn't there is reported by the agent, not skipped.
+            others = sorted({version for version in specific.versions if version < served})
+        case _:
+            others = below
+    return (*others, served)
+
+
+def needs_listing(policy: VersionPolicy | None) -> bool:
+    """Whether the policy can only be applied to a listing of what is there."""
+    if policy is None or policy.specific is not None:
+        return False
+    return policy.latest is None or policy.latest.count > 1

@@ -19,10 +19,10 @@ from slipway.decide.placement import Arrival, arrive
 from slipway.decide.steps import steps_of
 from slipway.decide.weights import provider_of
 from slipway.model.revision import content_hash, hash_of, user_choice
-from slipway.model.rollout import ABSENT, Memory, Rejection, Step, Wanted, carrier_of
+from slipway.model.rollout import Memory, Rejection, Step, Wanted
 from slipway.model.signals import Command
+from slipway.model.workload import ABSENT, carrier_of
 from slipway.observe.snapshot import Observed
-from slipway.render.pod_template import Images
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,6 @@ def take_stock(
     stored: ModelDeploymentStatus,
     found: Mapping[int, str | None],
     command: Command | None,
-    images: Images,
 ) -> Stock:
     """All of it. found: version → name of its bytes, as an agent listed them last. command: not carried out yet."""
     listed = known_versions(asked, observed, stored, found)
@@ -73,7 +72,7 @@ def take_stock(
     warm = observed.carriers.get(carrier_of(memory.previous or "", observed.carriers) or "", ABSENT)
     obeyed = obey(command, memory, stored.pinned, named, observed.revisions, steps, is_warm=warm.ready > 0)
     pinned = obeyed.pinned
-    arrival = arrive(deployment, observed, stored, images, pinned.revision if pinned is not None else None)
+    arrival = arrive(deployment, observed, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
     return Stock(
         asked=asked,

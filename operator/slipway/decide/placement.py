@@ -12,10 +12,18 @@ from dataclasses import dataclass
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
 from slipway.decide.steps import wants_split
-from slipway.model.revision import Json, Revision, carried_template, differs_in_version_only, hash_of, user_choice
-from slipway.model.rollout import CarrierPods, carrier_of
+from slipway.model.revision import (
+    Json,
+    Revision,
+    carried_template,
+    differs_in_version_only,
+    hash_of,
+    served_version,
+    user_choice,
+    ways_of_fetching,
+)
+from slipway.model.workload import CarrierPods, carrier_of
 from slipway.observe.snapshot import Observed
-from slipway.render.pod_template import Images, new_revision
 from slipway.runtimes import RUNTIMES
 
 NOT_ENOUGH_MEMORY = "NotEnoughMemory"
@@ -38,7 +46,6 @@ def arrive(
     deployment: ModelDeployment,
     observed: Observed,
     stored: ModelDeploymentStatus,
-    images: Images,
     instead: str | None = None,
 ) -> Arrival:
     """The revision that the spec asks for, the kept one or a new one at the end of the history, and its carrier.
@@ -48,7 +55,7 @@ def arrive(
     name = instead or hash_of(user_choice(deployment.spec))
     kept = observed.revisions.get(name)
     number = 1 + max((revision.number for revision in observed.revisions.values()), default=0)
-    asked = kept or new_revision(deployment, images, number)
+    asked = kept or new_revision(deployment, number)
     carriers = observed.carriers
     stable = stored.stable.revision if stored.stable else None
     if name == stable and (home := carrier_of(name, carriers)):
@@ -68,9 +75,25 @@ def arrive(
             continue
         if _may_take_over(deployment, asked, kept, former):
             if kept is None:
-                asked = new_revision(deployment, images, number, former)
+                asked = new_revision(deployment, number, former)
             return Arrival(asked, carrier)
     return Arrival(asked, _free_name(name, carriers), why)
+
+
+def new_revision(deployment: ModelDeployment, number: int, former: Revision | None = None) -> Revision:
+    """The revision that the spec asks for now; its pod template is yet to be rendered.
+
+    former: the revision whose carrier it takes over in place; its template stays then, to the letter.
+    """
+    choice = user_choice(deployment.spec)
+    return Revision(
+        hash=hash_of(choice),
+        number=number,
+        version=served_version(deployment.spec),
+        choice=choice,
+        fetching=ways_of_fetching(deployment.spec),
+        template=former.template if former is not None else {},
+    )
 
 
 def _waiting(observed: Observed) -> list[str]:

@@ -35,23 +35,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from slipway.decide.canary import step_canary
+from slipway.decide.step_input import Scene, orders_for, progress_of
 from slipway.model.revision import Orders
-from slipway.model.rollout import (
-    ABSENT,
-    CarrierPods,
-    Memory,
-    Plan,
-    Promotion,
-    Rejection,
-    Scene,
-    Wanted,
-    arrived,
-    carrier_of,
-    enough,
-    orders_for,
-    progress_of,
-)
+from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Wanted
 from slipway.model.signals import NO_EVIDENCE, Scales
+from slipway.model.workload import ABSENT, CarrierPods, arrived, carrier_of, enough
 
 SURGE_SHARE = 0.25
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 
 from slipway.decide.weights import PROVIDERS
 from slipway.decide.weights.provider import Standing
-from slipway.model.rollout import CarrierPods, enough
 from slipway.model.signals import InForce
+from slipway.model.workload import CarrierPods, enough
 from slipway.observe.service import ALL_PODS, ROUTER, Entry
 
 

@@ -17,8 +17,8 @@ from slipway.decide.inputs import Stock
 from slipway.decide.service_target import in_force_now
 from slipway.decide.steps import wants_router
 from slipway.model.revision import Json
-from slipway.model.rollout import carrier_of
 from slipway.model.signals import OPEN, GateVerdict, Reading, Scales, Verdict
+from slipway.model.workload import carrier_of
 from slipway.observe.snapshot import Observed
 
 REVISION, STEP, COUNTED = "revision", "step", "counted"

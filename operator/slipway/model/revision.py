@@ -34,7 +34,7 @@ class Revision:
     version: the served version; 0 while none was found yet at a place that is followed.
     choice: `user_choice` of the spec it was made from; a valid spec by itself.
     fetching: `ways_of_fetching` of that spec, for the day when the spec names another place.
-    template: the pod template, complete but for the carrier's name (`carried_template`).
+    template: the pod template, complete but for the carrier's name (`carried_template`). Empty: not rendered yet.
     digests: version → sha256 of what was served under that number, as its ControllerRevision's annotation keeps it.
     """
 

@@ -1,18 +1,17 @@
 """What a rollout is decided on, and what is decided: the values between observation and rendering.
 
-A *carrier* is a Deployment; it carries one revision at a time.
 Pure.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 
 from slipway.model.revision import Orders
-from slipway.model.signals import NO_EVIDENCE, Cause, Scales
+from slipway.model.signals import Cause
 
 NO_PROGRESS = "ProgressDeadlineExceeded"
 
@@ -65,42 +64,6 @@ class Wanted:
     holds_on_inconclusive: bool = False
     is_swap: bool = False
     is_rollback: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """A server container ended by itself: when, and its last words."""
-
-    at: datetime
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class CarrierPods:
-    """A Deployment's pods and orders, as observed.
-
-    revision: the one that its agents have orders for. replaces: the one that this one takes or took over in place from.
-    wanted: the Deployment's replicas. existing: its pods that are not ending. ready: of these, the ready ones.
-    switched: of the ready ones, those whose agents say that the revision's version is what an unversioned request gets.
-    is_fetching: a pod's agent is downloading, without error: that is progress.
-    is_blocked: a pod can't be scheduled for want of resources.
-    is_refused: a pod's agent or server can't use the revision's version, and waiting will not help.
-    crash: the last time that a pod's server ended by itself.
-    """
-
-    revision: str
-    wanted: int
-    existing: int
-    ready: int
-    replaces: str | None = None
-    switched: int = 0
-    is_fetching: bool = False
-    is_blocked: bool = False
-    is_refused: bool = False
-    crash: Crash | None = None
-
-
-ABSENT = CarrierPods("", 0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,66 +137,3 @@ class Plan:
     def orders_revision(self, carrier: str) -> str | None:
         """The revision that a carrier of the plan carries."""
         return self.orders[carrier].revision if carrier in self.orders else None
-
-
-@dataclass(frozen=True, slots=True)
-class Scene:
-    """The arguments of a step, and what follows from them at once. home: the stable revision's carrier."""
-
-    wanted: Wanted
-    memory: Memory
-    carriers: Mapping[str, CarrierPods]
-    now: datetime
-    stable: str | None
-    home: str | None = None
-    scales: Scales = field(default=NO_EVIDENCE)
-
-    @property
-    def here(self) -> CarrierPods:
-        """The pods of the wanted revision's carrier."""
-        return self.carriers.get(self.wanted.carrier, ABSENT)
-
-
-def enough(replicas: int) -> int:
-    """Ready pods that count as serving: a quarter may be missing, as in a Deployment.
-
-    >>> [enough(n) for n in (1, 2, 3, 4, 8)]
-    [1, 2, 3, 3, 6]
-    """
-    return replicas - replicas // 4
-
-
-def carrier_of(revision: str, carriers: Mapping[str, CarrierPods]) -> str | None:
-    """The carrier of a revision; of several the one that carries it now, then the one with most ready pods."""
-    found = [name for name, here in carriers.items() if revision in (here.revision, here.replaces)]
-    return max(
-        found,
-        key=lambda name: (carriers[name].revision == revision, carriers[name].ready, name),
-        default=None,
-    )
-
-
-def arrived(here: CarrierPods) -> int:
-    """Pods that serve the carrier's revision. Taken over, ready ones may still serve what was there before."""
-    return here.switched if here.replaces is not None else here.ready
-
-
-def progress_of(scene: Scene) -> tuple[datetime, int]:
-    """Since when there was no progress, and the most pods so far that serve the new revision."""
-    memory, here, now = scene.memory, scene.here, scene.now
-    served = arrived(here) if here.revision == scene.wanted.revision else 0
-    if memory.canary != scene.wanted.revision or memory.progress_since is None or served > memory.canary_ready:
-        return now, served
-    if memory.progress_since > now:  # another node's clock: no deadline may lie as far ahead as that one was
-        return now, memory.canary_ready
-    return memory.progress_since, memory.canary_ready
-
-
-def orders_for(replicas: Mapping[str, int], scene: Scene, decided: Mapping[str, Orders]) -> dict[str, Orders]:
-    """What each carrier of the plan carries: as decided, else what it carries; the stable one's carrier, stable."""
-    orders = {}
-    for name in replicas:
-        here = scene.carriers.get(name, ABSENT)
-        kept = scene.stable if name == scene.home and scene.stable else here.revision
-        orders[name] = decided.get(name) or Orders(kept or name)
-    return orders

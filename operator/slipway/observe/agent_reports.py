@@ -12,7 +12,7 @@ from typing import Any
 
 from slipway.api.v1alpha1 import MAX_VERSION
 from slipway.model.signature import GoldenReport, Signature, read_golden, read_signatures
-from slipway.observe.problems import Trouble
+from slipway.model.workload import Trouble
 
 REFUSALS = frozenset(
     {

@@ -14,9 +14,9 @@ from slipway.model.names import (
     REVISION_LABEL,
 )
 from slipway.model.revision import Json
-from slipway.model.rollout import Crash
+from slipway.model.workload import Crash, Trouble
 from slipway.observe.agent_reports import AgentReport
-from slipway.observe.problems import Trouble, pod_trouble, why_ended
+from slipway.observe.problems import first_line, pod_trouble, why_ended
 
 PREPARING_SECONDS = 30
 """A pod with a node has its volumes and its network sooner; images are pulled after that and don't count here."""
@@ -105,3 +105,17 @@ def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
         return datetime.fromisoformat(str(scheduled.get("lastTransitionTime")))
     except ValueError:
         return None
+
+
+def deployment_trouble(deployment: Json, pods: list[Pod]) -> Trouble | None:
+    for condition in (deployment.get("status") or {}).get("conditions") or []:
+        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
+            text = str(condition.get("message", ""))
+            if "exceeded quota" in text:
+                return Trouble(
+                    "QuotaExceeded",
+                    f"the namespace's quota allows no more pods of this size: {first_line(text)}. Raise the "
+                    "ResourceQuota, or ask for less in spec.resources or spec.replicas",
+                )
+            return Trouble("PodsRefused", f"the API server refuses the pods: {first_line(text)}")
+    return next((pod.trouble for pod in pods if pod.trouble and not pod.is_ready), None)

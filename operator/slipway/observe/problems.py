@@ -8,25 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from slipway.model.revision import Json
+from slipway.model.workload import Trouble
 from slipway.observe.agent_reports import AgentReport
-from slipway.observe.pods import Pod
 
 MANY_RESTARTS = 3
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why something is not ready: a CamelCase reason and a message in words for a person.
-
-    needs_person: waiting alone will not end it.
-    """
-
-    reason: str
-    message: str
-    needs_person: bool = True
 
 
 def pod_trouble(
@@ -41,13 +28,13 @@ def pod_trouble(
             return Trouble(
                 "ImagePullFailed",
                 f"pod {name}: image {container.get('image')!r} of container {container['name']} can't be pulled: "
-                f"{_first_line(waiting.get('message') or waiting['reason'])}. Check its name, and "
+                f"{first_line(waiting.get('message') or waiting['reason'])}. Check its name, and "
                 "spec.podTemplate.spec.imagePullSecrets",
             )
         if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
             return Trouble(
                 "ContainerFailed",
-                f"pod {name}: container {container['name']} can't start: {_first_line(waiting.get('message') or '')}",
+                f"pod {name}: container {container['name']} can't start: {first_line(waiting.get('message') or '')}",
             )
     if report is not None and report.trouble is not None:
         return report.trouble
@@ -93,20 +80,6 @@ def _unschedulable(name: str, scheduled: Json) -> Trouble:
     return Trouble("Unschedulable", f"pod {name} finds no node: {message or 'no reason given'}", needs_person=True)
 
 
-def deployment_trouble(deployment: Json, pods: list[Pod]) -> Trouble | None:
-    for condition in (deployment.get("status") or {}).get("conditions") or []:
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            text = str(condition.get("message", ""))
-            if "exceeded quota" in text:
-                return Trouble(
-                    "QuotaExceeded",
-                    f"the namespace's quota allows no more pods of this size: {_first_line(text)}. Raise the "
-                    "ResourceQuota, or ask for less in spec.resources or spec.replicas",
-                )
-            return Trouble("PodsRefused", f"the API server refuses the pods: {_first_line(text)}")
-    return next((pod.trouble for pod in pods if pod.trouble and not pod.is_ready), None)
-
-
 def why_ended(terminated: Json) -> str:
     """Kubernetes' reason, where it says more than that there was an error (OOMKilled), and the last words."""
     reason = str(terminated.get("reason") or "")
@@ -122,5 +95,5 @@ def _last_words(text: str) -> str:
     return said[-1][:1000]
 
 
-def _first_line(text: str) -> str:
+def first_line(text: str) -> str:
     return text.strip().partition("\n")[0][:1000]

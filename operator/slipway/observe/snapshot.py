@@ -21,11 +21,10 @@ from slipway.model.names import (
     ROUTED_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.rollout import CarrierPods
 from slipway.model.signals import InForce
+from slipway.model.workload import CarrierPods, Trouble
 from slipway.observe.agent_reports import REFUSALS, AgentReport
-from slipway.observe.pods import Pod, read_pod, revision_of
-from slipway.observe.problems import Trouble, deployment_trouble
+from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
 from slipway.observe.router_reports import RouterPod, RouterReport, in_force, is_of_router, read_asked, read_router_pod
 from slipway.observe.service import Entry, read_entry
 

@@ -7,9 +7,14 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from slipway.api import SpecError
 from slipway.api.quantity import parse_quantity
-from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
+from slipway.api.v1alpha1 import Golden, GoldenRequest, ModelDeployment, ModelDeploymentSpec
+from slipway.decide.discovery import choose_versions
 from slipway.model.revision import (
     Json,
     Revision,
@@ -17,6 +22,8 @@ from slipway.model.revision import (
     spec_of,
     ways_of_fetching,
 )
+from slipway.model.rollout import Plan
+from slipway.observe.snapshot import Observed
 from slipway.render.pod_template import CACHE_FOLDER, SECRET_FOLDER
 from slipway.runtimes import RUNTIMES
 
@@ -90,3 +97,76 @@ def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
     """The server container's memory limit; None without one."""
     limit = spec.resources.limits.get("memory") if spec.resources else None
     return None if limit is None else int(parse_quantity(limit))
+
+
+def golden_kept(plan: Plan, observed: Observed) -> Json | None:
+    """The golden requests that the canary's agents were told; None: none."""
+    for carrier, orders in plan.orders.items():
+        here = observed.ordered.get(carrier)
+        if here is not None and here.revision == orders.revision == plan.canary:
+            return here.golden
+    return None
+
+
+GOLDEN_REQUESTS = TypeAdapter(Annotated[list[GoldenRequest], Field(min_length=1, max_length=64)])
+"""As many as the spec and agents take."""
+
+
+def golden_orders(golden: Golden, data: Mapping[str, str] | None = None) -> Json:
+    """What agents are told of golden requests. data: of the ConfigMap, where they stand in one; None: there is none.
+
+    Raises SpecError(GoldenUnreadable) for a ConfigMap that isn't there, or doesn't hold what it should.
+    """
+    tolerance = {"absolute": golden.tolerance.absolute, "relative": golden.tolerance.relative}
+    place = golden.config_map
+    if place is None:
+        return {"requests": [_golden(each) for each in golden.requests], "file": golden.file, "tolerance": tolerance}
+    where = f"spec.rollout.gates.golden.configMap: ConfigMap {place.name}"
+    if data is None:
+        raise SpecError("GoldenUnreadable", f"{where} does not exist in this namespace. Create it, or correct its name")
+    if place.key not in data:
+        raise SpecError(
+            "GoldenUnreadable", f"{where} has no key {place.key}; it has {', '.join(sorted(data)) or 'none'}"
+        )
+    try:
+        requests = GOLDEN_REQUESTS.validate_json(data[place.key])
+    except ValidationError as error:
+        first = error.errors()[0]
+        at = ".".join(str(part) for part in first["loc"])
+        raise SpecError(
+            "GoldenUnreadable",
+            f"{where}, key {place.key}: {at + ': ' if at else ''}{first['msg']}. It must be a JSON list of objects "
+            "with request and response",
+        ) from None
+    return {"requests": [_golden(each) for each in requests], "file": None, "tolerance": tolerance}
+
+
+def _golden(request: GoldenRequest) -> Json:
+    return request.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def versions_to_load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:
+    if revision.version == 0:
+        return ()
+    return choose_versions(deployment.spec.version_policy, revision.version, listed)
+
+
+def loaded_elsewhere(observed: Observed, carrier: str, revision: Revision) -> tuple[int, ...]:
+    orders = observed.ordered.get(carrier)
+    if orders is not None and orders.load and orders.served == revision.version:
+        return orders.load
+    return (revision.version,) if revision.version else ()
+
+
+def version_labels(
+    deployment: ModelDeployment, plan: Plan, revision: Revision, former: Revision | None
+) -> dict[str, int]:
+    """TensorFlow Serving's labels. In every pod `stable` leads somewhere; `canary` only while there is one."""
+    if revision.version == 0:
+        return {}
+    own = {"stable": revision.version}
+    if plan.canary == revision.hash and plan.stable is not None and former is not None and former.version:
+        own = {"stable": former.version, "canary": revision.version}
+    elif plan.canary == revision.hash and plan.stable is not None and plan.weights is not None:
+        own["canary"] = revision.version
+    return {**deployment.spec.model.labels, **own}

@@ -8,27 +8,20 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Annotated
+from dataclasses import dataclass
 
-from pydantic import Field, TypeAdapter, ValidationError
-
-from slipway.api import ModelDeployment, SpecError
-from slipway.api.status import ModelDeploymentStatus
-from slipway.api.v1alpha1 import Golden, GoldenRequest
-from slipway.decide.discovery import MAX_LISTED, known_versions, needs_agents_listing
+from slipway.api import ModelDeployment
+from slipway.decide.discovery import MAX_LISTED
 from slipway.decide.service_target import choose_entry
 from slipway.decide.steps import wants_router, wants_split
-from slipway.decide.versions import choose_versions
 from slipway.decide.weights import provider_name
 from slipway.model.names import child_name
-from slipway.model.revision import Json, Revision, hash_of, place_of, spec_of
+from slipway.model.revision import Json, Revision, place_of, spec_of
 from slipway.model.rollout import Plan
-from slipway.observe.problems import Trouble
-from slipway.observe.router_reports import RouterReport
+from slipway.model.workload import Trouble
 from slipway.observe.service import ALL_PODS, ROUTER, Entry
 from slipway.observe.snapshot import Observed
-from slipway.render.agent_orders import render_agent_config
+from slipway.render.agent_orders import loaded_elsewhere, render_agent_config, version_labels, versions_to_load
 from slipway.render.objects import (
     Child,
     render_config_map,
@@ -36,7 +29,7 @@ from slipway.render.objects import (
     render_deployment,
     render_service,
 )
-from slipway.render.pod_template import Images
+from slipway.render.pod_template import Images, with_template
 from slipway.render.router import render as render_router
 from slipway.render.routing import Backend, Routing, Split
 from slipway.runtimes import RUNTIMES
@@ -44,8 +37,7 @@ from slipway.runtimes import RUNTIMES
 ROUTINGS: Mapping[str, Callable[[ModelDeployment, Split, Mapping[tuple[str, str], Json], Images], Routing]] = {
     "Router": render_router
 }
-"""Provider → what it makes of a split, beside the live objects. One that isn't named here needs no objects of its own: of
-`Replicas`, Service `<name>` and the pods are there anyway."""
+"""Provider → what it makes of a split, beside the live objects. One that isn't named here needs no objects."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +57,6 @@ class Rendered:
     routed: str | None = None
 
 
-# --- what exists for it ---
-
-
 def render(
     deployment: ModelDeployment,
     desired: Revision,
@@ -82,6 +71,7 @@ def render(
     golden: what agents of a revision that isn't stable ask it first, as in agent.json; Trouble: nobody knows, so that
     revision's carrier is left as it is.
     """
+    desired = with_template(deployment, desired, images)
     revisions = {**observed.revisions, desired.hash: desired}
     recorded = _recorded(deployment, observed)
     entry = choose_entry(
@@ -119,12 +109,14 @@ def render(
         # What is listed at the spec's place says nothing of another place: there the orders stay what they are.
         is_same_place = place_of(revision) == deployment.spec.model.uri
         load[carrier] = (
-            _load(deployment, revision, listed) if is_same_place else _ordered_load(observed, carrier, revision)
+            versions_to_load(deployment, revision, listed)
+            if is_same_place
+            else loaded_elsewhere(observed, carrier, revision)
         )
         former = revisions.get(orders.replaces or "")
         if former is not None and 0 < former.version < revision.version:
             load[carrier] = tuple(sorted({*load[carrier], former.version}))
-        labels = _labels(deployment, plan, revision, former)
+        labels = version_labels(deployment, plan, revision, former)
         agent_config = render_agent_config(deployment, revision, load[carrier], labels, asks)
         configured[carrier] = agent_config["generation"]
         known = recorded if is_same_place else revision.digests
@@ -157,52 +149,6 @@ def render(
     return Rendered(tuple(children), load, configured, frozenset(unreadable), entry, routing.generation)
 
 
-def golden_kept(plan: Plan, observed: Observed) -> Json | None:
-    """The golden requests that the canary's agents were told; None: none."""
-    for carrier, orders in plan.orders.items():
-        here = observed.ordered.get(carrier)
-        if here is not None and here.revision == orders.revision == plan.canary:
-            return here.golden
-    return None
-
-
-GOLDEN_REQUESTS = TypeAdapter(Annotated[list[GoldenRequest], Field(min_length=1, max_length=64)])
-"""As many as the spec and agents take."""
-
-
-def golden_orders(golden: Golden, data: Mapping[str, str] | None = None) -> Json:
-    """What agents are told of golden requests. data: of the ConfigMap, where they stand in one; None: there is none.
-
-    Raises SpecError(GoldenUnreadable) for a ConfigMap that isn't there, or doesn't hold what it should.
-    """
-    tolerance = {"absolute": golden.tolerance.absolute, "relative": golden.tolerance.relative}
-    place = golden.config_map
-    if place is None:
-        return {"requests": [_golden(each) for each in golden.requests], "file": golden.file, "tolerance": tolerance}
-    where = f"spec.rollout.gates.golden.configMap: ConfigMap {place.name}"
-    if data is None:
-        raise SpecError("GoldenUnreadable", f"{where} does not exist in this namespace. Create it, or correct its name")
-    if place.key not in data:
-        raise SpecError(
-            "GoldenUnreadable", f"{where} has no key {place.key}; it has {', '.join(sorted(data)) or 'none'}"
-        )
-    try:
-        requests = GOLDEN_REQUESTS.validate_json(data[place.key])
-    except ValidationError as error:
-        first = error.errors()[0]
-        at = ".".join(str(part) for part in first["loc"])
-        raise SpecError(
-            "GoldenUnreadable",
-            f"{where}, key {place.key}: {at + ': ' if at else ''}{first['msg']}. It must be a JSON list of objects "
-            "with request and response",
-        ) from None
-    return {"requests": [_golden(each) for each in requests], "file": None, "tolerance": tolerance}
-
-
-def _golden(request: GoldenRequest) -> Json:
-    return request.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
 def _backend(
     deployment: ModelDeployment, carrier: str, revision: Revision, weight: int, load: tuple[int, ...]
 ) -> Backend:
@@ -225,31 +171,6 @@ def _keep(
     return render_controller_revision(deployment, revision, {**known, **recorded} if is_newest else known)
 
 
-def _load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:
-    if revision.version == 0:
-        return ()
-    return choose_versions(deployment.spec.version_policy, revision.version, listed)
-
-
-def _ordered_load(observed: Observed, carrier: str, revision: Revision) -> tuple[int, ...]:
-    orders = observed.ordered.get(carrier)
-    if orders is not None and orders.load and orders.served == revision.version:
-        return orders.load
-    return (revision.version,) if revision.version else ()
-
-
-def _labels(deployment: ModelDeployment, plan: Plan, revision: Revision, former: Revision | None) -> dict[str, int]:
-    """TensorFlow Serving's labels. In every pod `stable` leads somewhere; `canary` only while there is one."""
-    if revision.version == 0:
-        return {}
-    own = {"stable": revision.version}
-    if plan.canary == revision.hash and plan.stable is not None and former is not None and former.version:
-        own = {"stable": former.version, "canary": revision.version}
-    elif plan.canary == revision.hash and plan.stable is not None and plan.weights is not None:
-        own["canary"] = revision.version
-    return {**deployment.spec.model.labels, **own}
-
-
 def _recorded(deployment: ModelDeployment, observed: Observed) -> dict[int, str]:
     """Version → the sha256 that was first served under that number at the spec's place, or that a pin put there."""
     here = [kept for kept in observed.revisions.values() if place_of(kept) == deployment.spec.model.uri]
@@ -266,96 +187,3 @@ def _recorded(deployment: ModelDeployment, observed: Observed) -> dict[int, str]
             if version.version not in recorded or pins.get(str(version.version)) == version.sha256:
                 recorded[version.version] = version.sha256
     return {version: recorded[version] for version in sorted(recorded)[-MAX_LISTED:]}
-
-
-# --- whether they agree ---
-
-
-def _reaches_all(heard: RouterReport, observed: Observed) -> bool:
-    """Whether a router knows all ready pods that it is to send requests to."""
-    return all(
-        heard.endpoints.get(carrier, 0) >= here.ready
-        for carrier, here in observed.carriers.items()
-        if heard.weights.get(carrier, 0)
-    )
-
-
-def settled_now(
-    asked: ModelDeployment, observed: Observed, stored: ModelDeploymentStatus, found: Mapping[int, str | None]
-) -> str | None:
-    """The settled hash while it is the stored one, so that nobody needs to be asked; None when agents must be."""
-    settled = _settled_hash(observed)
-    if settled is None or settled != stored.settled or stored.canary is not None or stored.previous is not None:
-        return None
-    return None if needs_agents_listing(asked) and not known_versions(asked, observed, stored, found) else settled
-
-
-def _settled_hash(observed: Observed) -> str | None:
-    """Names the pods and what their agents were configured with; None while a pod is not ready."""
-    pods = [pod for pod in observed.pods if not pod.is_ending]
-    if not pods or not all(pod.is_ready for pod in pods):
-        return None
-    routers = [pod for pod in observed.routers if not pod.is_ending]
-    if not all(pod.is_ready for pod in routers):
-        return None
-    generations = {carrier: orders.generation for carrier, orders in observed.ordered.items()}
-    names = sorted([pod.uid, generations.get(pod.carrier, "")] for pod in pods)
-    return hash_of([*names, *sorted([pod.uid, observed.routed or ""] for pod in routers)] if routers else names)
-
-
-def is_told_anew(rendered: Rendered, observed: Observed) -> bool:
-    """Whether agents' orders are others than those that they were given before."""
-    return any(
-        carrier not in observed.ordered or observed.ordered[carrier].generation != generation
-        for carrier, generation in rendered.configured.items()
-    )
-
-
-def agreement(rendered: Rendered, plan: Plan, observed: Observed, settled: str | None, known: str | None) -> str | None:
-    """The settled hash if all have what is rendered now and nothing is on its way, else None.
-
-    settled: that hash, where it is known already that all agree with what they were told before.
-    known: the hash at which all agreed before, whatever is so now.
-    """
-    # While a carrier leaves, routers are asked at every look: its pods go once none of them sends it requests.
-    is_leaving = plan.weights is not None and {plan.canary, plan.previous} == {None} and len(plan.replicas) > 1
-    if is_told_anew(rendered, observed) or is_leaving or observed.routed != rendered.routed:
-        return None
-    return settled or _agreed_hash(rendered, observed, known)
-
-
-def _agreed_hash(rendered: Rendered, observed: Observed, known: str | None) -> str | None:
-    """The settled hash if every agent has its configuration and all its versions are available, else None.
-
-    known: the hash at which all agreed before. One that doesn't answer for a moment agrees with it still.
-    """
-    are_all_heard = True
-    for pod in observed.pods:
-        if pod.is_ending:
-            continue
-        wanted = rendered.configured.get(pod.carrier)
-        report = pod.report
-        if report is None:
-            are_all_heard = False
-            continue
-        if report.generation != wanted or report.trouble is not None or report.labels:
-            return None
-        loaded = {version.version for version in report.versions if version.state in ("Available", "Unloading")}
-        if loaded != set(rendered.load[pod.carrier]) or any(v.state == "Unloading" for v in report.versions):
-            return None
-    for router_pod in observed.routers:
-        heard = observed.router_reports.get(router_pod.uid)
-        if router_pod.is_ending:
-            continue
-        if heard is None:
-            are_all_heard = False
-            continue
-        if heard.generation != rendered.routed or not _reaches_all(heard, observed):
-            return None
-    ordered = {
-        carrier: replace(observed.ordered[carrier], generation=generation)
-        for carrier, generation in rendered.configured.items()
-        if carrier in observed.ordered
-    }
-    agreed = _settled_hash(replace(observed, ordered={**observed.ordered, **ordered}, routed=rendered.routed))
-    return agreed if are_all_heard or agreed == known else None

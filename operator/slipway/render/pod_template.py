@@ -7,18 +7,15 @@ Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
 from slipway.model.names import AGENT_CONFIG_KEY, AGENT_PORT, CONFIG_VOLUME, POD_VARIABLE, child_name, labels_of
 from slipway.model.revision import (
     Json,
     Revision,
-    hash_of,
     model_name,
     served_version,
-    user_choice,
-    ways_of_fetching,
 )
 from slipway.render.merge import merge, merge_list
 from slipway.runtimes import RUNTIMES
@@ -41,16 +38,11 @@ class Images:
     cluster_domain: str = "cluster.local"
 
 
-def new_revision(deployment: ModelDeployment, images: Images, number: int, former: Revision | None = None) -> Revision:
-    """The revision that the spec asks for now, its pod template rendered with today's images.
-
-    former: the revision whose carrier it takes over in place; its template stays then, to the letter.
-    """
-    spec = deployment.spec
-    choice = user_choice(spec)
-    name = hash_of(choice)
-    template = former.template if former is not None else render_template(deployment, images, name)
-    return Revision(name, number, served_version(spec), choice, ways_of_fetching(spec), template)
+def with_template(deployment: ModelDeployment, revision: Revision, images: Images) -> Revision:
+    """The revision with a pod template: the one that it has, or, of one that is new, rendered with today's images."""
+    if revision.template:
+        return revision
+    return replace(revision, template=render_template(deployment, images, revision.hash))
 
 
 def render_template(deployment: ModelDeployment, images: Images, revision: str) -> Json:

@@ -11,8 +11,8 @@ from aiohttp import web
 
 from slipway.controller import server_counts
 from slipway.controller.server_counts import ServerCounts
-from slipway.model.rollout import Crash
 from slipway.model.signals import Counts, Reading
+from slipway.model.workload import Crash
 from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter
 from slipway.runtimes import RUNTIMES

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from slipway.decide import rolling as rollout
 from slipway.decide.commands import VERBS
 from slipway.model.revision import Orders
-from slipway.model.rollout import CarrierPods, Crash, Memory, Plan, Promotion, Rejection, Step, Wanted
+from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Step, Wanted
 from slipway.model.signals import OPEN, Cause, GateState, GateVerdict, InForce, Outcome, Scales, Verdict
+from slipway.model.workload import CarrierPods, Crash
 from tests.unit.canaries import (
     ALSO_GOOD,
     BAKE_SECONDS,

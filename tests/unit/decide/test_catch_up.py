@@ -8,8 +8,9 @@ import pytest
 
 from slipway.decide.canary import catch_up
 from slipway.decide.rolling import step
-from slipway.model.rollout import CarrierPods, Memory, Rejection, Step, Wanted
+from slipway.model.rollout import Memory, Rejection, Step, Wanted
 from slipway.model.signals import InForce, Outcome, Scales, Verdict
+from slipway.model.workload import CarrierPods
 from slipway.observe.router_reports import read_asked
 from slipway.render.router import configure
 from slipway.render.routing import Backend, Split

@@ -17,7 +17,7 @@ from slipway.model.signals import OPEN, GateState
 from slipway.model.signature import GoldenReport, Signature, Tensor
 from slipway.observe.agent_reports import REFUSALS, AgentReport, VersionReport, read_report
 from slipway.observe.pods import Pod
-from slipway.render.desired import golden_orders
+from slipway.render.agent_orders import golden_orders
 from slipway.runtimes import RUNTIMES
 from slipway_agent.config import parse_config
 from slipway_agent.golden import GoldenRequest

@@ -11,12 +11,11 @@ from slipway.api.status import ModelDeploymentStatus, RevisionStatus
 from slipway.decide.discovery import resolve_version
 from slipway.decide.placement import arrive
 from slipway.model.revision import Revision
-from slipway.model.rollout import CarrierPods
+from slipway.model.workload import CarrierPods
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import Observed, Ordered
-from slipway.render.pod_template import new_revision
-from tests.unit.specs import IMAGES, Json, deployment, merged
+from tests.unit.specs import Json, deployment, merged, rendered_revision
 
 OCI: Json = {"model": {"uri": "oci://registry/digits", "versions": {"1": "v1", "2": "v2"}}}
 CUSTOM: Json = {"runtime": {"name": "Custom", "image": "i"}}
@@ -24,7 +23,7 @@ CUSTOM: Json = {"runtime": {"name": "Custom", "image": "i"}}
 
 def kept(changes: Json | None = None, number: int = 1) -> Revision:
     """A revision as the history has it."""
-    return new_revision(deployment(changes), IMAGES, number)
+    return rendered_revision(deployment(changes), number)
 
 
 def observed(
@@ -43,7 +42,7 @@ def status(stable: Revision | None = None, canary: Revision | None = None, **of_
 
 
 def test_a_first_revision_has_a_carrier_called_like_it() -> None:
-    arrival = arrive(deployment(), observed(), status(), IMAGES)
+    arrival = arrive(deployment(), observed(), status())
     assert arrival.carrier == arrival.revision.hash
     assert arrival.revision.number == 1
 
@@ -73,14 +72,14 @@ def test_a_revision_takes_over_where_nothing_but_the_version_differs(
     before: Json, now: Json, *, is_in_place: bool
 ) -> None:
     stable = kept(before)
-    arrival = arrive(deployment(now), observed(stable), status(stable), IMAGES)
+    arrival = arrive(deployment(now), observed(stable), status(stable))
     assert arrival.carrier == (stable.hash if is_in_place else arrival.revision.hash)
     assert arrival.revision.hash != stable.hash
 
 
 def test_taken_over_in_place_the_pods_template_stays_to_the_letter() -> None:
     stable = replace(kept(), template=kept().template | {"of": "an older operator"})
-    arrival = arrive(deployment(VERSION_2), observed(stable), status(stable), IMAGES)
+    arrival = arrive(deployment(VERSION_2), observed(stable), status(stable))
     assert arrival.revision.template == stable.template
 
 
@@ -89,7 +88,7 @@ def test_a_kept_revision_with_another_template_rolls() -> None:
     older = replace(kept(), template=kept().template | {"of": "an older operator"})
     stable = kept(VERSION_2, 2)
     world = observed(older, stable, carriers={stable.hash: CarrierPods(stable.hash, 1, 1, 1)})
-    arrival = arrive(deployment(), world, status(stable), IMAGES)
+    arrival = arrive(deployment(), world, status(stable))
     assert arrival.revision == older
     assert arrival.carrier == older.hash
 
@@ -98,7 +97,7 @@ def test_a_carrier_that_has_the_revisions_name_and_carries_another_is_left_alone
     first, second = kept(), kept(VERSION_2, 2)
     world = observed(first, second, carriers={first.hash: CarrierPods(second.hash, 1, 1, 1)})
     asked = deployment({"rollout": {"strategy": "RollingUpdate"}})
-    arrival = arrive(asked, world, status(second), IMAGES)
+    arrival = arrive(asked, world, status(second))
     assert arrival.revision == first
     assert arrival.carrier not in (first.hash, second.hash)
     again = observed(
@@ -106,7 +105,7 @@ def test_a_carrier_that_has_the_revisions_name_and_carries_another_is_left_alone
         second,
         carriers={first.hash: CarrierPods(second.hash, 1, 1, 1), arrival.carrier: CarrierPods(first.hash, 1, 1, 0)},
     )
-    assert arrive(asked, again, status(second, first), IMAGES).carrier == arrival.carrier
+    assert arrive(asked, again, status(second, first)).carrier == arrival.carrier
 
 
 def no_room(carrier: str) -> Pod:
@@ -118,21 +117,21 @@ def no_room(carrier: str) -> Pod:
 
 def test_without_memory_for_both_it_rolls_and_goes_on_rolling() -> None:
     stable = kept()
-    canary = new_revision(deployment(VERSION_2), IMAGES, 2, stable)
+    canary = rendered_revision(deployment(VERSION_2), 2, stable)
     world = observed(
         stable,
         canary,
         carriers={stable.hash: CarrierPods(canary.hash, 1, 1, 1, stable.hash)},
         pods=(no_room(stable.hash),),
     )
-    arrival = arrive(deployment(VERSION_2), world, status(stable, canary), IMAGES)
+    arrival = arrive(deployment(VERSION_2), world, status(stable, canary))
     assert arrival.carrier == canary.hash
     assert arrival.rolls_because == "NotEnoughMemory: needs 3.0 GiB, and 2.0 GiB are left"
     later = observed(stable, canary)
     remembered = status(stable, canary, rolls_because=arrival.rolls_because)
-    assert arrive(deployment(VERSION_2), later, remembered, IMAGES) == arrival
+    assert arrive(deployment(VERSION_2), later, remembered) == arrival
     # Before status was written, the new carrier itself tells.
-    assert arrive(deployment(VERSION_2), later, status(stable, canary), IMAGES).carrier == canary.hash
+    assert arrive(deployment(VERSION_2), later, status(stable, canary)).carrier == canary.hash
 
 
 FOLLOWED: Json = {"model": {"version": None}}
@@ -144,7 +143,7 @@ def test_the_first_version_found_goes_to_the_pods_that_wait_for_it() -> None:
     world = observed(waiting, carriers={waiting.hash: CarrierPods(waiting.hash, 1, 1, 0)})
     asked = resolve_version(deployment(FOLLOWED), world, status(None, waiting), (1, 2))
     assert asked.spec.model.version == 2
-    arrival = arrive(asked, world, status(None, waiting), IMAGES)
+    arrival = arrive(asked, world, status(None, waiting))
     assert arrival.carrier == waiting.hash
     assert arrival.revision.version == 2
 
@@ -152,7 +151,7 @@ def test_the_first_version_found_goes_to_the_pods_that_wait_for_it() -> None:
 def test_a_version_named_that_was_found_before_is_the_same_revision() -> None:
     world = observed(kept(FOLLOWED))
     found = resolve_version(deployment(FOLLOWED), world, status(), (2,))
-    assert arrive(found, world, status(), IMAGES).revision.hash == kept(VERSION_2).hash
+    assert arrive(found, world, status()).revision.hash == kept(VERSION_2).hash
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from slipway.decide import rolling as rollout
 from slipway.model.revision import Orders
-from slipway.model.rollout import ABSENT, CarrierPods, Memory, Plan, Promotion, Rejection, Wanted, carrier_of, enough
+from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Wanted
+from slipway.model.workload import ABSENT, CarrierPods, carrier_of, enough
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from slipway.decide.service_target import choose_entry, in_force_now
-from slipway.model.rollout import CarrierPods
 from slipway.model.signals import InForce
+from slipway.model.workload import CarrierPods
 from slipway.observe.service import ALL_PODS, ROUTER, Entry, read_entry
 from tests.unit.specs import NAME
 

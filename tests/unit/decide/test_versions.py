@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.api.v1alpha1 import VersionPolicy
-from slipway.decide.versions import choose_versions, needs_listing
+from slipway.decide.discovery import choose_versions, needs_listing
 
 VERSIONS = st.integers(1, 30)
 POLICIES = st.one_of(

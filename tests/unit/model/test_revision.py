@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from slipway.api import v1alpha1
 from slipway.model.revision import content_hash, hash_of, place_of, read_revision, user_choice
 from slipway.render.objects import render_controller_revision
-from slipway.render.pod_template import new_revision
-from tests.unit.specs import IMAGES, Json, body, deployment, merged
+from tests.unit.specs import Json, body, deployment, merged, rendered_revision
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=4),
@@ -157,7 +156,7 @@ def test_a_rejected_revision_is_tried_again_when_its_bytes_may_be_others(changes
 
 def test_a_revision_is_read_back_as_it_was_kept() -> None:
     wanted = deployment(merged(FULL, {"model": {"version": 4, "sha256": {"4": "b" * 64}}}))
-    revision = new_revision(wanted, IMAGES, 7)
+    revision = rendered_revision(wanted, 7)
     kept = render_controller_revision(wanted, revision, {}).manifest
     assert read_revision(kept) == revision
     assert (revision.number, revision.version, place_of(revision)) == (7, 4, "pvc://models/digits")
@@ -185,7 +184,7 @@ def test_a_choice_is_a_valid_spec_by_itself() -> None:
 )
 def test_a_controller_revision_that_is_none_of_ours_is_not_read(changes: Json) -> None:
     wanted = deployment()
-    kept = render_controller_revision(wanted, new_revision(wanted, IMAGES, 1), {}).manifest
+    kept = render_controller_revision(wanted, rendered_revision(wanted, 1), {}).manifest
     assert read_revision(merged(kept, changes)) is None
 
 

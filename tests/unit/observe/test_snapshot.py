@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.model.workload import Trouble
 from slipway.observe.agent_reports import AgentReport, read_report
 from slipway.observe.pods import read_pod
-from slipway.observe.problems import Trouble
 from slipway.observe.router_reports import RouterReport
 from slipway.observe.snapshot import Ordered, observe
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged

@@ -16,10 +16,10 @@ from slipway.render.agent_orders import render_agent_config
 from slipway.render.envoy import DNS_REFRESH
 from slipway.render.merge import MERGE_KEYS, merge
 from slipway.render.objects import render_config_map, render_controller_revision, render_deployment, render_service
-from slipway.render.pod_template import new_revision, render_template
+from slipway.render.pod_template import render_template
 from slipway.runtimes import RUNTIMES
 from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
-from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
+from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, rendered_revision
 
 CLUSTER_DNS_TTL_SECONDS = 5
 """Of CoreDNS' kubernetes plugin, where nobody says otherwise."""
@@ -45,7 +45,7 @@ def agent(changes: Json | None = None) -> Json:
 
 def orders(changes: Json | None = None, load: tuple[int, ...] = (1,)) -> Json:
     wanted = deployment(changes)
-    return render_agent_config(wanted, new_revision(wanted, IMAGES, 1), load, {})
+    return render_agent_config(wanted, rendered_revision(wanted, 1), load, {})
 
 
 # ---- merging
@@ -318,7 +318,7 @@ def test_a_pod_that_ends_serves_until_routers_know_no_more_of_it(name: str) -> N
 
 def all_children(changes: Json | None = None) -> list[Any]:
     wanted = deployment(changes)
-    revision = new_revision(wanted, IMAGES, 1)
+    revision = rendered_revision(wanted, 1)
     return [
         render_service(wanted),
         render_controller_revision(wanted, revision, {}),
@@ -363,7 +363,7 @@ def test_the_service_reaches_pods_of_all_revisions_by_named_ports() -> None:
 
 def test_a_deployments_pods_are_the_kept_template_whatever_the_spec_says_now() -> None:
     before = deployment({"model": {"version": 1}})
-    revision = new_revision(before, IMAGES, 1)
+    revision = rendered_revision(before, 1)
     now = deployment({"model": {"version": 2}, "runtime": {"args": ["--new"]}, "replicas": 4})
     rendered = render_deployment(now, revision.hash, revision.template, 4).manifest
     assert rendered["spec"]["template"] == revision.template
@@ -440,7 +440,7 @@ def test_other_orders_are_another_generation(changes: Json, load: tuple[int, ...
 
 def of_earlier(before: Json, now: Json) -> Json:
     """The orders of the revision before, under the spec of now."""
-    earlier = new_revision(deployment(before), IMAGES, 1)
+    earlier = rendered_revision(deployment(before), 1)
     return render_agent_config(deployment(now), earlier, (earlier.version,), {})
 
 

@@ -24,12 +24,14 @@ from slipway.api.status import (
 )
 from slipway.decide.inputs import read_memory, still_rejected
 from slipway.model.revision import Orders, Revision
-from slipway.model.rollout import CarrierPods, Plan, Promotion, Rejection, Step
+from slipway.model.rollout import Plan, Promotion, Rejection, Step
+from slipway.model.workload import CarrierPods, Trouble
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
-from slipway.observe.problems import Trouble
 from slipway.observe.snapshot import Observed
-from slipway.report.status import MAX_TRANSITIONS, Judged, Notice, assess, notices
+from slipway.report.events import MAX_TRANSITIONS, Notice, notices
+from slipway.report.pass_result import Judged
+from slipway.report.status import assess
 
 ROOT = Path(__file__).resolve().parents[3]
 

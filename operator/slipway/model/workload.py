@@ -1,0 +1,82 @@
+"""A workload: a Deployment of ours and its pods, what troubles them, and what it carries: one revision at a time.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Crash:
+    """A server container ended by itself: when, and its last words."""
+
+    at: datetime
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class CarrierPods:
+    """A Deployment's pods and orders, as observed.
+
+    revision: the one that its agents have orders for. replaces: the one that this one takes or took over in place from.
+    wanted: the Deployment's replicas. existing: its pods that are not ending. ready: of these, the ready ones.
+    switched: of the ready ones, those whose agents say that the revision's version is what an unversioned request gets.
+    is_fetching: a pod's agent is downloading, without error: that is progress.
+    is_blocked: a pod can't be scheduled for want of resources.
+    is_refused: a pod's agent or server can't use the revision's version, and waiting will not help.
+    crash: the last time that a pod's server ended by itself.
+    """
+
+    revision: str
+    wanted: int
+    existing: int
+    ready: int
+    replaces: str | None = None
+    switched: int = 0
+    is_fetching: bool = False
+    is_blocked: bool = False
+    is_refused: bool = False
+    crash: Crash | None = None
+
+
+ABSENT = CarrierPods("", 0, 0, 0)
+
+
+def enough(replicas: int) -> int:
+    """Ready pods that count as serving: a quarter may be missing, as in a Deployment.
+
+    >>> [enough(n) for n in (1, 2, 3, 4, 8)]
+    [1, 2, 3, 3, 6]
+    """
+    return replicas - replicas // 4
+
+
+def carrier_of(revision: str, carriers: Mapping[str, CarrierPods]) -> str | None:
+    """The carrier of a revision; of several the one that carries it now, then the one with most ready pods."""
+    found = [name for name, here in carriers.items() if revision in (here.revision, here.replaces)]
+    return max(
+        found,
+        key=lambda name: (carriers[name].revision == revision, carriers[name].ready, name),
+        default=None,
+    )
+
+
+def arrived(here: CarrierPods) -> int:
+    """Pods that serve the carrier's revision. Taken over, ready ones may still serve what was there before."""
+    return here.switched if here.replaces is not None else here.ready
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something is not ready: a CamelCase reason and a message in words for a person.
+
+    needs_person: waiting alone will not end it.
+    """
+
+    reason: str
+    message: str
+    needs_person: bool = True

@@ -1,0 +1,193 @@
+"""The conditions: Ready, Promoted, VersionsReady and Degraded; and the phase, one word for a person.
+
+Ready: stable serves. Promoted: the spec's revision is the stable one. VersionsReady: the policy's other versions too.
+Degraded: something needs a person.
+Invariant: every reason is stable API (docs/conditions.md lists them); every message says what, where and what to do.
+Pure.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from slipway.api.status import (
+    Condition,
+    ModelDeploymentStatus,
+    Rejected,
+    VersionStatus,
+    write_time,
+)
+from slipway.model.rollout import Promotion
+from slipway.model.workload import Trouble, carrier_of, enough
+from slipway.observe.pods import Pod
+from slipway.observe.snapshot import Observed
+from slipway.report.pass_result import Judged
+from slipway.report.versions import OTHER_BYTES
+
+ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
+
+
+def ready_condition(
+    judged: Judged, observed: Observed, stable: str | None, canary: str | None, ready: int
+) -> Condition:
+    if judged.replicas == 0:
+        return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
+    if stable is not None and ready >= enough(judged.replicas):
+        return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {judged.replicas} pods serve")
+    trouble = _trouble(observed, stable) or _trouble(observed, canary)
+    if stable is None and judged.problem is not None:
+        trouble = judged.problem
+    if stable is None and trouble is None and judged.version == 0 and judged.plan is not None:
+        if judged.listing is not None:
+            return _condition("Ready", False, judged.listing.reason, judged.listing.message)
+        return _condition(
+            "Ready",
+            False,
+            "NoVersionFound",
+            "spec.model.uri holds no version yet. Put one there as a folder that is called like its number "
+            f"(1, 2, 3 …); it is served as soon as it is found{_waits(observed)}",
+        )
+    if trouble:
+        return _condition("Ready", False, trouble.reason, trouble.message)
+    return _condition("Ready", False, "Deploying", f"{ready} of {judged.replicas} pods are ready{_waits(observed)}")
+
+
+def _trouble(observed: Observed, revision: str | None) -> Trouble | None:
+    """What keeps a revision's pods from being ready."""
+    return observed.troubles.get(carrier_of(revision, observed.carriers) or revision) if revision else None
+
+
+def _waits(observed: Observed) -> str:
+    """What the agents of pods that are not ready do, for a person who waits."""
+    doing = {
+        f"version {version.version} is {version.state}"
+        for pod in observed.pods
+        if pod.report is not None and not pod.is_ready and not pod.is_ending
+        for version in pod.report.versions
+        if version.state not in ("Available", "Pending")
+    }
+    return f"; {', '.join(sorted(doing))}" if doing else ""
+
+
+def promoted_condition(
+    judged: Judged, observed: Observed, canary: str | None, stable: str | None, rejected: list[Rejected]
+) -> Condition:
+    if judged.problem is not None:
+        return _condition("Promoted", False, judged.problem.reason, judged.problem.message)
+    assert judged.plan is not None  # no plan means a problem
+    match judged.plan.promotion:
+        case Promotion.PROMOTED:
+            return _condition("Promoted", True, "Promoted", f"revision {judged.revision} is stable")
+        case Promotion.PAUSED:
+            return _condition(
+                "Promoted", False, "Paused", f"revision {judged.revision} waits for {judged.plan.waits_for}"
+            )
+        case Promotion.ROLLED_BACK if judged.pinned is not None and stable == judged.pinned.revision:
+            return _condition(
+                "Promoted",
+                False,
+                "RolledBack",
+                f"a person rolled back to revision {judged.pinned.revision}; the spec's, {judged.pinned.instead_of}, "
+                "is not tried again until the spec asks for another revision, or kubectl slipway retry",
+            )
+        case Promotion.ROLLED_BACK:
+            why = next((entry.message for entry in reversed(rejected) if entry.revision == judged.revision), "")
+            return _condition(
+                "Promoted",
+                False,
+                "RolledBack",
+                f"revision {judged.revision} was taken back and {stable} serves: {why}. It is not tried again until "
+                "the spec asks for another revision, or kubectl slipway retry",
+            )
+        case Promotion.IN_PROGRESS:
+            trouble = _trouble(observed, canary)
+            text = f"revision {judged.revision} takes over"
+            if judged.plan.previous is not None:
+                text = f"revision {judged.revision} is stable and bakes until {time_of_day(judged.plan.bake_until)}"
+            elif judged.plan.waits_for:
+                text += f"; it waits for {judged.plan.waits_for}"
+            if judged.rolls_because:
+                text += f" in pods of its own: {judged.rolls_because}"
+            return _condition(
+                "Promoted", False, "InProgress", f"{text}; {trouble.reason}: {trouble.message}" if trouble else text
+            )
+
+
+def label_trouble(judged: Judged, pods: list[Pod]) -> Trouble | None:
+    """A label that can't stand where it should, in any pod."""
+    if judged.plan is None or judged.are_settled:
+        return None
+    return next((trouble for pod in pods if pod.report for trouble in pod.report.labels), None)
+
+
+def versions_ready_condition(judged: Judged, versions: list[VersionStatus], label: Trouble | None) -> Condition:
+    bad = [version for version in versions if version.state == "Failed" or version.reason == OTHER_BYTES]
+    if bad:
+        text = "; ".join(f"version {version.version}: {version.reason}: {version.message}" for version in bad)
+        return _condition("VersionsReady", False, bad[0].reason or "Failed", text)
+    if label is not None:
+        return _condition("VersionsReady", False, label.reason, label.message)
+    waiting = [version for version in versions if version.state != "Available"]
+    if not versions or all(version.state == "Unknown" for version in versions):
+        return Condition(
+            type="VersionsReady", status="Unknown", reason="NotReported", message="no agent has reported yet"
+        )
+    if waiting:
+        text = ", ".join(f"{version.version} is {version.state}" for version in waiting)
+        return _condition("VersionsReady", False, "Loading", f"version {text}")
+    loaded = ", ".join(str(version.version) for version in versions)
+    return _condition("VersionsReady", True, "AllAvailable", f"loaded: {loaded}")
+
+
+def degraded_condition(
+    judged: Judged, observed: Observed, conditions: list[Condition], stable: str | None, canary: str | None
+) -> Condition:
+    troubles = (judged.problem, _trouble(observed, canary), _trouble(observed, stable), judged.listing)
+    found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
+    if found:
+        return _condition("Degraded", True, found.reason, found.message)
+    for condition in conditions:
+        has_bad_version = (
+            condition.type == "VersionsReady" and condition.status == "False" and condition.reason != "Loading"
+        )
+        if condition.reason == "RolledBack" or has_bad_version:
+            return _condition("Degraded", True, condition.reason, condition.message)
+    return _condition("Degraded", False, "AsExpected", "nothing needs a person")
+
+
+def phase_of(judged: Judged, conditions: list[Condition], stable: str | None, canary: str | None) -> str:
+    is_ready = conditions[0].status == "True"
+    if judged.problem is not None:
+        return judged.problem.reason
+    if judged.replicas == 0:
+        return "ScaledToZero"
+    if conditions[1].reason == "RolledBack":
+        return "RolledBack"
+    if judged.plan is not None and judged.plan.promotion is Promotion.PAUSED:
+        return "Paused"
+    if stable is not None and canary is not None:
+        return "RollingOut"
+    if judged.plan is not None and judged.plan.previous is not None and is_ready:
+        return "Baking"
+    if is_ready:
+        return "Ready"
+    return conditions[0].reason
+
+
+def _condition(kind: str, is_true: bool, reason: str, message: str) -> Condition:
+    return Condition(type=kind, status="True" if is_true else "False", reason=reason, message=message[:4096])
+
+
+def dated(condition: Condition, generation: int, stored: ModelDeploymentStatus, now: datetime) -> Condition:
+    before = stored.condition(condition.type)
+    same = before is not None and before.status == condition.status and before.last_transition_time
+    return condition.model_copy(
+        update={
+            "observed_generation": generation,
+            "last_transition_time": before.last_transition_time if before and same else write_time(now),
+        }
+    )
+
+
+def time_of_day(moment: datetime | None) -> str:
+    return f"{moment.astimezone(UTC):%H:%M:%S} UTC" if moment else "its end"

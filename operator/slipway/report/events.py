@@ -1,0 +1,99 @@
+"""What is told of a change: Kubernetes events, and the lines of status.transitions.
+
+Invariant: nothing is told twice; no transition is without an event.
+Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from slipway.api.status import (
+    ModelDeploymentStatus,
+    Rejected,
+    Transition,
+    write_time,
+)
+from slipway.report.conditions import ENDS, time_of_day
+from slipway.report.pass_result import Judged
+
+MAX_TRANSITIONS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """A Kubernetes event to be: something changed that a person wants to know."""
+
+    is_warning: bool
+    reason: str
+    message: str
+
+
+def transitions_after(
+    judged: Judged, stored: ModelDeploymentStatus, rejected: list[Rejected], now: datetime
+) -> list[Transition]:
+    """The story so far: each line once, told from what this pass changed."""
+    plan, told = judged.plan, list(stored.transitions)
+    if plan is None:
+        return told
+
+    def tell(revision: str, reason: str, message: str) -> None:
+        told.append(Transition(at=write_time(now), revision=revision, reason=reason, message=message[:1024]))
+
+    obeyed = judged.obeyed
+    if obeyed is not None and obeyed.command is not None and obeyed.is_accepted:
+        tell(obeyed.command.revision, "Command", f"{obeyed.command.verb}: {obeyed.message}")
+    was_canary = stored.canary.revision if stored.canary else None
+    was_stable = stored.stable.revision if stored.stable else None
+    was_previous = stored.previous.revision if stored.previous else None
+    before = stored.step.index if stored.step and was_canary == plan.canary else 0
+    if plan.canary is not None and plan.canary != was_canary and plan.stable is not None:
+        tell(plan.canary, "Started", f"revision {plan.canary} prepares beside {plan.stable}")
+    if plan.canary is not None and plan.step_index > before and plan.weights is not None:
+        step = judged.steps[plan.step_index - 1]
+        what = "a pause" if step.is_pause else f"weight {step.weight_percent}"
+        tell(plan.canary, "Step", f"step {plan.step_index} of {len(judged.steps)} begins: {what}")
+    if plan.newly_rejected is not None:
+        why = next((each.message for each in reversed(rejected) if each.revision == plan.newly_rejected.revision), "")
+        tell(plan.newly_rejected.revision, "RolledBack", f"back to revision {plan.stable}: {why}")
+    elif plan.cause is not None and plan.stable != was_stable:  # in bake, while the spec names another revision
+        message = f"back to revision {plan.stable}: {plan.cause.reason}: {plan.cause.message}"
+        tell(was_stable or "", "RolledBack", message)
+    elif plan.stable is not None and plan.stable != was_stable:
+        bakes = f"; revision {plan.previous} stays warm until {time_of_day(plan.bake_until)}" if plan.previous else ""
+        tell(plan.stable, "Promoted", f"revision {plan.stable} gets all requests{bakes}")
+    if was_previous is not None and plan.previous is None and plan.newly_rejected is None and plan.stable == was_stable:
+        tell(plan.stable or "", "Baked", f"the bake is over; revision {was_previous} goes")
+    return told[-MAX_TRANSITIONS:]
+
+
+def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list[Notice]:
+    """The events that a change of status is worth: one for each reason that is new."""
+    found: dict[str, Notice] = {}
+    for kind, good in (("Ready", "True"), ("Promoted", "True"), ("Degraded", "False")):
+        old, new = before.condition(kind), after.condition(kind)
+        if new is None or (old is not None and (old.status, old.reason) == (new.status, new.reason)):
+            continue
+        is_good = new.status == good
+        if is_good and (old is None or kind == "Degraded"):
+            continue
+        if new.reason in ("Deploying", "InProgress", "ScaledToZero") and old is None:
+            continue
+        if is_good and kind == "Promoted" and before.stable is None:
+            continue  # the first revision: Ready tells it
+        found.setdefault(
+            new.reason, Notice(not is_good and new.reason not in ("InProgress", "Paused"), new.reason, new.message)
+        )
+    told = before.transitions[-1] if before.transitions else None
+    fresh = after.transitions[after.transitions.index(told) + 1 :] if told in after.transitions else after.transitions
+    for transition in fresh:
+        if transition.reason == "RolledBack":
+            found.setdefault("RolledBack", Notice(True, "RolledBack", transition.message))
+        if transition.reason == "Promoted" and (before.stable is None or not found.keys().isdisjoint(ENDS)):
+            continue  # Ready tells the first revision, condition Promoted one that ends without a bake
+        if transition.reason in ("Started", "Step", "Promoted", "Baked", "Command"):
+            found.setdefault(
+                f"Rollout{transition.reason}", Notice(False, f"Rollout{transition.reason}", transition.message)
+            )
+    return list(found.values())
