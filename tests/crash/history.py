@@ -33,8 +33,8 @@ class Seen:
 
 @dataclass(slots=True)
 class _Moment:
-    """What stood at one moment. weights: carrier → percent, as the routers are told; None: nobody tells them.
-    pods: carrier → pods wanted. selected: the labels by which the Service finds pods."""
+    """What stood at one moment. weights: workload → percent, as the routers are told; None: nobody tells them.
+    pods: workload → pods wanted. selected: the labels by which the Service finds pods."""
 
     weights: Mapping[str, int] | None = None
     pods: dict[str, int] = field(default_factory=dict)
@@ -57,19 +57,19 @@ class _Moment:
     def breaches(self) -> Iterable[str]:
         """What must never be."""
         if self.weights is not None:
-            weighted = sorted(carrier for carrier, weight in self.weights.items() if weight)
+            weighted = sorted(workload for workload, weight in self.weights.items() if weight)
             if sum(self.weights.values()) != 100:
                 yield f"the weights {dict(self.weights)} don't sum to 100"
             if len(weighted) > 2:
                 yield f"two canaries have weight: {dict(self.weights)}"
-            for carrier in self.rejected.intersection(weighted):
-                yield f"{carrier} is rejected and has weight: {dict(self.weights)}"
+            for workload in self.rejected.intersection(weighted):
+                yield f"{workload} is rejected and has weight: {dict(self.weights)}"
         if self.selected is None or self.selected["slipway.dev/model"] != NAME:
             return  # there is no Service, or it leads to the routers
         alone = self.selected.get("slipway.dev/revision")
-        reached = [alone] if alone else [carrier for carrier, count in self.pods.items() if count]
-        for carrier in self.rejected.intersection(reached):
-            yield f"{carrier} is rejected and the Service leads to its pods"
+        reached = [alone] if alone else [workload for workload, count in self.pods.items() if count]
+        for workload in self.rejected.intersection(reached):
+            yield f"{workload} is rejected and the Service leads to its pods"
         if len(reached) > 2:
             yield f"two canaries are behind the Service: {sorted(reached)}"
 

@@ -20,7 +20,7 @@ QUICK_MILLISECONDS = 5
 
 @dataclass(slots=True)
 class PlayedRouter:
-    """told: what it answers of itself; clusters: their names. asked, failed: carrier → requests since it began."""
+    """told: what it answers of itself; clusters: their names. asked, failed: workload → requests since it began."""
 
     told: str = ""
     weights: Mapping[str, int] = field(default_factory=dict)
@@ -40,25 +40,25 @@ class PlayedRouter:
         self.clusters = tuple(cluster["name"] for cluster in clusters)
 
     def count(self, versions: Mapping[str, int | None], now: float) -> None:
-        """The requests since it was last asked. versions: carrier → the version that its pods serve."""
+        """The requests since it was last asked. versions: workload → the version that its pods serve."""
         seconds = max(0.0, now - self.counted_until) if self.counted_until else 0.0
         self.counted_until = now
-        for carrier, weight in self.weights.items():
+        for workload, weight in self.weights.items():
             share = REQUESTS_PER_SECOND * seconds * weight / 100
-            self.asked[carrier] = self.asked.get(carrier, 0.0) + share
-            if versions.get(carrier) == FAILING:
-                self.failed[carrier] = self.failed.get(carrier, 0.0) + share
+            self.asked[workload] = self.asked.get(workload, 0.0) + share
+            if versions.get(workload) == FAILING:
+                self.failed[workload] = self.failed.get(workload, 0.0) + share
 
     def stats(self, ready: Mapping[str, int]) -> str:
-        """As Envoy's /stats/prometheus. ready: carrier → its ready pods."""
+        """As Envoy's /stats/prometheus. ready: workload → its ready pods."""
         lines = []
         for cluster in self.clusters:
-            protocol, _, carrier = cluster.partition("/")
+            protocol, _, workload = cluster.partition("/")
             healthy = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{cluster}"}}'
-            lines.append(f"{healthy} {ready.get(carrier, 0)}")
+            lines.append(f"{healthy} {ready.get(workload, 0)}")
             if protocol != "http":
                 continue
-            asked, failed = int(self.asked.get(carrier, 0)), int(self.failed.get(carrier, 0))
+            asked, failed = int(self.asked.get(workload, 0)), int(self.failed.get(workload, 0))
             for code, count in (("200", asked - failed), ("503", failed)):
                 labels = f'attempts="1",cluster="{cluster}",code="{code}",flags="-",grpc="-"'
                 lines.append(f"envoy_slipway_answers{{{labels}}} {count}")

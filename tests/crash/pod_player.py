@@ -121,9 +121,9 @@ class PodPlayer:
         address = status.get("podIP") or next(a for a in self._addresses if a not in self._pods)
         labels = metadata.get("labels", {})
         model, _, role = labels["slipway.dev/model"].partition(".")
-        carrier = labels.get("slipway.dev/revision", "")
+        workload = labels.get("slipway.dev/revision", "")
         played = self._pods.setdefault(
-            address, Played(metadata["namespace"], model, carrier, PlayedRouter() if role == "router" else None)
+            address, Played(metadata["namespace"], model, workload, PlayedRouter() if role == "router" else None)
         )
         is_played = any((c["type"], c["status"]) == ("Ready", "True") for c in status.get("conditions", []))
         played.is_ready = is_played and "deletionTimestamp" not in metadata
@@ -162,7 +162,7 @@ class PodPlayer:
             played.router.read(config_map, self._versions_of(played), asyncio.get_running_loop().time())
 
     def _versions_of(self, played: "Played") -> dict[str, int | None]:
-        """Carrier → the version that its pods serve."""
+        """Workload → the version that its pods serve."""
         prefix = f"{played.model}-"
         return {
             name.removeprefix(prefix): json.loads(orders["data"]["agent.json"])["served"]
@@ -179,7 +179,7 @@ class PodPlayer:
 
     async def _answer_status(self, request: web.Request) -> web.Response:
         played = self._asked(request)
-        orders = self._orders.get((played.namespace, f"{played.model}-{played.carrier}"))
+        orders = self._orders.get((played.namespace, f"{played.model}-{played.workload}"))
         if orders is None:
             return web.Response(status=503)
         return web.json_response(report_of(json.loads(orders["data"]["agent.json"])))
@@ -203,17 +203,17 @@ class PodPlayer:
         ready: dict[str, int] = {}
         for pod in self._pods.values():
             if (pod.namespace, pod.model) == (played.namespace, played.model) and pod.is_ready and pod.router is None:
-                ready[pod.carrier] = ready.get(pod.carrier, 0) + 1
+                ready[pod.workload] = ready.get(pod.workload, 0) + 1
         return web.Response(text=played.router.stats(ready))
 
 
 @dataclass(slots=True)
 class Played:
-    """A pod. carrier: empty for a router's. nudge: the annotation at which it last read its configuration."""
+    """A pod. workload: empty for a router's. nudge: the annotation at which it last read its configuration."""
 
     namespace: str
     model: str
-    carrier: str
+    workload: str
     router: PlayedRouter | None
     is_ready: bool = False
     nudge: str = ""

@@ -136,7 +136,7 @@ def said_while_paused(name: str, verb: str, end: str) -> Scenario:
 
 SCENARIOS = (
     Scenario("create", apply()),
-    # The history's limit is one: the third revision's arrival also prunes the first's objects.
+    # The history's limit is one: the third revision also prunes the first's objects.
     Scenario("new-version", apply(model=version(3)), before=(apply(), apply(model=version(2)))),
     Scenario("in-place", in_place(2), before=(in_place(1),)),
     Scenario("in-place-refused", in_place(BROKEN), before=(in_place(1),)),

@@ -159,11 +159,11 @@ def then_quiet(served: Served, version: int, seconds: float = 60) -> Manifest:
         return status if stable.get("version") == version and is_alone else None
 
     status = then_status(served, f"version {version} serves alone", is_so, seconds)
-    carrier = status["stable"].get("carrier") or status["stable"]["revision"]
+    workload = status["stable"].get("workload") or status["stable"]["revision"]
     gone = [
         one["metadata"]["name"]
         for one in served.children("Deployment")
-        if one["metadata"]["name"] not in (f"{served.name}-{carrier}", f"{served.name}-router")
+        if one["metadata"]["name"] not in (f"{served.name}-{workload}", f"{served.name}-router")
     ]
     for name in gone:
         served.kube.wait(

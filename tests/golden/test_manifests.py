@@ -15,11 +15,11 @@ import yaml
 
 from slipway.api import parse
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.placement import arrive, new_revision
+from slipway.decide.placement import new_revision, place
 from slipway.decide.steps import wants_split
 from slipway.model.revision import Orders, Revision
 from slipway.model.rollout import Plan, Promotion
-from slipway.observe.snapshot import Observed
+from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import render
 from slipway.render.pod_template import Images, with_template
 
@@ -62,8 +62,8 @@ def rendered(bodies: list[Json]) -> list[Json]:
         kept[earlier.hash] = earlier
     deployment = parse(bodies[-1])
     replicas = deployment.spec.replicas
-    observed = Observed({}, frozenset(), kept, {}, {}, (), {})
-    desired = arrive(deployment, observed, ModelDeploymentStatus()).revision
+    snapshot = Snapshot({}, frozenset(), kept, {}, {}, (), {})
+    desired = place(deployment, snapshot, ModelDeploymentStatus()).revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
         counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Orders(stable.hash)}
@@ -73,7 +73,7 @@ def rendered(bodies: list[Json]) -> list[Json]:
     else:
         orders = {desired.hash: Orders(desired.hash)}
         plan = Plan(None, desired.hash, {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
-    children = [child.manifest for child in render(deployment, desired, plan, observed, LISTED, IMAGES).children]
+    children = [child.manifest for child in render(deployment, desired, plan, snapshot, LISTED, IMAGES).children]
     templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
     for child in children:
         if child["kind"] == "Deployment" and child["metadata"]["name"] in templates:  # written once, for those who read

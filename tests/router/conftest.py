@@ -28,17 +28,17 @@ class Stage:
         self._routers: list[Router] = []
         self._of: dict[str, list[str]] = {}
 
-    def pod(self, carrier: str, *, has_grpc: bool = False, name: str | None = None) -> ModelPod:
-        """A pod that is ready: it is found under its carrier's name."""
-        pod = ModelPod(name or carrier, has_grpc=has_grpc)
+    def pod(self, workload: str, *, has_grpc: bool = False, name: str | None = None) -> ModelPod:
+        """A pod that is ready: it is found under its workload's name."""
+        pod = ModelPod(name or workload, has_grpc=has_grpc)
         self._pods.append(pod)
-        self.resolve(carrier, [*self._of.get(carrier, []), pod.address])
+        self.resolve(workload, [*self._of.get(workload, []), pod.address])
         return pod
 
-    def resolve(self, carrier: str, addresses: list[str]) -> None:
-        """The carrier's headless Service has these addresses now."""
-        self._of[carrier] = addresses
-        self.names.put(f"{NAME}-{carrier}.{NAMESPACE}.svc.cluster.local", addresses)
+    def resolve(self, workload: str, addresses: list[str]) -> None:
+        """The workload's headless Service has these addresses now."""
+        self._of[workload] = addresses
+        self.names.put(f"{NAME}-{workload}.{NAMESPACE}.svc.cluster.local", addresses)
 
     def prepare(self, split: Split, changes: Json | None = None) -> Router:
         """A router that is not started yet."""
@@ -63,8 +63,8 @@ def model(changes: Json | None = None) -> ModelDeployment:
     return deployment({"rollout": {"steps": [{"weight": 5}]}, **(changes or {})})
 
 
-def backend(carrier: str, weight: int, *versions: int, has_grpc: bool = False) -> Backend:
-    return Backend(carrier, weight, versions, HTTP_PORT, GRPC_PORT if has_grpc else None)
+def backend(workload: str, weight: int, *versions: int, has_grpc: bool = False) -> Backend:
+    return Backend(workload, weight, versions, HTTP_PORT, GRPC_PORT if has_grpc else None)
 
 
 def alone(*, has_grpc: bool = False) -> Split:
@@ -76,14 +76,14 @@ def both(weight: int, *, has_grpc: bool = False) -> Split:
     return Split((backend(STABLE, 100 - weight, 1, has_grpc=has_grpc), backend(CANARY, weight, 2, has_grpc=has_grpc)))
 
 
-def reaches(router: Router, carrier: str, count: int) -> None:
-    """Waits until the router knows so many endpoints of the carrier."""
+def reaches(router: Router, workload: str, count: int) -> None:
+    """Waits until the router knows so many endpoints of the workload."""
 
     def known() -> bool:
         report = router.report()
-        return report is not None and report.endpoints.get(carrier) == count
+        return report is not None and report.endpoints.get(workload) == count
 
-    until(f"{count} endpoints of {carrier}", known)
+    until(f"{count} endpoints of {workload}", known)
 
 
 @pytest.fixture(scope="session")

@@ -107,7 +107,7 @@ def test_a_new_carrier_with_weight_in_one_write_can_fail_requests(stage: Stage) 
 
 
 def test_a_carrier_that_comes_again_is_known_anew(stage: Stage) -> None:
-    """A revision that is tried again has the same carrier: what was known of its former pods is nothing now."""
+    """A revision that is tried again has the same workload: what was known of its former pods is nothing now."""
     stage.pod(STABLE)
     stage.pod(CANARY)
     router = stage.router(both(5))
@@ -145,7 +145,7 @@ def test_requests_that_name_a_version_are_neither_weighted_nor_counted(stage: St
     assert router.get("/v2/models/digits/versions/2?x=1").pod == CANARY
     report = router.report()
     assert report is not None
-    assert {carrier: counts.requests for carrier, counts in report.counts.items()} == {STABLE: 0, CANARY: 0}
+    assert {workload: counts.requests for workload, counts in report.counts.items()} == {STABLE: 0, CANARY: 0}
 
 
 def test_tensorflow_serving_s_paths_and_labels(stage: Stage) -> None:
@@ -153,20 +153,20 @@ def test_tensorflow_serving_s_paths_and_labels(stage: Stage) -> None:
     stage.pod(CANARY)
     router = stage.router(both(50), {"runtime": {"name": "TensorFlowServing"}})
     base = "/v1/models/digits"
-    for path, carrier in (
+    for path, workload in (
         (f"{base}/versions/1:predict", STABLE),
         (f"{base}/versions/2:predict", CANARY),
         (f"{base}/labels/stable:predict", STABLE),
         (f"{base}/labels/canary/metadata", CANARY),
     ):
-        assert {router.get(path).pod for _ in range(8)} == {carrier}
+        assert {router.get(path).pod for _ in range(8)} == {workload}
     # another version's number that begins with one of ours goes by weight
     assert {router.get(f"{base}/versions/12:predict").pod for _ in range(40)} == {STABLE, CANARY}
 
 
 @pytest.mark.parametrize("name", ["n", "y", "on", "null", "0123456789", "1e10"])
 def test_names_that_yaml_reads_as_something_else_are_names(stage: Stage, name: str) -> None:
-    """The files are JSON; as YAML, Envoy would read a carrier or model called `n` as false."""
+    """The files are JSON; as YAML, Envoy would read a workload or model called `n` as false."""
     stage.pod(name)
     router = stage.router(Split((backend(name, 100, 1),)))
     assert router.get("/").pod == name

@@ -35,7 +35,7 @@ CANARY: Json = {
         "progressDeadlineSeconds": DEADLINE_SECONDS,
     },
 }
-JUDGED: Json = {"rollout": {"analysis": {"minRequests": 50, "margin": 0.1}}}
+RESULT: Json = {"rollout": {"analysis": {"minRequests": 50, "margin": 0.1}}}
 GOLDEN: Json = {"rollout": {"gates": {"golden": {"requests": [{"request": {"x": 1}, "response": {"y": 2}}]}}}}
 LONG: Json = {"rollout": {"steps": [{"weight": 25, "holdSeconds": 600}]}}
 OLD, NEW, NEWER = 1, 2, 3
@@ -116,9 +116,9 @@ def reasons(world: World) -> list[str]:
     return [each["reason"] for each in status(world)["transitions"]]
 
 
-def pods_of(world: World, carrier: str) -> set[str]:
-    """The names of a carrier's pods."""
-    labelled = [pod["metadata"] for pod in world.pods() if pod["metadata"]["labels"].get(REVISION_LABEL) == carrier]
+def pods_of(world: World, workload: str) -> set[str]:
+    """The names of a workload's pods."""
+    labelled = [pod["metadata"] for pod in world.pods() if pod["metadata"]["labels"].get(REVISION_LABEL) == workload]
     return {metadata["name"] for metadata in labelled}
 
 
@@ -171,7 +171,7 @@ def test_a_better_version_is_promoted_by_steps() -> None:
 
 
 def test_with_analysis_a_version_that_is_well_is_promoted_by_evidence() -> None:
-    world, operator = arriving(JUDGED)
+    world, operator = arriving(RESULT)
     until(operator, lambda: status(world).get("verdict", {}).get("result") == "Pass")
     until(operator, lambda: phase(world) == "Baking")
     run(operator, BAKE_SECONDS + 5)
@@ -180,7 +180,7 @@ def test_with_analysis_a_version_that_is_well_is_promoted_by_evidence() -> None:
 
 
 def test_without_requests_nothing_that_is_judged_advances() -> None:
-    world, operator = arriving(JUDGED, requests_per_second=0)
+    world, operator = arriving(RESULT, requests_per_second=0)
     run(operator, 4 + DEADLINE_SECONDS - 3)
     assert weights(world) == (75, 25)
     assert status(world)["step"]["index"] == 1
@@ -244,7 +244,7 @@ def assert_never_again(world: World, revision: str) -> None:
     [({"error_rate": {NEW: 0.5}}, "ErrorsRose"), ({"milliseconds": {NEW: 900.0}}, "SlowerThanStable")],
 )
 def test_a_version_that_answers_worse_is_rolled_back_with_its_numbers(trouble: Json, reason: str) -> None:
-    world, operator = serving(JUDGED, {"rollout": {"steps": [{"weight": 25, "holdSeconds": 60}]}})
+    world, operator = serving(RESULT, {"rollout": {"steps": [{"weight": 25, "holdSeconds": 60}]}})
     for name, value in trouble.items():
         setattr(world, name, value)
     world.edit({"model": {"version": NEW}})
@@ -677,8 +677,8 @@ def test_a_person_goes_back_to_any_revision_of_the_history(back: str, edits: lis
     until(operator, lambda: phase(world) == "RolledBack" and stable_of(world) == first, 90)
     run(operator, BAKE_SECONDS + 10)
     assert world.ready_by_version() == {OLD: 2}
-    carrier = status(world)["stable"].get("carrier") or first
-    assert world.agent_config(carrier)["source"] == before["source"]
+    workload = status(world)["stable"].get("workload") or first
+    assert world.agent_config(workload)["source"] == before["source"]
     assert world.lost == 0
     assert writes_of(operator, 30) == []
 
@@ -1033,7 +1033,7 @@ def test_by_replicas_a_version_that_fails_gets_no_new_request_before_its_pods_go
 
 
 def test_by_replicas_the_servers_own_counts_judge() -> None:
-    world, operator = serving({"replicas": 3}, REPLICAS, JUDGED, LONG)
+    world, operator = serving({"replicas": 3}, REPLICAS, RESULT, LONG)
     world.error_rate = {NEW: 0.5}
     world.edit({"model": {"version": NEW}})
     until(operator, lambda: phase(world) == "RolledBack")
@@ -1132,7 +1132,7 @@ def test_an_operator_with_other_default_images_writes_nothing() -> None:
 
 
 def test_a_restarted_operator_goes_on_from_status_alone() -> None:
-    world, operator = arriving(JUDGED, {"rollout": {"steps": [{"weight": 25, "holdSeconds": 10}]}})
+    world, operator = arriving(RESULT, {"rollout": {"steps": [{"weight": 25, "holdSeconds": 10}]}})
     for _ in range(60):
         operator = Operator(world)
         run(operator, 1)

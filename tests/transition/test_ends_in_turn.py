@@ -14,11 +14,11 @@ import pytest
 
 from tests.transition.test_canary import (
     GOLDEN,
-    JUDGED,
     LONG,
     NEW,
     NEWER,
     OLD,
+    RESULT,
     SHORT,
     arriving,
     canary_of,
@@ -81,7 +81,7 @@ def breaks(world: World) -> None:
 
 CASES: dict[str, tuple[Callable[[], World], Callable[[World], None]]] = {
     "a new version": (lambda: served(SHORT), asks_for({"model": {"version": NEW}})),
-    "a judged one": (lambda: served(JUDGED), asks_for({"model": {"version": NEW}})),
+    "a judged one": (lambda: served(RESULT), asks_for({"model": {"version": NEW}})),
     "one with golden requests": (lambda: served(SHORT, GOLDEN), asks_for({"model": {"version": NEW}})),
     "one that swaps": (lambda: served(SHORT, {"rollout": {"surge": "Swap"}}), asks_for({"model": {"version": NEW}})),
     "one by replicas": (lambda: served(SHORT, BY_REPLICAS), asks_for({"model": {"version": NEW}})),
@@ -146,6 +146,6 @@ def live_in_turn(world: World) -> int:
 def ending(world: World) -> Json:
     """What must not depend on the lives that it took. Those who never wrote status told no story."""
     state = world.state()
-    for told in ("transitions", "progressSince", "weightedSince", "nextLook"):
+    for told in ("transitions", "progressSince", "trafficSince", "nextLook"):
         state[f"ModelDeployment/{NAME}"]["status"].pop(told, None)
     return state

@@ -38,7 +38,7 @@ def pod_names(world: World) -> list[str]:
 
 
 def orders(world: World) -> dict[str, Any]:
-    """What the agents of the only carrier are told."""
+    """What the agents of the only workload are told."""
     [name] = world.named("ConfigMap")
     return world.agent_config(name.removeprefix(f"{NAME}-"))
 
@@ -53,7 +53,7 @@ def test_a_new_version_is_loaded_into_the_pods_that_serve() -> None:
     assert_healthy(world, 2)
     stable = world.deployment()["status"]["stable"]
     assert stable["revision"] != first
-    assert stable["carrier"] == first
+    assert stable["workload"] == first
     assert world.named("Deployment") == [f"{NAME}-{first}"]
     assert sorted(world.named("ControllerRevision")) == sorted([f"{NAME}-{first}", f"{NAME}-{stable['revision']}"])
 

@@ -12,7 +12,7 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from tests.transition.test_canary import GOLDEN, JUDGED, canary_of, phase, serving, status
+from tests.transition.test_canary import GOLDEN, RESULT, canary_of, phase, serving, status
 from tests.transition.world import Operator, OperatorEndedError, World, run, writes_of
 from tests.unit.specs import NAME, merged
 
@@ -26,7 +26,7 @@ STEPS: tuple[list[Json], ...] = (
     [{"weight": 50}],
     [{"weight": 100}],
 )
-EXTRA: tuple[Json, ...] = ({}, JUDGED, GOLDEN, merged(JUDGED, {"rollout": {"analysis": {"onInconclusive": "Hold"}}}))
+EXTRA: tuple[Json, ...] = ({}, RESULT, GOLDEN, merged(RESULT, {"rollout": {"analysis": {"onInconclusive": "Hold"}}}))
 HEALS_SECONDS = 150
 
 SPECS = st.builds(
@@ -133,7 +133,7 @@ def test_whatever_happens_no_request_is_lost_and_what_a_person_wants_serves_in_t
 
     assert phase(world) == "Ready", status(world)
     assert (status(world)["stable"]["version"], world.conditions()["Promoted"]) == (1, ("True", "Promoted"))
-    assert {*world.named("Deployment")} - {f"{NAME}-router"} == {f"{NAME}-{status(world)['stable']['carrier']}"}
+    assert {*world.named("Deployment")} - {f"{NAME}-router"} == {f"{NAME}-{status(world)['stable']['workload']}"}
     assert writes_of(Operator(world), 30) == []
     assert world.lost == 0
 

@@ -88,7 +88,7 @@ class Write:
 
 @dataclass
 class Tally:
-    """Answers of one carrier, as one of those who count saw them; whole ones are told."""
+    """Answers of one workload, as one of those who count saw them; whole ones are told."""
 
     requests: float = 0
     errors: float = 0
@@ -488,13 +488,13 @@ class World(Cluster):
 
     def _route(self, router: Json, requests: float) -> None:
         told = _told_by(self._mounted[router["metadata"]["name"]][1]["data"])
-        for carrier, weight in told["weights"].items():
-            endpoints, share = self.endpoints(carrier), requests * weight / 100
+        for workload, weight in told["weights"].items():
+            endpoints, share = self.endpoints(workload), requests * weight / 100
             if share and not endpoints:
                 self.lost += share
             for pod in endpoints:
                 rate, milliseconds = self._answer_clients(pod, share / len(endpoints))
-                counted = self._counted.setdefault((router["metadata"]["uid"], carrier), Tally())
+                counted = self._counted.setdefault((router["metadata"]["uid"], workload), Tally())
                 counted.add(share / len(endpoints), rate, milliseconds)
 
     def _answer_clients(self, pod: Json, requests: float) -> tuple[float, float]:
@@ -506,9 +506,9 @@ class World(Cluster):
         self._counted.setdefault(key, Tally()).add(requests, rate, milliseconds)
         return rate, milliseconds
 
-    def endpoints(self, carrier: str) -> list[Json]:
-        """The ready pods behind a carrier's headless Service."""
-        service = self.objects.get(("Service", f"{NAME}-{carrier}"))
+    def endpoints(self, workload: str) -> list[Json]:
+        """The ready pods behind a workload's headless Service."""
+        service = self.objects.get(("Service", f"{NAME}-{workload}"))
         if service is None:
             return []
         selector = service["spec"]["selector"].items()
@@ -522,13 +522,13 @@ class World(Cluster):
         told = _told_by(config["data"])
         clusters = json.loads(config["data"][CLUSTERS_KEY])["resources"]
         known = {each["name"].partition("/")[2] for each in clusters}
-        counts = {carrier: tally.told() for (uid, carrier), tally in self._counted.items() if uid == pod.uid}
-        endpoints = {carrier: len(self.endpoints(carrier)) for carrier in known}
+        counts = {workload: tally.told() for (uid, workload), tally in self._counted.items() if uid == pod.uid}
+        endpoints = {workload: len(self.endpoints(workload)) for workload in known}
         return RouterReport(pod.source, told["generation"], told["weights"], endpoints, counts)
 
     def server_counts(self, pod: Pod) -> Counts:
         """What a pod's own server counted."""
-        return self._counted.get((pod.uid, pod.carrier), Tally()).told()
+        return self._counted.get((pod.uid, pod.workload), Tally()).told()
 
     def _mount(self, pod: Json) -> Json:
         """agent.json as the pod sees it: refreshed when the pod is updated by the operator, or after a minute."""
@@ -736,8 +736,8 @@ class PlayedServerCounts(ServerCounts):
         self._world = world
 
     async def read(self, pods: Iterable[Pod], counters: Mapping[str, Counter]) -> Reading:
-        asked = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.carrier in counters]
-        return Reading({pod.uid: {pod.carrier: self._world.server_counts(pod)} for pod in asked})
+        asked = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.workload in counters]
+        return Reading({pod.uid: {pod.workload: self._world.server_counts(pod)} for pod in asked})
 
 
 class PlayedQueue(Queue[Key]):

@@ -14,11 +14,11 @@ from datetime import UTC, datetime, timedelta
 
 from slipway.api.status import Pinned
 from slipway.decide.canary import catch_up
-from slipway.decide.commands import obey
+from slipway.decide.commands import carry_out
 from slipway.decide.rolling import step
-from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Step, Wanted
-from slipway.model.signals import OPEN, Command, GateState, GateVerdict, InForce, Outcome, Scales, Verdict
-from slipway.model.workload import ABSENT, CarrierPods, Crash
+from slipway.model.rollout import Plan, Promotion, Rejection, RolloutState, Step, Target
+from slipway.model.signals import OPEN, Command, GateState, GateVerdict, InForce, Outcome, Signals, Verdict
+from slipway.model.workload import ABSENT, Crash, Workload
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600
@@ -51,11 +51,11 @@ def _pods(weight: int, replicas: int) -> int:
 class World:
     """One ModelDeployment with steps.
 
-    shares, is_swap and so on: the spec. scale: carrier → what its Deployment says. pods: carrier → one True (ready) or
-    False for each. asked: every configuration of the routers so far; loaded: which of these each router has.
+    shares, is_swap and so on: the spec. scale: workload → what its Deployment says. pods: workload → one True (ready)
+    or False for each. asked: every configuration of the routers so far; loaded: which of these each router has.
     are_silent: routers don't answer. gates_wait: for an agent's word. said: revision → what the evidence says of it.
-    crashes: carrier → its last.
-    told: who was taken back and may not get a request until something is said for it. lost: carriers that are gone and
+    crashes: workload → its last.
+    told: who was taken back and may not get a request until something is said for it. lost: workloads that are gone and
     had no ready pod, or that a person deleted.
     """
 
@@ -75,7 +75,7 @@ class World:
     gates_wait: bool = False
     said: dict[str, Outcome] = field(default_factory=dict)
     crashes: dict[str, Crash] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
+    memory: RolloutState = field(default_factory=RolloutState)
     pinned: Pinned | None = None
     command: Command | None = None
     commands: int = 0
@@ -85,12 +85,12 @@ class World:
 
     # ---- what a pass sees
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> Target:
         steps = to_steps(*self.shares, replicas=self.replicas)
         if self.is_swap:
             steps = tuple(replace(each, pods=min(each.pods, max(1, self.replicas - 1))) for each in steps)
         revision = self.pinned.revision if self.pinned else self.revision
-        return Wanted(
+        return Target(
             revision,
             self.content,
             self.replicas,
@@ -104,9 +104,9 @@ class World:
             is_rollback=self.pinned is not None,
         )
 
-    def observed(self) -> dict[str, CarrierPods]:
+    def snapshot(self) -> dict[str, Workload]:
         return {
-            name: CarrierPods(
+            name: Workload(
                 name,
                 count,
                 len(self.pods.get(name, [])),
@@ -118,7 +118,7 @@ class World:
         }
 
     def in_force(self) -> InForce | None:
-        """As all routers say: of each carrier the most that one gives it, and the pods that all of them know."""
+        """As all routers say: of each workload the most that one gives it, and the pods that all of them know."""
         if self.are_silent or min(self.loaded) < 0:
             return None
         configs = [self.asked[index] for index in self.loaded]
@@ -129,7 +129,7 @@ class World:
             is_latest=all(index == len(self.asked) - 1 for index in self.loaded),
         )
 
-    def scales(self, wanted: Wanted, memory: Memory) -> Scales:
+    def signals(self, wanted: Target, memory: RolloutState) -> Signals:
         gates, verdict = OPEN, None
         if memory.stable is not None and memory.stable != wanted.revision and wanted.revision == GATED:
             gates = GateVerdict(GateState.FAILED, "SignatureChanged", "input x is gone")
@@ -138,29 +138,29 @@ class World:
         judged = memory.stable if memory.previous else memory.canary if memory.step_index else None
         if wanted.is_judged and judged is not None and judged in self.said:
             verdict = Verdict(self.said[judged], "Said", "the numbers")
-        return Scales(gates, verdict, self.in_force(), told=self.asked[-1] if self.asked else None)
+        return Signals(gates, verdict, self.in_force(), sent_weights=self.asked[-1] if self.asked else None)
 
     # ---- a pass
 
     def operate(self, *, is_ended_before_status: bool = False) -> Plan:
         """Plan, hold it against the laws, write the children, then the status unless the operator is ended."""
-        carriers = self.observed()
+        workloads = self.snapshot()
         asked = {self.revision, self.pinned.revision if self.pinned else ""}
         remembered = tuple(each for each in self.memory.rejected if each.revision in asked)
         memory = replace(self.memory, rejected=remembered)
         steps = self.wanted().steps
         told = self.asked[-1] if self.asked else {}
         going = self.pinned.revision if self.pinned and self.pinned.instead_of == self.revision else self.revision
-        memory = catch_up(memory, told, carriers, steps, going, is_commanded=self.command is not None)
-        obeyed = obey(self.command, memory, self.pinned, self.revision, set(REVISIONS), steps)
-        pinned, self.pinned = self.pinned, obeyed.pinned
+        memory = catch_up(memory, told, workloads, steps, going, is_commanded=self.command is not None)
+        outcome = carry_out(self.command, memory, self.pinned, self.revision, set(REVISIONS), steps)
+        pinned, self.pinned = self.pinned, outcome.pinned
         wanted = self.wanted()
-        scales = replace(self.scales(wanted, obeyed.memory), abort=obeyed.abort)
-        plan = step(wanted, obeyed.memory, carriers, self.now, scales)
-        self.told &= {*obeyed.memory.rejected}
-        self.check(plan, wanted, obeyed.memory, carriers, scales)
+        signals = replace(self.signals(wanted, outcome.state), abort=outcome.abort)
+        plan = step(wanted, outcome.state, workloads, self.now, signals)
+        self.told &= {*outcome.state.rejected}
+        self.check(plan, wanted, outcome.state, workloads, signals)
         self.scale = dict(plan.replicas)
-        self.lost |= {name for name, here in carriers.items() if not here.ready or not here.wanted}
+        self.lost |= {name for name, here in workloads.items() if not here.ready or not here.replicas}
         self.lost -= set(self.scale)
         for gone in set(self.pods) - set(self.scale):
             del self.pods[gone]
@@ -174,58 +174,58 @@ class World:
         self.command = None
         newly = (plan.newly_rejected,) if plan.newly_rejected else ()
         self.told |= set(newly)
-        self.memory = remember(plan, obeyed.memory.rejected + newly)
+        self.memory = remember(plan, outcome.state.rejected + newly)
         return plan
 
     def check(
-        self, plan: Plan, wanted: Wanted, memory: Memory, carriers: Mapping[str, CarrierPods], scales: Scales
+        self, plan: Plan, wanted: Target, memory: RolloutState, workloads: Mapping[str, Workload], signals: Signals
     ) -> None:
         """The laws."""
-        told = f"{memory}\n{dict(carriers)}\n{scales}\n{plan}"
-        weights, in_force = plan.weights, scales.in_force
+        told = f"{memory}\n{dict(workloads)}\n{signals}\n{plan}"
+        weights, in_force = plan.weights, signals.in_force
         assert weights is not None, told
-        # Weights sum to 100, every carrier has one, and only those of stable and canary have any.
+        # Weights sum to 100, every workload has one, and only those of stable and canary have any.
         assert sum(weights.values()) == 100, told
         assert set(weights) >= set(plan.replicas), told
         may_have = {plan.stable, plan.canary} - {None}
         having = {plan.orders_revision(name) for name, weight in weights.items() if weight}
         assert having <= may_have, told
-        # A carrier that has a weight in force keeps its pods.
-        for name, here in carriers.items():
-            if here.ready and here.wanted and (in_force is None or in_force.weights.get(name, 0) > 0):
-                least = 1 if name in (wanted.carrier, memory.stable, memory.previous, plan.stable) else here.wanted
+        # A workload that has a weight in force keeps its pods.
+        for name, here in workloads.items():
+            if here.ready and here.replicas and (in_force is None or in_force.weights.get(name, 0) > 0):
+                least = 1 if name in (wanted.workload, memory.stable, memory.previous, plan.stable) else here.replicas
                 assert plan.replicas.get(name, 0) >= least or self.replicas == 0, (name, told)
         # A rejected revision never has a weight.
         rejected = {each.revision for each in self.told if each.content == self.content} - {plan.stable}
         if plan.newly_rejected:
             rejected |= {plan.newly_rejected.revision}
         assert not having & rejected, told
-        serving = sum(here.ready for here in carriers.values() if here.revision == memory.stable)
+        serving = sum(here.ready for here in workloads.values() if here.revision == memory.stable)
         if memory.stable is None or serving == 0 or self.replicas == 0:
             return  # nothing to protect
         # A canary gets its first weight only when it is known to those who split, with ready pods and gates passed.
-        share = weights.get(wanted.carrier, 0)
+        share = weights.get(wanted.workload, 0)
         is_canary = plan.canary == wanted.revision or (plan.stable == wanted.revision != memory.stable)
         is_back = memory.previous == wanted.revision
         was_asked = memory.weight_percent if memory.canary == wanted.revision else 0
         if is_canary and not is_back and share > was_asked:
-            here = carriers.get(wanted.carrier, ABSENT)
-            assert memory.step_index or scales.gates.state is GateState.PASSED, told
+            here = workloads.get(wanted.workload, ABSENT)
+            assert memory.step_index or signals.gates.state is GateState.PASSED, told
             assert in_force is not None, told
             needed = _pods(share, self.replicas)
             if wanted.is_swap:
                 needed = min(needed, max(1, self.replicas - 1))
-            assert min(here.ready, in_force.endpoints.get(wanted.carrier, 0)) >= needed, told
+            assert min(here.ready, in_force.endpoints.get(wanted.workload, 0)) >= needed, told
         # Without a ready pod a canary has no weight.
         if plan.canary is not None and share:
-            assert carriers.get(wanted.carrier, ABSENT).ready, told
+            assert workloads.get(wanted.workload, ABSENT).ready, told
         # Without data nothing that is judged advances.
         steps = wanted.steps
         at = steps[memory.step_index - 1] if 0 < memory.step_index <= len(steps) else None
         is_same = memory.canary == wanted.revision and plan.canary in (memory.canary, None)
-        passes = scales.verdict is not None and scales.verdict.outcome is Outcome.PASS
+        passes = signals.verdict is not None and signals.verdict.outcome is Outcome.PASS
         is_judged = at is not None and wanted.is_judged and not at.is_pause and 0 < at.weight_percent < 100
-        if is_judged and is_same and not passes and not memory.is_hurried and not is_back:
+        if is_judged and is_same and not passes and not memory.is_promote_requested and not is_back:
             assert plan.stable == memory.stable, told
             assert plan.step_index <= memory.step_index, told
         # Stable's pods never shrink before the bake ends.
@@ -233,10 +233,10 @@ class World:
             return
         bakes = memory.previous is not None and memory.bake_until is not None and self.now < memory.bake_until
         protected = memory.previous if bakes and not is_back else memory.stable
-        here = next((here for here in carriers.values() if here.revision == protected), ABSENT)
+        here = next((here for here in workloads.values() if here.revision == protected), ABSENT)
         is_over = plan.stable != memory.stable and plan.previous is None and self.bake_seconds == 0
         if not is_over and protected and (plan.promotion is not Promotion.ROLLED_BACK or protected == plan.stable):
-            assert plan.replicas.get(protected, 0) >= min(here.wanted, self.replicas), (protected, told)
+            assert plan.replicas.get(protected, 0) >= min(here.replicas, self.replicas), (protected, told)
 
     def stand_still(self) -> None:
         """While nothing happens and no time goes by, passes come to rest, and none takes back what one before asked."""
@@ -324,9 +324,9 @@ class World:
         return plan
 
 
-def remember(plan: Plan, rejected: tuple[Rejection, ...]) -> Memory:
+def remember(plan: Plan, rejected: tuple[Rejection, ...]) -> RolloutState:
     """What status keeps of a plan."""
-    return Memory(
+    return RolloutState(
         plan.stable,
         plan.canary,
         plan.canary_ready,
@@ -337,9 +337,9 @@ def remember(plan: Plan, rejected: tuple[Rejection, ...]) -> Memory:
         plan.step_index,
         plan.step_since,
         plan.is_paused,
-        plan.is_hurried,
+        plan.is_promote_requested,
         max((plan.weights or {}).get(name, 0) for name in plan.replicas if plan.orders_revision(name) == plan.canary)
         if plan.canary
         else 0,
-        plan.weighted_since,
+        plan.traffic_since,
     )

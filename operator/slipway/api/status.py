@@ -31,8 +31,8 @@ class RevisionStatus(_Report):
     weight_in_force: int | None = Field(
         default=None, description="Its share as the routers say that they split, or as its ready pods make it."
     )
-    carrier: str | None = Field(
-        default=None, max_length=63, description="The Deployment of its pods is <name>-<carrier>. Absent: none yet."
+    workload: str | None = Field(
+        default=None, max_length=63, description="The Deployment of its pods is <name>-<workload>. Absent: none yet."
     )
     strategy: str | None = Field(
         default=None, max_length=64, description="How it arrives: Canary, InPlace or RollingUpdate."
@@ -89,7 +89,7 @@ class StepStatus(_Report):
         default=None, max_length=64, description="Its weight is in force, or it pauses, since then."
     )
     paused: bool = Field(default=False, description="A person said pause.")
-    hurried: bool = Field(default=False, description="A person said promote.")
+    promote_requested: bool = Field(default=False, description="A person said promote.")
     waits_for: str | None = Field(default=None, max_length=1024, description="What it waits for, in words.")
 
 
@@ -133,7 +133,7 @@ class Pinned(_Report):
 class TrafficStatus(_Report):
     """Who splits the requests."""
 
-    entry: str = Field(max_length=64, description="What Service <name> reaches: Router, Pods, or one carrier's pods.")
+    entry: str = Field(max_length=64, description="What Service <name> reaches: Router, Pods, or one workload's pods.")
     message: str = Field(default="", max_length=1024, description="Weights that can't be reached; what is missing.")
 
 
@@ -148,7 +148,7 @@ class ModelDeploymentStatus(_Report):
         default=None, max_length=64, description="When the canary last made progress; its deadline counts from here."
     )
     progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
-    weighted_since: str | None = Field(
+    traffic_since: str | None = Field(
         default=None, max_length=64, description="When the canary got its first requests; a crash since then fails it."
     )
     bake_until: str | None = Field(
@@ -196,9 +196,13 @@ class ModelDeploymentStatus(_Report):
         return next((condition for condition in self.conditions if condition.type == kind), None)
 
 
+FORMER_NAMES = {"carrier": "workload", "hurried": "promoteRequested", "weightedSince": "trafficSince"}
+"""What 0.1 called fields. A status that it wrote in mid-rollout is read under today's names, and written so."""
+
+
 def read_status(stored: dict[str, Any] | None) -> ModelDeploymentStatus:
     """A stored status. Fields that can't be read (another release, a person's edit) count as absent."""
-    stored = dict(stored or {})
+    stored = _under_names_of_today(dict(stored or {}))
     while True:
         try:
             return ModelDeploymentStatus.model_validate(stored)
@@ -208,6 +212,15 @@ def read_status(stored: dict[str, Any] | None) -> ModelDeploymentStatus:
                 return ModelDeploymentStatus()
             for field in unreadable:
                 del stored[field]
+
+
+def _under_names_of_today(stored: dict[str, Any]) -> dict[str, Any]:
+    """The status, the revisions and the step in it, without the names in FORMER_NAMES."""
+    renamed = {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
+    for part in ("stable", "canary", "previous", "step"):
+        if isinstance(renamed.get(part), dict):
+            renamed[part] = {FORMER_NAMES.get(name, name): value for name, value in renamed[part].items()}
+    return renamed
 
 
 def write_status(status: ModelDeploymentStatus) -> dict[str, Any]:

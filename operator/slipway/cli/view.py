@@ -166,7 +166,7 @@ def view_of(body: Json, now: datetime) -> View:
         steps=_steps(rollout, status, now) if canary is not None and step is not None else (),
         step_index=step.index if step is not None and canary is not None else 0,
         is_paused=step is not None and step.paused,
-        is_hurried=step is not None and step.hurried,
+        is_hurried=step is not None and step.promote_requested,
         waits_for=(step.waits_for or "") if step is not None else "",
         gates=_gates(spec, status, is_current=is_current),
         verdict=status.verdict,
@@ -211,7 +211,7 @@ def _revisions(status: ModelDeploymentStatus) -> list[RevisionView]:
             ready_pods=each.ready_replicas,
             weight_percent=each.weight_percent,
             weight_in_force=each.weight_in_force,
-            carrier=each.carrier or each.revision,
+            carrier=each.workload or each.revision,
             strategy=each.strategy,
             rolls_because=each.rolls_because,
         )

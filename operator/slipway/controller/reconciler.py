@@ -1,6 +1,6 @@
 """One pass over one ModelDeployment: the calls in order, and nothing decided here.
 
-    cached objects ─ parse ─ agents' reports ─ observe ─ take stock ─ weigh ─ step ─ render ─ apply what differs
+    cached objects ─ parse ─ agents' reports ─ observe ─ gather inputs ─ signals ─ step ─ render ─ apply what differs
     ─ status ─ events ─ prune
 
 Invariant: every pass computes everything anew from spec, status and what is observed, so it can be ended after any
@@ -28,12 +28,12 @@ from slipway.controller.cache import Cache, Key
 from slipway.controller.kube import Cluster, ClusterError, TransientError
 from slipway.controller.routers import Routers
 from slipway.controller.server_counts import ServerCounts
-from slipway.controller.version_watch import Followers
+from slipway.controller.version_watch import VersionWatch
 from slipway.controller.workqueue import Queue
 from slipway.decide import weights as traffic
 from slipway.decide.commands import read_command
 from slipway.decide.discovery import choose_lister, needs_agents_listing, of_same_place
-from slipway.decide.inputs import Stock, take_stock
+from slipway.decide.inputs import Inputs, gather_inputs
 from slipway.decide.rolling import step
 from slipway.decide.signals import is_judged_now, weigh
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
@@ -43,7 +43,7 @@ from slipway.model.workload import Trouble
 from slipway.observe.pods import PREPARING_SECONDS, Pod, revision_of
 from slipway.observe.router_reports import RouterPod, read_counts
 from slipway.observe.server_counts import counters_of
-from slipway.observe.snapshot import Observed, is_owned, observe, was_owned
+from slipway.observe.snapshot import Snapshot, is_owned, observe, was_owned
 from slipway.render.agent_orders import golden_kept, golden_orders
 from slipway.render.desired import Rendered, render
 from slipway.render.drift import differs
@@ -51,7 +51,7 @@ from slipway.render.objects import Child
 from slipway.render.pod_template import Images
 from slipway.report.agreement import agreement, is_told_anew, settled_now
 from slipway.report.events import Notice, notices
-from slipway.report.pass_result import Judged, judge_unreadable, sum_up
+from slipway.report.pass_result import PassResult, judge_unreadable, sum_up
 from slipway.report.status import assess
 
 log = logging.getLogger("slipway")
@@ -107,7 +107,7 @@ class Reconciler:
         self._queue = queue
         self._images = images
         self._clock = clock
-        self._followers = Followers(agents, queue)
+        self._followers = VersionWatch(agents, queue)
         # Memory of pacing only: losing it costs a few seconds, never a wrong state.
         self._failures: dict[Key, int] = {}
         self._unsettled_since: dict[Key, float] = {}
@@ -167,16 +167,16 @@ class Reconciler:
         now = self._clock.now()
         stored = read_status(body.get("status"))
         children = self._cache.children(key)
-        observed = observe(body["metadata"]["uid"], children, {}, now)
+        snapshot = observe(body["metadata"]["uid"], children, {}, now)
         try:
             deployment = parse(body)
             runtimes.refuse_what_it_cant(deployment.spec)
             traffic.refuse_what_it_cant(deployment.spec)
         except SpecError as error:
-            judged = judge_unreadable(body, observed, stored, error)
-            await self._report(key, body, judged, observed, stored, now, writes=0)
+            result = judge_unreadable(body, snapshot, stored, error)
+            await self._report(key, body, result, snapshot, stored, now, writes=0)
             return None
-        return await self._carry_out(key, body, children, deployment, observed, stored, now)
+        return await self._carry_out(key, body, children, deployment, snapshot, stored, now)
 
     async def _carry_out(
         self,
@@ -184,53 +184,55 @@ class Reconciler:
         body: Json,
         children: list[Json],
         asked: ModelDeployment,
-        observed: Observed,
+        snapshot: Snapshot,
         stored: ModelDeploymentStatus,
         now: datetime,
     ) -> float | None:
-        """A pass over a spec that can be read. observed: without what agents and routers say."""
+        """A pass over a spec that can be read. snapshot: without what agents and routers say."""
         uid, found = body["metadata"]["uid"], self._followers.found(key)
-        settled = settled_now(asked, observed, stored, found)
+        settled = settled_now(asked, snapshot, stored, found)
         if settled is None:
             reports, heard = await asyncio.gather(
-                self._agents.read_reports(observed.pods), self._routers.read(observed.routers)
+                self._agents.read_reports(snapshot.pods), self._routers.read(snapshot.routers)
             )
             # The same children, though time has passed: a deleted ModelDeployment's would be made anew.
-            observed = observe(uid, children, reports, now, heard)
-        stock = take_stock(asked, observed, stored, found, read_command(body, stored))
-        reading = await self._count(stock.deployment, observed) if is_judged_now(stock, stored) else None
-        weighed = weigh(stock, observed, stored, reading, now)
-        plan = step(stock.wanted, stock.memory, observed.carriers, now, weighed.scales)
-        golden = await self._golden(key, stock, plan, observed)
-        rendered = render(stock.deployment, stock.arrival.revision, plan, observed, stock.listed, self._images, golden)
-        problem, writes = await self._apply_all(key, uid, rendered, observed)
+            snapshot = observe(uid, children, reports, now, heard)
+        inputs = gather_inputs(asked, snapshot, stored, found, read_command(body, stored))
+        reading = await self._count(inputs.deployment, snapshot) if is_judged_now(inputs, stored) else None
+        weighed = weigh(inputs, snapshot, stored, reading, now)
+        plan = step(inputs.target, inputs.state, snapshot.workloads, now, weighed.signals)
+        golden = await self._golden(key, inputs, plan, snapshot)
+        rendered = render(
+            inputs.deployment, inputs.placement.revision, plan, snapshot, inputs.listed, self._images, golden
+        )
+        problem, writes = await self._apply_all(key, uid, rendered, snapshot)
         if problem is None and isinstance(golden, Trouble):
             problem = golden
-        nudged = await self._nudge(key, rendered, observed)
-        agreed = agreement(rendered, plan, observed, settled, stored.settled)
-        judged = sum_up(
-            stock, plan, rendered, observed, weighed, problem, are_settled=settled is not None, settled=agreed
+        nudged = await self._nudge(key, rendered, snapshot)
+        agreed = agreement(rendered, plan, snapshot, settled, stored.settled)
+        result = sum_up(
+            inputs, plan, rendered, snapshot, weighed, problem, are_settled=settled is not None, settled=agreed
         )
-        await self._report(key, body, judged, observed, stored, now, writes + nudged)
+        await self._report(key, body, result, snapshot, stored, now, writes + nudged)
         if problem is None:
             # Last: what a failed canary leaves goes only once status tells that it failed, or that would be forgotten.
-            await self._prune(key, rendered, observed)
+            await self._prune(key, rendered, snapshot)
         is_following = asked.spec.model.version is None and needs_agents_listing(asked)
-        here = of_same_place(stock.deployment, observed)
-        self._followers.follow(key, choose_lister(observed, here) if is_following or stock.remembered else None)
+        here = of_same_place(inputs.deployment, snapshot)
+        self._followers.follow(key, choose_lister(snapshot, here) if is_following or inputs.remembered else None)
         if problem is not None:
             return PROBLEM_SECONDS
-        if is_told_anew(rendered, observed) and any(pod.ip for pod in observed.pods):
+        if is_told_anew(rendered, snapshot) and any(pod.ip for pod in snapshot.pods):
             return TOLD_ANEW_SECONDS
-        if observed.routed != rendered.routed and rendered.routed is not None:
+        if snapshot.router_generation != rendered.router_generation and rendered.router_generation is not None:
             self._routed_at[key] = self._clock.monotonic()
             return TOLD_ANEW_SECONDS
-        if is_following and plan.canary is None and max(stock.listed, default=0) > stock.arrival.revision.version:
+        if is_following and plan.canary is None and max(inputs.listed, default=0) > inputs.placement.revision.version:
             return TOLD_ANEW_SECONDS  # a version that waited for this rollout's end
-        return self._next_look(key, plan, observed, now, is_settled=agreed is not None, has_nudged=nudged > 0)
+        return self._next_look(key, plan, snapshot, now, is_settled=agreed is not None, has_nudged=nudged > 0)
 
     def _next_look(
-        self, key: Key, plan: Plan, observed: Observed, now: datetime, *, is_settled: bool, has_nudged: bool
+        self, key: Key, plan: Plan, snapshot: Snapshot, now: datetime, *, is_settled: bool, has_nudged: bool
     ) -> float | None:
         """The deadline of a rollout; and while agents work, a look at them: soon at first, then less often."""
         waits = []
@@ -238,12 +240,12 @@ class Reconciler:
             waits.append(PROMPT_LOOK_SECONDS)
         if plan.wake_at is not None:
             waits.append(max(0.1, (plan.wake_at - now).total_seconds()))
-        for pod in observed.pods:
+        for pod in snapshot.pods:
             if pod.preparing_since and pod.trouble is None and not pod.is_ready and not pod.is_ending:
                 waits.append(max(1.0, PREPARING_SECONDS - (now - pod.preparing_since).total_seconds()))
-        if is_settled or not any(pod.ip and not pod.is_ending for pod in observed.pods):
+        if is_settled or not any(pod.ip and not pod.is_ending for pod in snapshot.pods):
             self._unsettled_since.pop(key, None)
-            for pod in observed.pods:
+            for pod in snapshot.pods:
                 self._nudged_at.pop(pod.uid, None)
         elif has_nudged:
             waits.append(NUDGE_SECONDS)
@@ -253,13 +255,13 @@ class Reconciler:
         return min(waits, default=None)
 
     async def _apply_all(
-        self, key: Key, uid: str, rendered: Rendered, observed: Observed
+        self, key: Key, uid: str, rendered: Rendered, snapshot: Snapshot
     ) -> tuple[Trouble | None, int]:
         """Apply what differs, in order. Returns what stands in the way, and the number of writes."""
         writes = 0
         for child in rendered.children:
             try:
-                answer = await self._apply_one(child, observed.live.get((child.kind, child.name)), key, uid)
+                answer = await self._apply_one(child, snapshot.live.get((child.kind, child.name)), key, uid)
             except SpecError as error:
                 return Trouble(error.reason, error.message), writes
             if answer is not None:
@@ -298,14 +300,14 @@ class Reconciler:
             raise _refused(child, error) from error
         return None
 
-    async def _prune(self, key: Key, rendered: Rendered, observed: Observed) -> int:
+    async def _prune(self, key: Key, rendered: Rendered, snapshot: Snapshot) -> int:
         """Delete what is ours and no longer rendered."""
         wanted = {(child.kind, child.name) for child in rendered.children}
         writes = 0
-        for (kind, name), live in observed.live.items():
+        for (kind, name), live in snapshot.live.items():
             if revision_of(live) in rendered.unreadable:
                 continue
-            if kind == "Service" and revision_of(live) and observed.routers and rendered.routed is None:
+            if kind == "Service" and revision_of(live) and snapshot.routers and rendered.router_generation is None:
                 continue  # routers that end still find the pods by it, for the clients that they still have
             if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
                 await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
@@ -313,31 +315,33 @@ class Reconciler:
                 log.debug("pruned", extra={"key": "/".join(key), "kind": kind, "child": name})
         return writes
 
-    async def _nudge(self, key: Key, rendered: Rendered, observed: Observed) -> int:
+    async def _nudge(self, key: Key, rendered: Rendered, snapshot: Snapshot) -> int:
         """Make kubelets refresh the configuration of pods whose agents or routers still have an older one.
 
         A pod update makes the kubelet sync its volumes at once, where it would take up to a minute by itself. The two
         watches race, so the value is written anew each time until the new generation is reported.
         """
         writes = 0
-        for pod in observed.pods:
-            wanted = rendered.configured.get(pod.carrier)
+        for pod in snapshot.pods:
+            wanted = rendered.configured.get(pod.workload)
             if pod.report is not None and wanted is not None and pod.report.generation != wanted:
                 writes += await self._tell(key, pod, CONFIG_ANNOTATION, wanted)
-        for router in observed.routers:
-            heard = observed.router_reports.get(router.uid)
-            if rendered.routed is None or (heard is not None and heard.generation == rendered.routed):
+        for router in snapshot.routers:
+            heard = snapshot.router_reports.get(router.uid)
+            if rendered.router_generation is None or (
+                heard is not None and heard.generation == rendered.router_generation
+            ):
                 continue
-            if heard is None and observed.routed in (None, rendered.routed):
+            if heard is None and snapshot.router_generation in (None, rendered.router_generation):
                 continue  # one that starts mounts what is there; but what changes meanwhile must reach it
-            writes += await self._tell(key, router, ROUTER_CONFIG_ANNOTATION, rendered.routed)
+            writes += await self._tell(key, router, ROUTER_CONFIG_ANNOTATION, rendered.router_generation)
         return writes
 
     async def _tell(self, key: Key, pod: Pod | RouterPod, annotation: str, generation: str) -> int:
         """Write the generation into a pod, at once when it is new and paced from then on. Returns the writes."""
         if pod.is_ending:
             return 0
-        told, _, number = (pod.told or "").partition(".")
+        told, _, number = (pod.sent or "").partition(".")
         count = int(number or 0) + 1 if told == generation else 1
         pause = NUDGE_SECONDS if count <= PATIENT_NUDGES else MAX_POLL_SECONDS
         if count > 1 and self._clock.monotonic() < self._nudged_at.get(pod.uid, -1e9) + pause - 0.1:
@@ -348,22 +352,22 @@ class Reconciler:
             self._cache.put("Pod", answer)
         return 1
 
-    async def _count(self, deployment: ModelDeployment, observed: Observed) -> Reading:
+    async def _count(self, deployment: ModelDeployment, snapshot: Snapshot) -> Reading:
         """What was counted so far, by those who split the requests or by the servers themselves."""
-        if observed.entry is not None and observed.entry.is_router:
-            return read_counts(observed.routers, observed.router_reports)
-        carried = {carrier: here.revision for carrier, here in observed.carriers.items()}
-        return await self._server_counts.read(observed.pods, counters_of(deployment, observed.revisions, carried))
+        if snapshot.service_target is not None and snapshot.service_target.is_router:
+            return read_counts(snapshot.routers, snapshot.router_reports)
+        carried = {workload: here.revision for workload, here in snapshot.workloads.items()}
+        return await self._server_counts.read(snapshot.pods, counters_of(deployment, snapshot.revisions, carried))
 
-    async def _golden(self, key: Key, stock: Stock, plan: Plan, observed: Observed) -> Json | Trouble | None:
+    async def _golden(self, key: Key, inputs: Inputs, plan: Plan, snapshot: Snapshot) -> Json | Trouble | None:
         """What a revision that isn't stable is asked first; None: nothing. Trouble: that can't be read."""
-        gates = stock.deployment.spec.rollout.gates
-        if gates is None or gates.golden is None or plan.canary is None or stock.wanted.is_rollback:
+        gates = inputs.deployment.spec.rollout.gates
+        if gates is None or gates.golden is None or plan.canary is None or inputs.target.is_rollback:
             return None
         if gates.golden.config_map is None:
             return golden_orders(gates.golden)
         if plan.step_index > 0:  # it has requests: what it was asked stays, whatever becomes of the ConfigMap
-            return golden_kept(plan, observed)
+            return golden_kept(plan, snapshot)
         found = await self._cluster.read("ConfigMap", key[0], gates.golden.config_map.name)
         try:
             return golden_orders(gates.golden, (found.get("data") or {}) if found is not None else None)
@@ -374,14 +378,14 @@ class Reconciler:
         self,
         key: Key,
         body: Json,
-        judged: Judged,
-        observed: Observed,
+        result: PassResult,
+        snapshot: Snapshot,
         stored: ModelDeploymentStatus,
         now: datetime,
         writes: int,
     ) -> None:
         """Write the status if it differs from the stored one, and post events for what changed."""
-        status = assess(judged, observed, stored, now)
+        status = assess(result, snapshot, stored, now)
         ready = status.condition("Ready")
         self._note_readiness(key, is_ready=ready is not None and ready.status == "True")
         wire = write_status(status)

@@ -32,14 +32,14 @@ class ServerCounts:
             await self._session.close()
 
     async def read(self, pods: Iterable[Pod], counters: Mapping[str, Counter]) -> Reading:
-        """What the ready pods of these carriers counted since their servers started.
+        """What the ready pods of these workloads counted since their servers started.
 
         missing: ready pods that did not answer, or whose server counts nothing; trouble: why, of one of them.
         """
-        asked = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.carrier in counters]
-        answers = await asyncio.gather(*(self._read(pod, counters[pod.carrier]) for pod in asked))
+        asked = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.workload in counters]
+        answers = await asyncio.gather(*(self._read(pod, counters[pod.workload]) for pod in asked))
         counts = {
-            _source(pod): {pod.carrier: answer}
+            _source(pod): {pod.workload: answer}
             for pod, answer in zip(asked, answers, strict=True)
             if isinstance(answer, Counts)
         }

@@ -23,19 +23,19 @@ NEWS_PAUSE_SECONDS = 0.2
 
 
 @dataclass(slots=True)
-class _Followed:
+class _Watched:
     ip: str
     task: asyncio.Task[None]
     listing: Listing | None = None
 
 
-class Followers:
+class VersionWatch:
     """The waiting requests, by ModelDeployment."""
 
     def __init__(self, agents: Agents, queue: Queue[Key]) -> None:
         self._agents = agents
         self._queue = queue
-        self._followed: dict[Key, _Followed] = {}
+        self._followed: dict[Key, _Watched] = {}
 
     def follow(self, key: Key, ip: str | None) -> None:
         """Ask the agent at that address from now on; None: nobody."""
@@ -47,7 +47,7 @@ class Followers:
             del self._followed[key]
         if ip is not None:
             task = asyncio.create_task(self._ask(key, ip), name=f"follow {'/'.join(key)}")
-            self._followed[key] = _Followed(ip, task, known.listing if known else None)
+            self._followed[key] = _Watched(ip, task, known.listing if known else None)
 
     def found(self, key: Key) -> Mapping[int, str | None]:
         """Version → stamp, as last listed; empty while nothing is known."""

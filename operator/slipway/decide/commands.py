@@ -15,7 +15,7 @@ from typing import Any
 
 from slipway.api.status import ModelDeploymentStatus, Pinned
 from slipway.api.v1alpha1 import GROUP
-from slipway.model.rollout import Memory, Step
+from slipway.model.rollout import RolloutState, Step
 from slipway.model.signals import Cause, Command
 
 COMMAND_ANNOTATION = f"{GROUP}/command"
@@ -25,14 +25,14 @@ VERBS = (*ON_CANARY, "retry", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
-class Obeyed:
-    """What a command makes of the memory.
+class CommandOutcome:
+    """What a command makes of the state.
 
     command: None: there was none. is_accepted, message: what to tell the person.
     abort: why the canary is to be taken back. retry: whether the spec's revision is to be forgiven.
     """
 
-    memory: Memory
+    state: RolloutState
     pinned: Pinned | None
     command: Command | None = None
     is_accepted: bool = False
@@ -51,62 +51,62 @@ def read_command(body: Mapping[str, Any], stored: ModelDeploymentStatus) -> Comm
     return None if done is not None and done.id == command.id else command
 
 
-def obey(
+def carry_out(
     command: Command | None,
-    memory: Memory,
+    state: RolloutState,
     pinned: Pinned | None,
     asked: str,
     history: Collection[str],
     steps: Sequence[Step],
     *,
     is_warm: bool = True,
-) -> Obeyed:
-    """Carry a command out on the memory.
+) -> CommandOutcome:
+    """Carry a command out on the state.
 
     asked: the revision that the spec names. history: the revisions that are kept. steps: of the canary.
     is_warm: the revision before the stable one has a ready pod, where it is kept for the bake.
     """
     step_count = len(steps)
-    here = steps[memory.step_index - 1] if 0 < memory.step_index <= step_count else None
+    here = steps[state.step_index - 1] if 0 < state.step_index <= step_count else None
     is_at_endless_pause = here is not None and here.hold_seconds is None
     if pinned is not None and (pinned.instead_of != asked or pinned.revision not in history):
         pinned = None  # the spec names another revision now
     if command is None:
-        return Obeyed(memory, pinned)
+        return CommandOutcome(state, pinned)
 
-    def refuse(message: str) -> Obeyed:
-        return Obeyed(memory, pinned, command, is_accepted=False, message=message)
+    def refuse(message: str) -> CommandOutcome:
+        return CommandOutcome(state, pinned, command, is_accepted=False, message=message)
 
-    def accept(message: str, changed: Memory = memory, *, abort: Cause | None = None) -> Obeyed:
-        return Obeyed(changed, pinned, command, is_accepted=True, message=message, abort=abort)
+    def accept(message: str, changed: RolloutState = state, *, abort: Cause | None = None) -> CommandOutcome:
+        return CommandOutcome(changed, pinned, command, is_accepted=True, message=message, abort=abort)
 
     if not command.verb:
         return refuse(f"annotation {COMMAND_ANNOTATION} is no VERB/REVISION/ID; write it with kubectl slipway")
     if command.verb not in VERBS:
         return refuse(f"{command.verb} is no command; there are {', '.join(VERBS)}")
     if command.verb == "rollback":
-        return _rollback(command, memory, pinned, asked, history)
+        return _rollback(command, state, pinned, asked, history)
     if command.verb == "retry":
         if pinned is not None and command.revision == pinned.instead_of:
-            kept = tuple(each for each in memory.rejected if each.revision != command.revision)
-            return Obeyed(
-                replace(memory, rejected=kept), None, command, True, f"revision {command.revision} is tried again"
+            kept = tuple(each for each in state.rejected if each.revision != command.revision)
+            return CommandOutcome(
+                replace(state, rejected=kept), None, command, True, f"revision {command.revision} is tried again"
             )
-        if command.revision not in {each.revision for each in memory.rejected}:
+        if command.revision not in {each.revision for each in state.rejected}:
             return refuse(f"revision {command.revision} isn't rejected, so there is nothing to retry")
-        kept = tuple(each for each in memory.rejected if each.revision != command.revision)
-        return accept(f"revision {command.revision} is tried again", replace(memory, rejected=kept))
-    in_bake = memory.previous is not None and command.revision == memory.stable
+        kept = tuple(each for each in state.rejected if each.revision != command.revision)
+        return accept(f"revision {command.revision} is tried again", replace(state, rejected=kept))
+    in_bake = state.previous is not None and command.revision == state.stable
     if in_bake and command.verb == "promote":
-        return accept(f"the bake of revision {command.revision} is over", replace(memory, bake_until=None))
+        return accept(f"the bake of revision {command.revision} is over", replace(state, bake_until=None))
     if in_bake and command.verb == "abort" and not is_warm:
         return refuse(
-            f"revision {memory.previous}, which it would go back to, has no ready pod now, so requests would be lost. "
-            f"Try again, or let it take over once it has: kubectl slipway rollback --to {memory.previous}"
+            f"revision {state.previous}, which it would go back to, has no ready pod now, so requests would be lost. "
+            f"Try again, or let it take over once it has: kubectl slipway rollback --to {state.previous}"
         )
     if in_bake and command.verb == "abort":
         return accept(f"revision {command.revision} is taken back", abort=Cause("Aborted", "a person aborted it"))
-    if memory.canary is None or memory.canary != command.revision or memory.stable is None:
+    if state.canary is None or state.canary != command.revision or state.stable is None:
         return refuse(f"revision {command.revision} isn't taking over now, so there is nothing to {command.verb}")
     match command.verb:
         case "abort":
@@ -114,38 +114,40 @@ def obey(
         case _ if step_count == 0:
             return refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
         case "pause":
-            return accept("the rollout is paused where it is", replace(memory, is_paused=True))
+            return accept("the rollout is paused where it is", replace(state, is_paused=True))
         case "resume":
-            if not memory.is_paused and not is_at_endless_pause:
+            if not state.is_paused and not is_at_endless_pause:
                 return refuse("the rollout isn't paused")
-            changed = replace(memory, is_paused=False, progress_since=None)
+            changed = replace(state, is_paused=False, progress_since=None)
             return accept("the rollout goes on", _next_step(changed) if is_at_endless_pause else changed)
         case "skip":
-            if memory.step_index == 0:
+            if state.step_index == 0:
                 return refuse("the canary still prepares: there is no step to skip yet")
-            if memory.step_index >= step_count:
+            if state.step_index >= step_count:
                 return refuse("the canary is in its last step: there is none to skip to")
-            return accept(f"step {memory.step_index} is skipped", _next_step(replace(memory, is_paused=False)))
+            return accept(f"step {state.step_index} is skipped", _next_step(replace(state, is_paused=False)))
         case _:
-            index = step_count if memory.step_index else 0
-            changed = replace(memory, is_paused=False, is_hurried=True, step_index=index, step_since=None)
+            index = step_count if state.step_index else 0
+            changed = replace(state, is_paused=False, is_promote_requested=True, step_index=index, step_since=None)
             return accept(f"revision {command.revision} goes to 100 % now", replace(changed, progress_since=None))
 
 
-def _next_step(memory: Memory) -> Memory:
-    return replace(memory, step_index=memory.step_index + 1, step_since=None, progress_since=None)
+def _next_step(state: RolloutState) -> RolloutState:
+    return replace(state, step_index=state.step_index + 1, step_since=None, progress_since=None)
 
 
-def _rollback(command: Command, memory: Memory, pinned: Pinned | None, asked: str, history: Collection[str]) -> Obeyed:
+def _rollback(
+    command: Command, state: RolloutState, pinned: Pinned | None, asked: str, history: Collection[str]
+) -> CommandOutcome:
     target = command.revision
-    forgiven = replace(memory, rejected=tuple(each for each in memory.rejected if each.revision != target))
+    forgiven = replace(state, rejected=tuple(each for each in state.rejected if each.revision != target))
     if target not in history:
         known = ", ".join(sorted(history)) or "none"
-        return Obeyed(memory, pinned, command, False, f"revision {target} isn't in the history ({known})")
+        return CommandOutcome(state, pinned, command, False, f"revision {target} isn't in the history ({known})")
     if target == asked:
         if pinned is None:
-            what = "and rejected; kubectl slipway retry tries it again" if forgiven != memory else "already"
-            return Obeyed(memory, pinned, command, False, f"revision {target} is the spec's own {what}")
-        return Obeyed(forgiven, None, command, True, f"the spec's revision {target} serves again")
+            what = "and rejected; kubectl slipway retry tries it again" if forgiven != state else "already"
+            return CommandOutcome(state, pinned, command, False, f"revision {target} is the spec's own {what}")
+        return CommandOutcome(forgiven, None, command, True, f"the spec's revision {target} serves again")
     message = f"revision {target} serves instead of {asked}, until the spec names another"
-    return Obeyed(forgiven, Pinned(revision=target, instead_of=asked), command, True, message)
+    return CommandOutcome(forgiven, Pinned(revision=target, instead_of=asked), command, True, message)

@@ -15,18 +15,18 @@ from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import VersionPolicy
 from slipway.model.revision import place_of
 from slipway.model.workload import Trouble
-from slipway.observe.snapshot import Observed
+from slipway.observe.snapshot import Snapshot
 
 MAX_LISTED = 256
 """The newest; more would not fit into status."""
 
 
 def resolve_version(
-    deployment: ModelDeployment, observed: Observed, stored: ModelDeploymentStatus, found: tuple[int, ...]
+    deployment: ModelDeployment, snapshot: Snapshot, stored: ModelDeploymentStatus, found: tuple[int, ...]
 ) -> ModelDeployment:
     """The deployment with its served version in the spec: the one named, or the newest found; none while none is."""
     spec = deployment.spec
-    here = of_same_place(deployment, observed)
+    here = of_same_place(deployment, snapshot)
     stable = stored.stable.version if stored.stable and stored.stable.revision in here else None
     canary = stored.canary.version if stored.canary and stored.canary.revision in here else None
     version = resolve_served(spec.model.version, found, stable, canary)
@@ -39,7 +39,7 @@ def resolve_version(
 
 def known_versions(
     deployment: ModelDeployment,
-    observed: Observed,
+    snapshot: Snapshot,
     stored: ModelDeploymentStatus,
     found: Mapping[int, str | None] | None = None,
 ) -> tuple[int, ...]:
@@ -52,10 +52,10 @@ def known_versions(
         return tuple(sorted(mapped))
     if not needs_agents_listing(deployment):
         return ()
-    here = of_same_place(deployment, observed)
+    here = of_same_place(deployment, snapshot)
     seen = set(found or {})
-    for pod in observed.pods:
-        if pod.report and observed.revision_of_pod(pod) in here:
+    for pod in snapshot.pods:
+        if pod.report and snapshot.revision_of_pod(pod) in here:
             seen |= {*pod.report.listed, *pod.report.found}
     shown = stored.stable or stored.canary
     if shown is not None and shown.revision in here:
@@ -70,45 +70,45 @@ def needs_agents_listing(deployment: ModelDeployment) -> bool:
     return not model.versions and (model.version is None or needs_listing(deployment.spec.version_policy))
 
 
-def of_same_place(deployment: ModelDeployment, observed: Observed) -> set[str]:
+def of_same_place(deployment: ModelDeployment, snapshot: Snapshot) -> set[str]:
     """The kept revisions whose model is where the spec says."""
-    return {name for name, kept in observed.revisions.items() if place_of(kept) == deployment.spec.model.uri}
+    return {name for name, kept in snapshot.revisions.items() if place_of(kept) == deployment.spec.model.uri}
 
 
-def listing_trouble(deployment: ModelDeployment, observed: Observed) -> Trouble | None:
+def listing_trouble(deployment: ModelDeployment, snapshot: Snapshot) -> Trouble | None:
     """Why the place can't be listed, where nothing can be done without a listing."""
     if not needs_agents_listing(deployment):
         return None
-    here = of_same_place(deployment, observed)
+    here = of_same_place(deployment, snapshot)
     troubles = [
         pod.report.listing_trouble
-        for pod in observed.pods
-        if pod.report is not None and not pod.is_ending and observed.revision_of_pod(pod) in here
+        for pod in snapshot.pods
+        if pod.report is not None and not pod.is_ending and snapshot.revision_of_pod(pod) in here
     ]
     return next((trouble for trouble in troubles if trouble is not None), None)
 
 
-def choose_lister(observed: Observed, revisions: set[str]) -> str | None:
+def choose_lister(snapshot: Snapshot, revisions: set[str]) -> str | None:
     """The address of an agent that lists the spec's place: always the same one while it is there."""
     ips = [
         (not pod.is_ready, pod.uid, pod.ip)
-        for pod in observed.pods
-        if pod.ip and not pod.is_ending and observed.revision_of_pod(pod) in revisions
+        for pod in snapshot.pods
+        if pod.ip and not pod.is_ending and snapshot.revision_of_pod(pod) in revisions
     ]
     return min(ips)[2] if ips else None
 
 
 def known_stamps(
-    deployment: ModelDeployment, observed: Observed, found: Mapping[int, str | None], stable: str | None
+    deployment: ModelDeployment, snapshot: Snapshot, found: Mapping[int, str | None], stable: str | None
 ) -> dict[int, str | None]:
     """Version → name of its bytes at the spec's place, as last heard: of the stable revision's pods where they tell it.
 
     Where each pod has a copy of its own, another pod's name for it would read as other bytes.
     """
-    here = of_same_place(deployment, observed)
+    here = of_same_place(deployment, snapshot)
     stamps: dict[int, str | None] = {}
-    for pod in sorted(observed.pods, key=lambda pod: observed.revision_of_pod(pod) == stable):
-        if pod.report is not None and observed.revision_of_pod(pod) in here:
+    for pod in sorted(snapshot.pods, key=lambda pod: snapshot.revision_of_pod(pod) == stable):
+        if pod.report is not None and snapshot.revision_of_pod(pod) in here:
             stamps |= pod.report.found
     return {**stamps, **found}
 

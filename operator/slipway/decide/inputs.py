@@ -1,6 +1,6 @@
 """What a pass works with: the spec made whole, what earlier passes remember, a person's command, where pods would be.
 
-    spec ─ versions found ─ what is held against them ─ memory ─ command ─ revision and its carrier ─ wanted
+    spec ─ versions found ─ what is held against them ─ state ─ command ─ revision and its workload ─ target
 
 Pure.
 """
@@ -13,20 +13,20 @@ from dataclasses import dataclass
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus, Rejected, read_time
 from slipway.decide.canary import catch_up
-from slipway.decide.commands import Obeyed, obey
+from slipway.decide.commands import CommandOutcome, carry_out
 from slipway.decide.discovery import known_stamps, known_versions, resolve_version
-from slipway.decide.placement import Arrival, arrive
+from slipway.decide.placement import Placement, place
 from slipway.decide.steps import steps_of
 from slipway.decide.weights import provider_of
 from slipway.model.revision import content_hash, hash_of, user_choice
-from slipway.model.rollout import Memory, Rejection, Step, Wanted
+from slipway.model.rollout import Rejection, RolloutState, Step, Target
 from slipway.model.signals import Command
-from slipway.model.workload import ABSENT, carrier_of
-from slipway.observe.snapshot import Observed
+from slipway.model.workload import ABSENT, workload_of
+from slipway.observe.snapshot import Snapshot
 
 
 @dataclass(frozen=True, slots=True)
-class Stock:
+class Inputs:
     """What there is to work with.
 
     asked: the spec as it stands. deployment: with its served version in it. listed: the versions known to be there.
@@ -39,51 +39,51 @@ class Stock:
     listed: tuple[int, ...]
     stamps: Mapping[int, str | None]
     remembered: tuple[Rejected, ...]
-    obeyed: Obeyed
+    outcome: CommandOutcome
     steps: tuple[Step, ...]
-    arrival: Arrival
-    wanted: Wanted
+    placement: Placement
+    target: Target
 
     @property
-    def memory(self) -> Memory:
+    def state(self) -> RolloutState:
         """What is remembered, the command carried out."""
-        return self.obeyed.memory
+        return self.outcome.state
 
 
-def take_stock(
+def gather_inputs(
     asked: ModelDeployment,
-    observed: Observed,
+    snapshot: Snapshot,
     stored: ModelDeploymentStatus,
     found: Mapping[int, str | None],
     command: Command | None,
-) -> Stock:
+) -> Inputs:
     """All of it. found: version → name of its bytes, as an agent listed them last. command: not carried out yet."""
-    listed = known_versions(asked, observed, stored, found)
-    deployment = resolve_version(asked, observed, stored, listed)
-    stamps = known_stamps(deployment, observed, found, stored.stable.revision if stored.stable else None)
+    listed = known_versions(asked, snapshot, stored, found)
+    deployment = resolve_version(asked, snapshot, stored, listed)
+    stamps = known_stamps(deployment, snapshot, found, stored.stable.revision if stored.stable else None)
     named = hash_of(user_choice(deployment.spec))
     held = still_rejected(stored, named, deployment.spec.model.version or 0, stamps)
-    carried = {here.revision for here in observed.carriers.values()}
+    carried = {here.revision for here in snapshot.workloads.values()}
     steps = steps_of(deployment)
-    memory = read_memory(stored, {*observed.revisions, *carried}, held)
+    state = read_state(stored, {*snapshot.revisions, *carried}, held)
     pinned = stored.pinned
     going = pinned.revision if pinned is not None and pinned.instead_of == named else named
-    memory = catch_up(memory, observed.asked, observed.carriers, steps, going, is_commanded=command is not None)
-    warm = observed.carriers.get(carrier_of(memory.previous or "", observed.carriers) or "", ABSENT)
-    obeyed = obey(command, memory, stored.pinned, named, observed.revisions, steps, is_warm=warm.ready > 0)
-    pinned = obeyed.pinned
-    arrival = arrive(deployment, observed, stored, pinned.revision if pinned is not None else None)
+    state = catch_up(state, snapshot.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None)
+    warm = snapshot.workloads.get(workload_of(state.previous or "", snapshot.workloads) or "", ABSENT)
+    outcome = carry_out(command, state, stored.pinned, named, snapshot.revisions, steps, is_warm=warm.ready > 0)
+    pinned = outcome.pinned
+    placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
-    return Stock(
+    return Inputs(
         asked=asked,
         deployment=deployment,
         listed=listed,
         stamps=stamps,
-        remembered=tuple(each for each in held if _is_held(each, obeyed.memory)),
-        obeyed=obeyed,
+        remembered=tuple(each for each in held if _is_held(each, outcome.state)),
+        outcome=outcome,
         steps=steps,
-        arrival=arrival,
-        wanted=_wanted(deployment, arrival, steps, is_rollback=pinned is not None),
+        placement=placement,
+        target=_target(deployment, placement, steps, is_rollback=pinned is not None),
     )
 
 
@@ -105,36 +105,36 @@ def still_rejected(
     ]
 
 
-def read_memory(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: Iterable[Rejected]) -> Memory:
+def read_state(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: Iterable[Rejected]) -> RolloutState:
     """What the stored status remembers. `kept`: revisions that still have a ControllerRevision or a Deployment."""
     known = set(kept)
     stable = stored.stable.revision if stored.stable and stored.stable.revision in known else None
-    return Memory(
+    return RolloutState(
         stable=stable,
         canary=stored.canary.revision if stored.canary else None,
         canary_ready=stored.progress_ready,
         progress_since=read_time(stored.progress_since),
-        weighted_since=read_time(stored.weighted_since),
+        traffic_since=read_time(stored.traffic_since),
         rejected=tuple(Rejection(entry.revision, entry.content) for entry in rejected),
         bake_until=read_time(stored.bake_until),
         previous=stored.previous.revision if stored.previous and stored.previous.revision in known else None,
         step_index=stored.step.index if stored.step else 0,
         step_since=read_time(stored.step.since) if stored.step else None,
         is_paused=stored.step.paused if stored.step else False,
-        is_hurried=stored.step.hurried if stored.step else False,
+        is_promote_requested=stored.step.promote_requested if stored.step else False,
         weight_percent=(stored.canary.weight_percent or 0) if stored.canary else 0,
     )
 
 
-def _wanted(deployment: ModelDeployment, arrival: Arrival, steps: tuple[Step, ...], *, is_rollback: bool) -> Wanted:
+def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step, ...], *, is_rollback: bool) -> Target:
     rollout = deployment.spec.rollout
     analysis = rollout.analysis
-    return Wanted(
-        revision=arrival.revision.hash,
+    return Target(
+        revision=placement.revision.hash,
         content=content_hash(deployment.spec),
         replicas=deployment.spec.replicas,
         deadline_seconds=rollout.progress_deadline_seconds,
-        carrier=arrival.carrier,
+        workload=placement.workload,
         bake_seconds=rollout.bake_seconds,
         steps=steps,
         is_exact=provider_of(deployment.spec).is_exact,
@@ -145,6 +145,6 @@ def _wanted(deployment: ModelDeployment, arrival: Arrival, steps: tuple[Step, ..
     )
 
 
-def _is_held(entry: Rejected, memory: Memory) -> bool:
+def _is_held(entry: Rejected, state: RolloutState) -> bool:
     """Whether no command has forgiven it."""
-    return any((each.revision, each.content) == (entry.revision, entry.content) for each in memory.rejected)
+    return any((each.revision, each.content) == (entry.revision, entry.content) for each in state.rejected)

@@ -15,15 +15,15 @@ from slipway.decide.steps import wants_split
 from slipway.model.revision import (
     Json,
     Revision,
-    carried_template,
     differs_in_version_only,
     hash_of,
     served_version,
     user_choice,
     ways_of_fetching,
+    workload_template,
 )
-from slipway.model.workload import CarrierPods, carrier_of
-from slipway.observe.snapshot import Observed
+from slipway.model.workload import Workload, workload_of
+from slipway.observe.snapshot import Snapshot
 from slipway.runtimes import RUNTIMES
 
 NOT_ENOUGH_MEMORY = "NotEnoughMemory"
@@ -31,59 +31,59 @@ NOT_ENOUGH_MEMORY = "NotEnoughMemory"
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
-    """The revision and its carrier.
+class Placement:
+    """The revision and its workload.
 
-    carrier: the one that carries it or is to. rolls_because: it can't arrive in place although it would by the spec.
+    workload: the one that carries it or is to. rolls_because: it can't arrive in place although it would by the spec.
     """
 
     revision: Revision
-    carrier: str
+    workload: str
     rolls_because: str | None = None
 
 
-def arrive(
+def place(
     deployment: ModelDeployment,
-    observed: Observed,
+    snapshot: Snapshot,
     stored: ModelDeploymentStatus,
     instead: str | None = None,
-) -> Arrival:
-    """The revision that the spec asks for, the kept one or a new one at the end of the history, and its carrier.
+) -> Placement:
+    """The revision that the spec asks for, the kept one or a new one at the end of the history, and its workload.
 
     instead: a kept revision that a person wants in the place of the spec's.
     """
     name = instead or hash_of(user_choice(deployment.spec))
-    kept = observed.revisions.get(name)
-    number = 1 + max((revision.number for revision in observed.revisions.values()), default=0)
+    kept = snapshot.revisions.get(name)
+    number = 1 + max((revision.number for revision in snapshot.revisions.values()), default=0)
     asked = kept or new_revision(deployment, number)
-    carriers = observed.carriers
+    workloads = snapshot.workloads
     stable = stored.stable.revision if stored.stable else None
-    if name == stable and (home := carrier_of(name, carriers)):
-        return Arrival(asked, home)
+    if name == stable and (home := workload_of(name, workloads)):
+        return Placement(asked, home)
     canary = stored.canary.revision if stored.canary else None
-    why = _why_it_rolls(asked, observed, stored)
-    homes = {carrier for carrier in carriers if stable and carrier == carrier_of(stable, carriers)}
+    why = _why_it_rolls(asked, snapshot, stored)
+    homes = {workload for workload in workloads if stable and workload == workload_of(stable, workloads)}
     carrying = [
-        carrier for carrier, here in carriers.items() if here.revision == name and not (why and carrier in homes)
+        workload for workload, here in workloads.items() if here.revision == name and not (why and workload in homes)
     ]
     if carrying:
-        return Arrival(asked, max(carrying, key=lambda carrier: (carrier in homes, carriers[carrier].ready)), why)
-    for holder in dict.fromkeys((canary, stable, *_waiting(observed))):
-        carrier = carrier_of(holder, carriers) if holder else None
-        former = observed.revisions.get(holder or "")
-        if carrier is None or former is None or (why and carrier in homes):
+        return Placement(asked, max(carrying, key=lambda workload: (workload in homes, workloads[workload].ready)), why)
+    for holder in dict.fromkeys((canary, stable, *_waiting(snapshot))):
+        workload = workload_of(holder, workloads) if holder else None
+        former = snapshot.revisions.get(holder or "")
+        if workload is None or former is None or (why and workload in homes):
             continue
         if _may_take_over(deployment, asked, kept, former):
             if kept is None:
                 asked = new_revision(deployment, number, former)
-            return Arrival(asked, carrier)
-    return Arrival(asked, _free_name(name, carriers), why)
+            return Placement(asked, workload)
+    return Placement(asked, _free_name(name, workloads), why)
 
 
 def new_revision(deployment: ModelDeployment, number: int, former: Revision | None = None) -> Revision:
     """The revision that the spec asks for now; its pod template is yet to be rendered.
 
-    former: the revision whose carrier it takes over in place; its template stays then, to the letter.
+    former: the revision whose workload it takes over in place; its template stays then, to the letter.
     """
     choice = user_choice(deployment.spec)
     return Revision(
@@ -96,12 +96,12 @@ def new_revision(deployment: ModelDeployment, number: int, former: Revision | No
     )
 
 
-def _waiting(observed: Observed) -> list[str]:
+def _waiting(snapshot: Snapshot) -> list[str]:
     """Revisions whose pods wait to be told a version."""
     return [
         here.revision
-        for here in observed.carriers.values()
-        if here.revision in observed.revisions and observed.revisions[here.revision].version == 0
+        for here in snapshot.workloads.values()
+        if here.revision in snapshot.revisions and snapshot.revisions[here.revision].version == 0
     ]
 
 
@@ -123,16 +123,16 @@ def _may_take_over(deployment: ModelDeployment, asked: Revision, kept: Revision 
 
 
 def _is_same_template(one: Json, other: Json) -> bool:
-    """Whether two templates differ in nothing but the carriers that are written in them."""
-    return carried_template(one, "", "") == carried_template(other, "", "")
+    """Whether two templates differ in nothing but the workloads that are written in them."""
+    return workload_template(one, "", "") == workload_template(other, "", "")
 
 
-def _why_it_rolls(asked: Revision, observed: Observed, stored: ModelDeploymentStatus) -> str | None:
+def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentStatus) -> str | None:
     """Why the stable pods can't take the revision up: an agent found too little memory, now or in this rollout."""
     if stored.canary is not None and stored.canary.revision == asked.hash and stored.canary.rolls_because:
         return stored.canary.rolls_because
-    for pod in observed.pods:
-        if pod.is_ending or pod.report is None or observed.revision_of_pod(pod) != asked.hash:
+    for pod in snapshot.pods:
+        if pod.is_ending or pod.report is None or snapshot.revision_of_pod(pod) != asked.hash:
             continue
         report = pod.report.version(asked.version)
         if report is not None and report.reason == NOT_ENOUGH_MEMORY and pod.report.serving is not None:
@@ -140,10 +140,10 @@ def _why_it_rolls(asked: Revision, observed: Observed, stored: ModelDeploymentSt
     return None
 
 
-def _free_name(revision: str, carriers: Mapping[str, CarrierPods]) -> str:
-    """The revision's own name, or another where a carrier of that name carries something else by now."""
+def _free_name(revision: str, workloads: Mapping[str, Workload]) -> str:
+    """The revision's own name, or another where a workload of that name carries something else by now."""
     name, count = revision, 0
-    while name in carriers and carriers[name].revision != revision:
+    while name in workloads and workloads[name].revision != revision:
         count += 1
         name = hash_of([revision, count])
     return name

@@ -1,4 +1,4 @@
-"""What clients reach through Service `<name>`: the routers, one carrier's ready pods, or all ready pods.
+"""What clients reach through Service `<name>`: the routers, one workload's ready pods, or all ready pods.
 
 Invariant: the Service changes from one to the other only when the other takes the requests as they are wanted now, so
 that adding, removing or changing who splits them loses none; and while no router is ready, clients reach the pods.
@@ -12,66 +12,70 @@ from collections.abc import Mapping
 from slipway.decide.weights import PROVIDERS
 from slipway.decide.weights.provider import Standing
 from slipway.model.signals import InForce
-from slipway.model.workload import CarrierPods, enough
-from slipway.observe.service import ALL_PODS, ROUTER, Entry
+from slipway.model.workload import Workload, enough
+from slipway.observe.service import ALL_PODS, ROUTER, ServiceTarget
 
 
 def in_force_now(
-    live: Entry | None, by_router: InForce | None, carriers: Mapping[str, CarrierPods], *, wants_router: bool
+    live: ServiceTarget | None, by_router: InForce | None, workloads: Mapping[str, Workload], *, wants_router: bool
 ) -> InForce | None:
     """How requests are split now. Before the routers have them, nothing counts as reachable through them."""
     if live is None:
         return None
-    ready = {name: here.ready for name, here in carriers.items()}
-    found = PROVIDERS["Router" if live.is_router else "Replicas"].in_force(Standing(live.carrier, ready, by_router))
+    ready = {name: here.ready for name, here in workloads.items()}
+    found = PROVIDERS["Router" if live.is_router else "Replicas"].in_force(Standing(live.workload, ready, by_router))
     if found is None or live.is_router or not wants_router:
         return found
-    return InForce(found.weights, {name: count for name, count in found.endpoints.items() if name == live.carrier})
+    return InForce(found.weights, {name: count for name, count in found.endpoints.items() if name == live.workload})
 
 
-def choose_entry(
+def choose_service_target(
     weights: Mapping[str, int] | None,
     replicas: Mapping[str, int],
-    live: Entry | None,
+    live: ServiceTarget | None,
     by_router: InForce | None,
     ready_routers: int,
-    carriers: Mapping[str, CarrierPods],
+    workloads: Mapping[str, Workload],
     *,
     wants_router: bool,
-) -> Entry:
+) -> ServiceTarget:
     """What the Service should select now.
 
-    weights, replicas: as planned, by carrier; no weights: requests aren't split. by_router: as all ready routers say.
+    weights, replicas: as planned, by workload; no weights: requests aren't split. by_router: as all ready routers say.
     """
     if weights is None:
         return ALL_PODS
-    shares = {carrier: weight for carrier, weight in weights.items() if weight}
-    first = max(weights, key=lambda carrier: weights[carrier])
+    shares = {workload: weight for workload, weight in weights.items() if weight}
+    first = max(weights, key=lambda workload: weights[workload])
     if wants_router:
-        is_first = live in (None, ROUTER) and not any(here.ready for here in carriers.values())
+        is_first = live in (None, ROUTER) and not any(here.ready for here in workloads.values())
         if is_first or (live == ROUTER and ready_routers > 0):
             return ROUTER  # of a new model, too: a connection to a pod would stay there, whatever is split later
-        if by_router is not None and _takes_all(by_router, shares, carriers):
+        if by_router is not None and _takes_all(by_router, shares, workloads):
             return ROUTER
-        return _pods_of(first, replicas[first], live, carriers)
+        return _pods_of(first, replicas[first], live, workloads)
     if len(shares) == 1:
-        return _pods_of(first, replicas[first], live, carriers)
-    is_reached = all(carriers[carrier].ready > 0 for carrier in shares if carrier in carriers)
+        return _pods_of(first, replicas[first], live, workloads)
+    is_reached = all(workloads[workload].ready > 0 for workload in shares if workload in workloads)
     return ALL_PODS if is_reached or live is None else live
 
 
-def _takes_all(by_router: InForce, shares: Mapping[str, int], carriers: Mapping[str, CarrierPods]) -> bool:
+def _takes_all(by_router: InForce, shares: Mapping[str, int], workloads: Mapping[str, Workload]) -> bool:
     """Whether the routers split as wanted, and reach the pods that are ready: a name's address comes late to them."""
     if {name: share for name, share in by_router.weights.items() if share} != shares:
         return False
-    return all(by_router.endpoints.get(name, 0) >= max(1, carriers[name].ready) for name in shares if name in carriers)
+    return all(
+        by_router.endpoints.get(name, 0) >= max(1, workloads[name].ready) for name in shares if name in workloads
+    )
 
 
-def _pods_of(carrier: str, replicas: int, live: Entry | None, carriers: Mapping[str, CarrierPods]) -> Entry:
-    """That carrier's pods alone, once they can take what all of them take now."""
-    ready = sum(here.ready for here in carriers.values())
-    own = carriers[carrier].ready if carrier in carriers else 0
-    if live not in (None, Entry(carrier=carrier)) and own < min(enough(replicas), ready):
+def _pods_of(
+    workload: str, replicas: int, live: ServiceTarget | None, workloads: Mapping[str, Workload]
+) -> ServiceTarget:
+    """That workload's pods alone, once they can take what all of them take now."""
+    ready = sum(here.ready for here in workloads.values())
+    own = workloads[workload].ready if workload in workloads else 0
+    if live not in (None, ServiceTarget(workload=workload)) and own < min(enough(replicas), ready):
         assert live is not None
         return ALL_PODS if live == ROUTER else live
-    return Entry(carrier=carrier)
+    return ServiceTarget(workload=workload)

@@ -10,45 +10,45 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from slipway.model.revision import Orders
-from slipway.model.rollout import Memory, Wanted
-from slipway.model.signals import NO_EVIDENCE, Scales
-from slipway.model.workload import ABSENT, CarrierPods, arrived
+from slipway.model.rollout import RolloutState, Target
+from slipway.model.signals import NO_EVIDENCE, Signals
+from slipway.model.workload import ABSENT, Workload, serving_pods
 
 
 @dataclass(frozen=True, slots=True)
-class Scene:
-    """The arguments of a step, and what follows from them at once. home: the stable revision's carrier."""
+class StepInput:
+    """The arguments of a step, and what follows from them at once. home: the stable revision's workload."""
 
-    wanted: Wanted
-    memory: Memory
-    carriers: Mapping[str, CarrierPods]
+    target: Target
+    state: RolloutState
+    workloads: Mapping[str, Workload]
     now: datetime
     stable: str | None
     home: str | None = None
-    scales: Scales = field(default=NO_EVIDENCE)
+    signals: Signals = field(default=NO_EVIDENCE)
 
     @property
-    def here(self) -> CarrierPods:
-        """The pods of the wanted revision's carrier."""
-        return self.carriers.get(self.wanted.carrier, ABSENT)
+    def here(self) -> Workload:
+        """The pods of the wanted revision's workload."""
+        return self.workloads.get(self.target.workload, ABSENT)
 
 
-def progress_of(scene: Scene) -> tuple[datetime, int]:
+def progress_of(given: StepInput) -> tuple[datetime, int]:
     """Since when there was no progress, and the most pods so far that serve the new revision."""
-    memory, here, now = scene.memory, scene.here, scene.now
-    served = arrived(here) if here.revision == scene.wanted.revision else 0
-    if memory.canary != scene.wanted.revision or memory.progress_since is None or served > memory.canary_ready:
+    state, here, now = given.state, given.here, given.now
+    served = serving_pods(here) if here.revision == given.target.revision else 0
+    if state.canary != given.target.revision or state.progress_since is None or served > state.canary_ready:
         return now, served
-    if memory.progress_since > now:  # another node's clock: no deadline may lie as far ahead as that one was
-        return now, memory.canary_ready
-    return memory.progress_since, memory.canary_ready
+    if state.progress_since > now:  # another node's clock: no deadline may lie as far ahead as that one was
+        return now, state.canary_ready
+    return state.progress_since, state.canary_ready
 
 
-def orders_for(replicas: Mapping[str, int], scene: Scene, decided: Mapping[str, Orders]) -> dict[str, Orders]:
-    """What each carrier of the plan carries: as decided, else what it carries; the stable one's carrier, stable."""
+def orders_for(replicas: Mapping[str, int], given: StepInput, decided: Mapping[str, Orders]) -> dict[str, Orders]:
+    """What each workload of the plan carries: as decided, else what it carries; the stable one's workload, stable."""
     orders = {}
     for name in replicas:
-        here = scene.carriers.get(name, ABSENT)
-        kept = scene.stable if name == scene.home and scene.stable else here.revision
+        here = given.workloads.get(name, ABSENT)
+        kept = given.stable if name == given.home and given.stable else here.revision
         orders[name] = decided.get(name) or Orders(kept or name)
     return orders

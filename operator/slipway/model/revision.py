@@ -1,7 +1,7 @@
 """Revisions: the user's choice of everything that changes what a pod serves, hashed.
 
-A revision's pods belong to a *carrier*, a Deployment. Most revisions have one of their own, called like them; one that
-arrives in place takes over the carrier of the revision before it, pods and all, with nothing but other orders for the
+A revision's pods belong to a *workload*, a Deployment. Most revisions have one of their own, called like them; one that
+arrives in place takes over the workload of the revision before it, pods and all, with nothing but other orders for the
 agents.
 
 Invariant: the hash covers only what the user set, defaults left out, so that a new operator, a new default image or a
@@ -34,7 +34,7 @@ class Revision:
     version: the served version; 0 while none was found yet at a place that is followed.
     choice: `user_choice` of the spec it was made from; a valid spec by itself.
     fetching: `ways_of_fetching` of that spec, for the day when the spec names another place.
-    template: the pod template, complete but for the carrier's name (`carried_template`). Empty: not rendered yet.
+    template: the pod template, complete but for the workload's name (`workload_template`). Empty: not rendered yet.
     digests: version → sha256 of what was served under that number, as its ControllerRevision's annotation keeps it.
     """
 
@@ -49,7 +49,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Orders:
-    """What a carrier carries. replaces: the revision whose version stays loaded beside it; None: none does."""
+    """What a workload carries. replaces: the revision whose version stays loaded beside it; None: none does."""
 
     revision: str
     replaces: str | None = None
@@ -161,16 +161,16 @@ def read_digests(text: str | None) -> dict[int, str]:
         return {}
 
 
-def carried_template(template: Json, name: str, carrier: str) -> Json:
-    """A revision's template with its carrier's name in it: the pods' label, and the ConfigMap of their orders."""
+def workload_template(template: Json, name: str, workload: str) -> Json:
+    """A revision's template with its workload's name in it: the pods' label, and the ConfigMap of their orders."""
     spec = template["spec"]
     volumes = [
-        volume | {"configMap": volume["configMap"] | {"name": child_name(name, carrier)}}
+        volume | {"configMap": volume["configMap"] | {"name": child_name(name, workload)}}
         if volume["name"] == CONFIG_VOLUME and "configMap" in volume
         else volume
         for volume in spec["volumes"]
     ]
-    labels = template["metadata"]["labels"] | {REVISION_LABEL: carrier}
+    labels = template["metadata"]["labels"] | {REVISION_LABEL: workload}
     return template | {
         "metadata": template["metadata"] | {"labels": labels},
         "spec": spec | {"volumes": volumes},

@@ -40,11 +40,11 @@ class Step:
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class Target:
     """What the spec asks for.
 
     content: names what it says about the served version's bytes (`content_hash`).
-    carrier: the one that carries the revision, or is to (`children.arrive`): the stable revision's for InPlace.
+    workload: the one that carries the revision, or is to (`children.arrive`): the stable revision's for InPlace.
     bake_seconds: how long the old version stays loaded after a promotion in place or by steps.
     steps: those of a canary, the last one at weight 100; empty: traffic isn't split.
     is_exact: weights are split as wanted; False: as the pods make them.
@@ -56,7 +56,7 @@ class Wanted:
     content: str
     replicas: int
     deadline_seconds: int
-    carrier: str
+    workload: str
     bake_seconds: int = 0
     steps: tuple[Step, ...] = ()
     is_exact: bool = True
@@ -75,15 +75,15 @@ class Rejection:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RolloutState:
     """What earlier passes decided and no pass can observe; kept in status.
 
     stable: trusted: the shell leaves it out when that revision is not kept anywhere any more.
     canary_ready: the most ready pods that the canary ever had: losing and regaining one is no progress.
     bake_until: when the version before the stable one unloads. previous: that revision, where it has pods of its own.
     step_index: 0 while the canary prepares, then the number of its step. step_since: when that step's weight was in
-    force first. weight_percent: what was asked for the canary last. is_paused, is_hurried: a person said pause, or
-    promote. weighted_since: when the canary got its first weight; kept through its bake.
+    force first. weight_percent: what was asked for the canary last. is_paused, is_promote_requested: a person said
+    pause, or promote. traffic_since: when the canary got its first weight; kept through its bake.
     """
 
     stable: str | None = None
@@ -96,17 +96,17 @@ class Memory:
     step_index: int = 0
     step_since: datetime | None = None
     is_paused: bool = False
-    is_hurried: bool = False
+    is_promote_requested: bool = False
     weight_percent: int = 0
-    weighted_since: datetime | None = None
+    traffic_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What to do now.
 
-    replicas: carrier → pods wanted; those not named are pruned. orders: the same carriers → what they carry.
-    weights: carrier → percent of the requests, the same carriers at least; None: all ready pods share them.
+    replicas: workload → pods wanted; those not named are pruned. orders: the same workloads → what they carry.
+    weights: workload → percent of the requests, the same workloads at least; None: all ready pods share them.
     newly_rejected: set when this step gave a revision up; cause: why, where the pods themselves don't say it.
     waits_for: what the canary waits for, in words.
     wake_at: when to look again even if nothing happens; None: only when something does.
@@ -130,10 +130,10 @@ class Plan:
     step_index: int = 0
     step_since: datetime | None = None
     is_paused: bool = False
-    is_hurried: bool = False
+    is_promote_requested: bool = False
     waits_for: str = ""
-    weighted_since: datetime | None = None
+    traffic_since: datetime | None = None
 
-    def orders_revision(self, carrier: str) -> str | None:
-        """The revision that a carrier of the plan carries."""
-        return self.orders[carrier].revision if carrier in self.orders else None
+    def orders_revision(self, workload: str) -> str | None:
+        """The revision that a workload of the plan carries."""
+        return self.orders[workload].revision if workload in self.orders else None

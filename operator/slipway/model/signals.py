@@ -28,7 +28,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """Answers of one carrier, as one source counted them since it began. Only unversioned requests.
+    """Answers of one workload, as one source counted them since it began. Only unversioned requests.
 
     errors: those that the server failed (HTTP 5xx, no answer; gRPC UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED,
     UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS). refusals: those that it refused (HTTP 4xx, the other gRPC codes).
@@ -46,7 +46,7 @@ class Counts:
 class Reading:
     """One look at all sources of counts.
 
-    counts: source → carrier → its counts. A source is a name that changes when its counters start anew (a router pod's
+    counts: source → workload → its counts. A source is a name that changes when its counters start anew (a router pod's
     uid and its container's start). missing: sources that should have answered and did not.
     """
 
@@ -59,9 +59,9 @@ class Reading:
 class InForce:
     """How requests are split now, as those say who split them.
 
-    weights: carrier → percent; a carrier that isn't named gets nothing. endpoints: carrier → pods that requests can
+    weights: workload → percent; a workload that isn't named gets nothing. endpoints: workload → pods that requests can
     reach through it. is_latest: they do what they were told last; False: something else is on its way to them.
-    lingering: carriers that still get requests of those who end, and are told nothing any more.
+    lingering: workloads that still get requests of those who end, and are told nothing any more.
     """
 
     weights: Mapping[str, int]
@@ -118,19 +118,19 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Scales:
+class Signals:
     """What a step is decided on beside pods and memory.
 
     gates: of the canary. verdict: None while nothing is judged. in_force: None while nobody can say.
-    abort: a person wants the revision taken back. told: carrier → percent, as the routers that have the requests were
-    told last; None where there are none.
+    abort: a person wants the revision taken back. sent_weights: workload → percent, as the routers that have the
+    requests were told last; None where there are none.
     """
 
     gates: GateVerdict = OPEN
     verdict: Verdict | None = None
     in_force: InForce | None = None
     abort: Cause | None = None
-    told: Mapping[str, int] | None = None
+    sent_weights: Mapping[str, int] | None = None
 
 
-NO_EVIDENCE = Scales()
+NO_EVIDENCE = Signals()

@@ -19,11 +19,11 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
-class CarrierPods:
+class Workload:
     """A Deployment's pods and orders, as observed.
 
     revision: the one that its agents have orders for. replaces: the one that this one takes or took over in place from.
-    wanted: the Deployment's replicas. existing: its pods that are not ending. ready: of these, the ready ones.
+    replicas: what the Deployment asks for. existing: its pods that are not ending. ready: of these, the ready ones.
     switched: of the ready ones, those whose agents say that the revision's version is what an unversioned request gets.
     is_fetching: a pod's agent is downloading, without error: that is progress.
     is_blocked: a pod can't be scheduled for want of resources.
@@ -32,7 +32,7 @@ class CarrierPods:
     """
 
     revision: str
-    wanted: int
+    replicas: int
     existing: int
     ready: int
     replaces: str | None = None
@@ -43,7 +43,7 @@ class CarrierPods:
     crash: Crash | None = None
 
 
-ABSENT = CarrierPods("", 0, 0, 0)
+ABSENT = Workload("", 0, 0, 0)
 
 
 def enough(replicas: int) -> int:
@@ -55,18 +55,18 @@ def enough(replicas: int) -> int:
     return replicas - replicas // 4
 
 
-def carrier_of(revision: str, carriers: Mapping[str, CarrierPods]) -> str | None:
-    """The carrier of a revision; of several the one that carries it now, then the one with most ready pods."""
-    found = [name for name, here in carriers.items() if revision in (here.revision, here.replaces)]
+def workload_of(revision: str, workloads: Mapping[str, Workload]) -> str | None:
+    """The workload of a revision; of several the one that carries it now, then the one with most ready pods."""
+    found = [name for name, here in workloads.items() if revision in (here.revision, here.replaces)]
     return max(
         found,
-        key=lambda name: (carriers[name].revision == revision, carriers[name].ready, name),
+        key=lambda name: (workloads[name].revision == revision, workloads[name].ready, name),
         default=None,
     )
 
 
-def arrived(here: CarrierPods) -> int:
-    """Pods that serve the carrier's revision. Taken over, ready ones may still serve what was there before."""
+def serving_pods(here: Workload) -> int:
+    """Pods that serve the workload's revision. Taken over, ready ones may still serve what was there before."""
     return here.switched if here.replaces is not None else here.ready
 
 

@@ -24,20 +24,20 @@ PREPARING_SECONDS = 30
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """A pod of a model. carrier: the Deployment that it belongs to, by the revision label of both.
+    """A pod of a model. workload: the Deployment that it belongs to, by the revision label of both.
 
-    ip: set once its agent can be asked. told: the agent configuration that was last pushed to it, if any.
+    ip: set once its agent can be asked. sent: the agent configuration that was last pushed to it, if any.
     preparing_since: it has a node since then, and no address yet: its volumes and network are being prepared.
     crash: the last time that its server ended by itself.
     """
 
     name: str
     uid: str
-    carrier: str
+    workload: str
     is_ready: bool
     is_ending: bool
     ip: str | None
-    told: str | None
+    sent: str | None
     trouble: Trouble | None
     report: AgentReport | None = None
     preparing_since: datetime | None = None
@@ -45,7 +45,7 @@ class Pod:
 
 
 def revision_of(child: Json) -> str:
-    """The revision that an object's label names: of pods, Deployments and ConfigMaps, their carrier's."""
+    """The revision that an object's label names: of pods, Deployments and ConfigMaps, their workload's."""
     return str((child["metadata"].get("labels") or {}).get(REVISION_LABEL, ""))
 
 
@@ -68,11 +68,11 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
-        carrier=revision_of(body),
+        workload=revision_of(body),
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         ip=status.get("podIP") if agent_runs else None,
-        told=(meta.get("annotations") or {}).get(CONFIG_ANNOTATION),
+        sent=(meta.get("annotations") or {}).get(CONFIG_ANNOTATION),
         trouble=trouble,
         report=report,
         preparing_since=preparing_since,

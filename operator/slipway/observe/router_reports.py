@@ -28,7 +28,7 @@ MAX_STATUS_BYTES = 4096
 
 MAX_STATS_BYTES = 1024 * 1024
 
-MAX_CARRIERS = 64
+MAX_WORKLOADS = 64
 
 GRPC_ERRORS = frozenset({2, 4, 8, 12, 13, 14, 15})
 """UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNIMPLEMENTED, INTERNAL, UNAVAILABLE, DATA_LOSS."""
@@ -42,7 +42,7 @@ or it took too long."""
 class RouterPod:
     """A router's pod.
 
-    ip: set once it can be asked. told: the generation that was last pushed to it, if any.
+    ip: set once it can be asked. sent: the generation that was last pushed to it, if any.
     source: a name for its counters: another one once they began anew.
     """
 
@@ -51,13 +51,13 @@ class RouterPod:
     ip: str | None
     is_ready: bool
     is_ending: bool
-    told: str | None
+    sent: str | None
     source: str
 
 
 @dataclass(frozen=True, slots=True)
 class RouterReport:
-    """What a router says of itself. endpoints: carrier → pods it can reach, in the protocol that reaches fewer."""
+    """What a router says of itself. endpoints: workload → pods it can reach, in the protocol that reaches fewer."""
 
     source: str
     generation: str
@@ -84,18 +84,18 @@ def read_router_pod(body: Json) -> RouterPod:
         ip=status.get("podIP") if runs else None,
         is_ready=conditions.get("Ready", {}).get("status") == "True",
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
-        told=(meta.get("annotations") or {}).get(ROUTER_CONFIG_ANNOTATION),
+        sent=(meta.get("annotations") or {}).get(ROUTER_CONFIG_ANNOTATION),
         source=f"{meta['uid']}/{restarts}",
     )
 
 
 def read_asked(config_map: Json) -> dict[str, int]:
-    """Carrier → percent, as the routers' ConfigMap tells them; empty where it can't be read."""
+    """Workload → percent, as the routers' ConfigMap tells them; empty where it can't be read."""
     try:
         (resource,) = json.loads(config_map["data"][ROUTES_KEY])["resources"]
         (status,) = (host for host in resource["virtual_hosts"] if host["name"] == "status")
         told = json.loads(status["routes"][0]["direct_response"]["body"]["inline_string"])
-        return {str(carrier): int(weight) for carrier, weight in told["weights"].items()}
+        return {str(workload): int(weight) for workload, weight in told["weights"].items()}
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
         return {}
 
@@ -107,18 +107,18 @@ def read_report(source: str, routes: bytes, stats: str) -> RouterReport | None:
     try:
         told = json.loads(routes)
         generation = str(told["generation"])[:64]
-        weights = {str(carrier)[:63]: int(weight) for carrier, weight in told["weights"].items()}
+        weights = {str(workload)[:63]: int(weight) for workload, weight in told["weights"].items()}
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
-    if not weights or len(weights) > MAX_CARRIERS:
+    if not weights or len(weights) > MAX_WORKLOADS:
         return None
     reached: dict[str, list[int]] = {}
     counts: dict[str, Counts] = {}
-    for (protocol, carrier), read in _read_stats(stats).items():
+    for (protocol, workload), read in _read_stats(stats).items():
         if protocol in (HTTP_CLUSTERS, GRPC_CLUSTERS):
             if read.healthy is not None:
-                reached.setdefault(carrier, []).append(read.healthy)
-            counts[carrier] = _sum(counts.get(carrier), _counts_of(read))
+                reached.setdefault(workload, []).append(read.healthy)
+            counts[workload] = _sum(counts.get(workload), _counts_of(read))
     return RouterReport(source, generation, weights, {name: min(found) for name, found in reached.items()}, counts)
 
 
@@ -185,17 +185,17 @@ _LABEL = re.compile(r'([a-z_]+)="([^"]*)"')
 
 
 def _read_stats(stats: str) -> dict[tuple[str, str], _ClusterStats]:
-    """(protocol, carrier) → what was counted, of lines such as envoy_cluster_NAME{envoy_cluster_name="http/abc"} 1."""
+    """(protocol, workload) → what was counted, of lines such as envoy_cluster_NAME{envoy_cluster_name="http/abc"} 1."""
     found: dict[tuple[str, str], _ClusterStats] = {}
     for line in stats.splitlines():
         matched = _LINE.fullmatch(line)
         if matched is None:
             continue
         name, labels = matched[1], dict(_LABEL.findall(matched[2]))
-        protocol, _, carrier = (labels.get("envoy_cluster_name") or labels.get("cluster", "")).partition("/")
-        if not carrier or (len(found) >= 3 * MAX_CARRIERS and (protocol, carrier) not in found):
+        protocol, _, workload = (labels.get("envoy_cluster_name") or labels.get("cluster", "")).partition("/")
+        if not workload or (len(found) >= 3 * MAX_WORKLOADS and (protocol, workload) not in found):
             continue
-        read = found.setdefault((protocol, carrier), _ClusterStats(None, {}, {}))
+        read = found.setdefault((protocol, workload), _ClusterStats(None, {}, {}))
         try:
             value = int(float(matched[3]))
             if name == "cluster_membership_healthy":
@@ -221,8 +221,8 @@ def _read_answer(labels: Mapping[str, str]) -> _Answer:
 
 
 def in_force(reports: Collection[RouterReport], expected: int) -> InForce | None:
-    """How requests are split: None unless all routers say, and say the same. Each carrier's endpoints are those of the
-    router that reaches the fewest; a carrier that one of them doesn't know has none.
+    """How requests are split: None unless all routers say, and say the same. Each workload's endpoints are those of the
+    router that reaches the fewest; a workload that one of them doesn't know has none.
 
     expected: the ready routers.
     """
@@ -232,7 +232,7 @@ def in_force(reports: Collection[RouterReport], expected: int) -> InForce | None
     if any(report.weights != first.weights for report in others):
         return None
     known = set.intersection(*(set(report.endpoints) for report in reports))
-    endpoints = {carrier: min(report.endpoints[carrier] for report in reports) for carrier in sorted(known)}
+    endpoints = {workload: min(report.endpoints[workload] for report in reports) for workload in sorted(known)}
     return InForce(first.weights, endpoints)
 
 

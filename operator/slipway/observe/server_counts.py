@@ -25,7 +25,7 @@ _ESCAPES = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """Where a carrier's pods count: http://POD:port/path, and what to read there.
+    """Where a workload's pods count: http://POD:port/path, and what to read there.
 
     metrics: None: its server counts too little. runtime: the server's name, for a person. version: the one that
     unversioned requests get; None: not known, all versions count.
@@ -48,12 +48,12 @@ class _Sample:
 def counters_of(
     deployment: ModelDeployment, revisions: Mapping[str, Revision], carried: Mapping[str, str]
 ) -> dict[str, Counter]:
-    """Carrier → where its pods count, for those whose revision is known. carried: carrier → its revision's hash.
+    """Workload → where its pods count, for those whose revision is known. carried: workload → its revision's hash.
 
     Each by its own revision: one of them may run on another server.
     """
     found = {}
-    for carrier, name in carried.items():
+    for workload, name in carried.items():
         revision = revisions.get(name)
         if revision is None:
             continue
@@ -63,7 +63,7 @@ def counters_of(
         numbers = {port.name: port.number for port in runtime.ports(spec)}
         port = numbers[metrics.port] if metrics is not None else 0
         model = spec.model.name or deployment.name
-        found[carrier] = Counter(spec.runtime.name, port, metrics, model, revision.version or None)
+        found[workload] = Counter(spec.runtime.name, port, metrics, model, revision.version or None)
     return found
 
 

@@ -12,23 +12,23 @@ from slipway.model.revision import Json
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """is_router: the routers. carrier: its ready pods; None, without a router: all ready pods."""
+class ServiceTarget:
+    """is_router: the routers. workload: its ready pods; None, without a router: all ready pods."""
 
     is_router: bool = False
-    carrier: str | None = None
+    workload: str | None = None
 
 
-ROUTER = Entry(is_router=True)
+ROUTER = ServiceTarget(is_router=True)
 
-ALL_PODS = Entry()
+ALL_PODS = ServiceTarget()
 
 
-def read_entry(service: Json | None, name: str) -> Entry | None:
+def read_service_target(service: Json | None, name: str) -> ServiceTarget | None:
     """What the live Service selects; None when there is none."""
     if service is None:
         return None
     selector = (service.get("spec") or {}).get("selector") or {}
     if selector.get(MODEL_LABEL) == router_label(name):
         return ROUTER
-    return Entry(carrier=selector.get(REVISION_LABEL))
+    return ServiceTarget(workload=selector.get(REVISION_LABEL))

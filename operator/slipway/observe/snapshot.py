@@ -22,16 +22,16 @@ from slipway.model.names import (
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.signals import InForce
-from slipway.model.workload import CarrierPods, Trouble
+from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import REFUSALS, AgentReport
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
 from slipway.observe.router_reports import RouterPod, RouterReport, in_force, is_of_router, read_asked, read_router_pod
-from slipway.observe.service import Entry, read_entry
+from slipway.observe.service import ServiceTarget, read_service_target
 
 
 @dataclass(frozen=True, slots=True)
-class Ordered:
-    """What a carrier's ConfigMap says.
+class AgentOrders:
+    """What a workload's ConfigMap says.
 
     generation: of the agents' configuration; empty when it can't be read. load, served: as in agent.json.
     revision: the one it carries; replaces: the one before it in place, while that counts.
@@ -48,34 +48,34 @@ class Ordered:
 
 
 @dataclass(frozen=True, slots=True)
-class Observed:
+class Snapshot:
     """Everything a pass decides on, beside spec and status.
 
     live: (kind, name) → the object as it stands. foreign: those under our label that another owner has.
-    carriers: Deployments by their revision label; troubles likewise. ordered: carrier → what its ConfigMap orders.
-    left_over: carriers without a Deployment that have pods yet: the garbage collector is about to come to these.
-    entry: what Service <name> reaches. routers: the routers' pods; router_reports: pod uid → what one says; by_router:
-    what all ready ones say. routed: generation of the routers' configuration as it stands; asked: its weights.
+    workloads: Deployments by their revision label; troubles likewise. agent_orders: workload → what its ConfigMap says.
+    left_over: workloads without a Deployment that have pods yet: the garbage collector is about to come to these.
+    service_target: what Service <name> reaches. routers: the routers' pods; router_reports: pod uid → what one says;
+    by_router: what all ready ones say. router_generation, sent_weights: of the routers' configuration as it stands.
     """
 
     live: Mapping[tuple[str, str], Json]
     foreign: frozenset[tuple[str, str]]
     revisions: Mapping[str, Revision]
-    carriers: Mapping[str, CarrierPods]
+    workloads: Mapping[str, Workload]
     troubles: Mapping[str, Trouble]
     pods: tuple[Pod, ...]
-    ordered: Mapping[str, Ordered]
+    agent_orders: Mapping[str, AgentOrders]
     left_over: frozenset[str] = frozenset()
-    entry: Entry | None = None
+    service_target: ServiceTarget | None = None
     routers: tuple[RouterPod, ...] = ()
     router_reports: Mapping[str, RouterReport] = field(default_factory=dict)
     by_router: InForce | None = None
-    routed: str | None = None
-    asked: Mapping[str, int] = field(default_factory=dict)
+    router_generation: str | None = None
+    sent_weights: Mapping[str, int] = field(default_factory=dict)
 
     def revision_of_pod(self, pod: Pod) -> str:
         """The revision that the pod's agent has orders for."""
-        return self.ordered[pod.carrier].revision if pod.carrier in self.ordered else pod.carrier
+        return self.agent_orders[pod.workload].revision if pod.workload in self.agent_orders else pod.workload
 
 
 def observe(
@@ -84,7 +84,7 @@ def observe(
     reports: Mapping[str, AgentReport],
     now: datetime | None = None,
     router_reports: Mapping[str, RouterReport] | None = None,
-) -> Observed:
+) -> Snapshot:
     """Read a ModelDeployment's children.
 
     uid: the ModelDeployment's own. children: all objects under its label. reports: pod uid → its agent's report.
@@ -95,7 +95,7 @@ def observe(
     revisions: dict[str, Revision] = {}
     pods: list[Pod] = []
     routers: list[RouterPod] = []
-    ordered: dict[str, Ordered] = {}
+    ordered: dict[str, AgentOrders] = {}
     entry, routed = None, None
     asked: Mapping[str, int] = {}
     for child in children:
@@ -118,20 +118,20 @@ def observe(
             routed = (child["metadata"].get("annotations") or {}).get(ROUTED_ANNOTATION)
             asked = read_asked(child)
         elif kind == "Service" and not revision_of(child):
-            entry = read_entry(child, child["metadata"]["labels"][MODEL_LABEL])
-    carriers: dict[str, CarrierPods] = {}
+            entry = read_service_target(child, child["metadata"]["labels"][MODEL_LABEL])
+    workloads: dict[str, Workload] = {}
     troubles: dict[str, Trouble] = {}
     for (kind, _), child in live.items():
         if kind != "Deployment" or not revision_of(child) or child["metadata"].get("deletionTimestamp"):
             continue
-        carrier = revision_of(child)
-        orders = ordered.get(carrier) or Ordered("", carrier)
-        own = [pod for pod in pods if pod.carrier == carrier and not pod.is_ending]
+        workload = revision_of(child)
+        orders = ordered.get(workload) or AgentOrders("", workload)
+        own = [pod for pod in pods if pod.workload == workload and not pod.is_ending]
         if trouble := deployment_trouble(child, own):
-            troubles[carrier] = trouble
-        carriers[carrier] = CarrierPods(
+            troubles[workload] = trouble
+        workloads[workload] = Workload(
             revision=orders.revision,
-            wanted=child["spec"].get("replicas", 1),
+            replicas=child["spec"].get("replicas", 1),
             existing=len(own),
             ready=sum(pod.is_ready for pod in own),
             replaces=orders.replaces,
@@ -141,10 +141,10 @@ def observe(
             is_refused=any(_is_refused(pod, orders) for pod in own),
             crash=max((pod.crash for pod in own if pod.crash), key=lambda crash: crash.at, default=None),
         )
-    left_over = frozenset(pod.carrier for pod in pods if pod.carrier not in carriers and not pod.is_ending)
-    for carrier in left_over:
-        names = ", ".join(sorted(pod.name for pod in pods if pod.carrier == carrier and not pod.is_ending))
-        troubles[carrier] = Trouble(
+    left_over = frozenset(pod.workload for pod in pods if pod.workload not in workloads and not pod.is_ending)
+    for workload in left_over:
+        names = ", ".join(sorted(pod.name for pod in pods if pod.workload == workload and not pod.is_ending))
+        troubles[workload] = Trouble(
             "FormerPodsLeft",
             f"pods of a Deployment that was deleted are still there ({names}); new ones come once these end. Should "
             f"nothing end them, delete them: kubectl delete pod {names.replace(',', '')}",
@@ -164,13 +164,13 @@ def observe(
         by_router = replace(by_router, is_latest=False)
     if by_router is not None:
         ending = [heard[pod.uid] for pod in routers if pod.is_ending and pod.uid in heard]
-        lingering = {carrier for report in ending for carrier, weight in report.weights.items() if weight}
+        lingering = {workload for report in ending for workload, weight in report.weights.items() if weight}
         by_router = replace(by_router, lingering=frozenset(lingering))
-    return Observed(
+    return Snapshot(
         live,
         frozenset(foreign),
         revisions,
-        carriers,
+        workloads,
         troubles,
         tuple(pods),
         ordered,
@@ -196,15 +196,15 @@ def was_owned(child: Json, name: str) -> bool:
     return any(owner.get("kind") == KIND and owner.get("name") == name and owner.get("controller") for owner in owners)
 
 
-def _read_orders(config_map: Json) -> Ordered:
+def _read_orders(config_map: Json) -> AgentOrders:
     """What a ConfigMap of ours says; of one that a person has broken, only whose it is."""
-    carrier = revision_of(config_map)
+    workload = revision_of(config_map)
     annotations = config_map["metadata"].get("annotations") or {}
     data = config_map.get("data") or {}
-    revision = annotations.get(CARRIES_ANNOTATION) or carrier
+    revision = annotations.get(CARRIES_ANNOTATION) or workload
     try:
         config = json.loads(data[AGENT_CONFIG_KEY])
-        return Ordered(
+        return AgentOrders(
             generation=str(config["generation"]),
             revision=revision,
             load=tuple(int(version) for version in config["load"]),
@@ -214,10 +214,10 @@ def _read_orders(config_map: Json) -> Ordered:
             golden=config.get("golden"),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
-        return Ordered("", revision)
+        return AgentOrders("", revision)
 
 
-def _has_switched(pod: Pod, orders: Ordered) -> bool:
+def _has_switched(pod: Pod, orders: AgentOrders) -> bool:
     report = pod.report
     return (
         pod.is_ready
@@ -228,7 +228,7 @@ def _has_switched(pod: Pod, orders: Ordered) -> bool:
     )
 
 
-def _is_refused(pod: Pod, orders: Ordered) -> bool:
+def _is_refused(pod: Pod, orders: AgentOrders) -> bool:
     """Whether the pod can't use the version that it is to serve, for a reason that stays."""
     if pod.report is None or pod.report.generation != orders.generation or orders.served is None:
         return False

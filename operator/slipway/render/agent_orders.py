@@ -23,7 +23,7 @@ from slipway.model.revision import (
     ways_of_fetching,
 )
 from slipway.model.rollout import Plan
-from slipway.observe.snapshot import Observed
+from slipway.observe.snapshot import Snapshot
 from slipway.render.pod_template import CACHE_FOLDER, SECRET_FOLDER
 from slipway.runtimes import RUNTIMES
 
@@ -35,7 +35,7 @@ def render_agent_config(
     labels: Mapping[str, int],
     golden: Json | None = None,
 ) -> Json:
-    """What the agents of a carrier's pods are told (schema 1 of agent.json, see serving-images/agent/README.md).
+    """What the agents of a workload's pods are told (schema 1 of agent.json, see serving-images/agent/README.md).
 
     Place, served version, batching, warm-up and model name are the revision's own. Pins, paths, labels, the memory
     factor, golden requests and the other versions follow the spec at once, with no pod restart, as long as it speaks
@@ -99,10 +99,10 @@ def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
     return None if limit is None else int(parse_quantity(limit))
 
 
-def golden_kept(plan: Plan, observed: Observed) -> Json | None:
+def golden_kept(plan: Plan, snapshot: Snapshot) -> Json | None:
     """The golden requests that the canary's agents were told; None: none."""
-    for carrier, orders in plan.orders.items():
-        here = observed.ordered.get(carrier)
+    for workload, orders in plan.orders.items():
+        here = snapshot.agent_orders.get(workload)
         if here is not None and here.revision == orders.revision == plan.canary:
             return here.golden
     return None
@@ -151,8 +151,8 @@ def versions_to_load(deployment: ModelDeployment, revision: Revision, listed: tu
     return choose_versions(deployment.spec.version_policy, revision.version, listed)
 
 
-def loaded_elsewhere(observed: Observed, carrier: str, revision: Revision) -> tuple[int, ...]:
-    orders = observed.ordered.get(carrier)
+def loaded_elsewhere(snapshot: Snapshot, workload: str, revision: Revision) -> tuple[int, ...]:
+    orders = snapshot.agent_orders.get(workload)
     if orders is not None and orders.load and orders.served == revision.version:
         return orders.load
     return (revision.version,) if revision.version else ()

@@ -3,7 +3,7 @@
 Clusters and routes are files that a running Envoy reads again when the ConfigMap's folder is swapped; nothing else
 speaks to it, so it starts and serves with nobody there. Facts (Envoy 1.40; tests/router holds each of them):
 - A cluster and a weight for it in one swap can fail: CDS and RDS are read one after the other. Who renders gives a new
-  carrier weight 0 first, and weight when every router has it.
+  workload weight 0 first, and weight when every router has it.
 - A file is JSON, never YAML: Envoy reads YAML's `n` as false.
 - Its defaults cut a request after 15 s and a silent stream after 5 minutes, and hold 1,024 requests at once: all three
   are lifted here. A server's slowness is the server's to judge.
@@ -50,7 +50,7 @@ BOOTSTRAP_KEY = "bootstrap.json"
 CLUSTERS_KEY = "clusters.json"
 
 NAMED = "http-named"
-"""Clusters are called <one of these>/<carrier>; NAMED: requests that name a version, neither weighted nor judged."""
+"""Clusters are called <one of these>/<workload>; NAMED: requests that name a version, neither weighted nor judged."""
 
 DNS_REFRESH = "1s"
 
@@ -78,7 +78,7 @@ KEPT = (
     r"cluster_manager\.(cds\.(update_rejected|update_failure|update_success)|(warming|active)_clusters)",
     r"server\.(live|state|uptime|memory_allocated|memory_heap_size)",
 )
-"""The only stats that are kept: each of the others costs memory in every router, times carriers."""
+"""The only stats that are kept: each of the others costs memory in every router, times workloads."""
 
 _EXTENSIONS = "type.googleapis.com/envoy.extensions"
 
@@ -237,23 +237,23 @@ def _status_listener() -> Json:
 
 
 def clusters(hosts: Mapping[str, str], backends: Sequence[Backend], *, named: bool) -> list[Json]:
-    """A cluster for each carrier and protocol, whatever its weight.
+    """A cluster for each workload and protocol, whatever its weight.
 
-    hosts: carrier → full name of its headless Service. named: versions can be named.
+    hosts: workload → full name of its headless Service. named: versions can be named.
     """
     found = []
     for backend in backends:
-        host = hosts[backend.carrier]
-        found.append(_cluster(HTTP_CLUSTERS, backend.carrier, host, backend.http_port))
+        host = hosts[backend.workload]
+        found.append(_cluster(HTTP_CLUSTERS, backend.workload, host, backend.http_port))
         if named:
-            found.append(_cluster(NAMED, backend.carrier, host, backend.http_port))
+            found.append(_cluster(NAMED, backend.workload, host, backend.http_port))
         if backend.grpc_port is not None:
-            found.append(_cluster(GRPC_CLUSTERS, backend.carrier, host, backend.grpc_port))
+            found.append(_cluster(GRPC_CLUSTERS, backend.workload, host, backend.grpc_port))
     return [{"@type": "type.googleapis.com/envoy.config.cluster.v3.Cluster", **cluster} for cluster in found]
 
 
-def _cluster(protocol: str, carrier: str, host: str, port: int) -> Json:
-    name = f"{protocol}/{carrier}"
+def _cluster(protocol: str, workload: str, host: str, port: int) -> Json:
+    name = f"{protocol}/{workload}"
     if protocol == GRPC_CLUSTERS:
         options: Json = {
             "initial_stream_window_size": STREAM_WINDOW_BYTES,
@@ -312,7 +312,7 @@ def routes(
 ) -> Json:
     """One RouteConfiguration: what it answers of itself, named versions, gRPC by weight, the rest by weight.
 
-    prefixes: carrier → what the paths begin with that name one of its versions. told: the answer to STATUS_HOST.
+    prefixes: workload → what the paths begin with that name one of its versions. told: the answer to STATUS_HOST.
     """
     timeout = {"timeout": "0s" if timeout_seconds is None else f"{timeout_seconds}s"}
     grpc = {"prefix": "/", "grpc": {}}
@@ -323,9 +323,9 @@ def routes(
     else:
         found.append({"match": grpc, "direct_response": {"status": 404}})  # UNIMPLEMENTED, to a gRPC client
     for backend in backends:
-        if begins := prefixes.get(backend.carrier):
+        if begins := prefixes.get(backend.workload):
             regex = f"({'|'.join(map(re.escape, begins))})([/:].*)?"
-            route = {"cluster": f"{NAMED}/{backend.carrier}", **timeout}
+            route = {"cluster": f"{NAMED}/{backend.workload}", **timeout}
             found.append({"match": {"safe_regex": {"regex": regex}}, "route": route})
     found.append({"match": {"prefix": "/"}, "route": {**_shares(HTTP_CLUSTERS, backends), **timeout}})
     status = {"status": 200, "body": {"inline_string": told}}
@@ -351,7 +351,7 @@ def _shares(protocol: str, backends: Sequence[Backend]) -> Json:
     return {
         "weighted_clusters": {
             "clusters": [
-                {"name": f"{protocol}/{backend.carrier}", "weight": backend.weight_percent} for backend in backends
+                {"name": f"{protocol}/{backend.workload}", "weight": backend.weight_percent} for backend in backends
             ]
         }
     }

@@ -29,7 +29,7 @@ from slipway.model.revision import (
     Json,
     Orders,
     Revision,
-    carried_template,
+    workload_template,
 )
 from slipway.runtimes import RUNTIMES
 
@@ -43,8 +43,8 @@ class Child:
     manifest: Json
 
 
-def render_service(deployment: ModelDeployment, carrier: str | None = None, *, to_router: bool = False) -> Child:
-    """The Service that clients use: the routers, one carrier's ready pods, or all ready pods."""
+def render_service(deployment: ModelDeployment, workload: str | None = None, *, to_router: bool = False) -> Child:
+    """The Service that clients use: the routers, one workload's ready pods, or all ready pods."""
     runtime = RUNTIMES[deployment.spec.runtime.name]
     ports = [
         {
@@ -58,8 +58,8 @@ def render_service(deployment: ModelDeployment, carrier: str | None = None, *, t
         if port.name in ("http", "grpc") or not to_router
     ]
     selector = {MODEL_LABEL: router_label(deployment.name) if to_router else deployment.name}
-    if carrier is not None and not to_router:
-        selector[REVISION_LABEL] = carrier
+    if workload is not None and not to_router:
+        selector[REVISION_LABEL] = workload
     return owned(
         deployment,
         "v1",
@@ -100,9 +100,9 @@ def write_digests(digests: Mapping[int, str]) -> str:
 
 
 def render_config_map(
-    deployment: ModelDeployment, carrier: str, orders: Orders, config: Json, recorded: Mapping[int, str]
+    deployment: ModelDeployment, workload: str, orders: Orders, config: Json, recorded: Mapping[int, str]
 ) -> Child:
-    """The agents' orders. Each carrier has its own, so that a stable pod that restarts loads stable's set.
+    """The agents' orders. Each workload has its own, so that a stable pod that restarts loads stable's set.
 
     recorded: what the versions' bytes were when they were first served. Agents read it when they fetch; it is no part
     of the configuration's generation.
@@ -110,27 +110,27 @@ def render_config_map(
     data = {AGENT_CONFIG_KEY: json.dumps(config, indent=1)}
     if recorded:
         data[RECORDED_KEY] = write_digests(recorded)
-    child = owned(deployment, "v1", "ConfigMap", child_name(deployment.name, carrier), carrier, {"data": data})
+    child = owned(deployment, "v1", "ConfigMap", child_name(deployment.name, workload), workload, {"data": data})
     annotations = {CARRIES_ANNOTATION: orders.revision, REPLACES_ANNOTATION: orders.replaces or ""}
     child.manifest["metadata"]["annotations"] = annotations
     return child
 
 
-def render_deployment(deployment: ModelDeployment, carrier: str, template: Json, replicas: int) -> Child:
-    """The pods of a carrier, from the template that the carried revision's ControllerRevision keeps."""
+def render_deployment(deployment: ModelDeployment, workload: str, template: Json, replicas: int) -> Child:
+    """The pods of a workload, from the template that the carried revision's ControllerRevision keeps."""
     return owned(
         deployment,
         "apps/v1",
         "Deployment",
-        child_name(deployment.name, carrier),
-        carrier,
+        child_name(deployment.name, workload),
+        workload,
         {
             "spec": {
                 "replicas": replicas,
                 "revisionHistoryLimit": 0,  # the ControllerRevisions are the history
-                "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: carrier}},
+                "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: workload}},
                 "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "template": carried_template(template, deployment.name, carrier),
+                "template": workload_template(template, deployment.name, workload),
             }
         },
     )

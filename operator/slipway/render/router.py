@@ -1,7 +1,7 @@
 """The router: an Envoy Deployment of ours that splits a ModelDeployment's requests exactly, and tells how it does.
 
-Objects: Deployment, ConfigMap and PodDisruptionBudget `<name>-router`, and a headless Service `<name>-<carrier>` for
-each carrier. Its pods have the model label `<name>.router`, so that no selector of model pods finds them.
+Objects: Deployment, ConfigMap and PodDisruptionBudget `<name>-router`, and a headless Service `<name>-<workload>` for
+each workload. Its pods have the model label `<name>.router`, so that no selector of model pods finds them.
 
 Invariant: what is in force is what the routers say themselves: the RouteConfiguration by which one sends requests is
 also what it answers. Who gets which weight, and in which order, is decided elsewhere (`rollout`).
@@ -82,7 +82,7 @@ class RouterConfig:
 
 
 def router_name(name: str) -> str:
-    """The name of a router's objects; no carrier is called `router`, they are hashes."""
+    """The name of a router's objects; no workload is called `router`, they are hashes."""
     return f"{name}-router"
 
 
@@ -93,8 +93,8 @@ def configure(deployment: ModelDeployment, split: Split) -> RouterConfig:
     model = model_name(deployment)
     names_versions = runtime.version_path(spec, model, "1") is not None
     place = f"{deployment.namespace}.svc.{split.domain}"
-    hosts = {backend.carrier: f"{child_name(deployment.name, backend.carrier)}.{place}" for backend in split.backends}
-    weights = {backend.carrier: backend.weight_percent for backend in split.backends}
+    hosts = {backend.workload: f"{child_name(deployment.name, backend.workload)}.{place}" for backend in split.backends}
+    weights = {backend.workload: backend.weight_percent for backend in split.backends}
     timeout = spec.traffic.timeout_seconds if spec.traffic is not None else None
     prefixes = _prefixes(deployment, split)
     bootstrap = envoy.bootstrap(deployment.name)
@@ -124,29 +124,29 @@ def _readable(text: str) -> str:
 
 
 def _prefixes(deployment: ModelDeployment, split: Split) -> dict[str, list[str]]:
-    """Carrier → what paths begin with that name a version or label of its own; the first that holds a version has it.
+    """Workload → what paths begin with that name a version or label of its own; the first that holds a version has it.
 
-    With one carrier there is nothing to choose, and no path is told apart.
+    With one workload there is nothing to choose, and no path is told apart.
     """
     if len(split.backends) < 2:
         return {}
     spec = deployment.spec
     runtime, model = RUNTIMES[spec.runtime.name], model_name(deployment)
-    found: dict[str, list[str]] = {backend.carrier: [] for backend in split.backends}
+    found: dict[str, list[str]] = {backend.workload: [] for backend in split.backends}
     taken: dict[int, str] = {}
     for backend in split.backends:
         for version in backend.versions:
             if version not in taken:
-                taken[version] = backend.carrier
+                taken[version] = backend.workload
                 if path := runtime.version_path(spec, model, str(version)):
-                    found[backend.carrier].append(path)
-    stable, *others = (backend.carrier for backend in split.backends)
+                    found[backend.workload].append(path)
+    stable, *others = (backend.workload for backend in split.backends)
     labels = {label: taken[version] for label, version in spec.model.labels.items() if version in taken}
-    weighted = [backend.carrier for backend in split.backends[1:] if backend.weight_percent]
+    weighted = [backend.workload for backend in split.backends[1:] if backend.weight_percent]
     labels |= {"stable": stable, "canary": (weighted or others)[0]}
-    for label, carrier in labels.items():
+    for label, workload in labels.items():
         if path := runtime.label_path(spec, model, label):
-            found[carrier].append(path)
+            found[workload].append(path)
     return found
 
 
@@ -158,7 +158,7 @@ def render(deployment: ModelDeployment, split: Split, live: Mapping[tuple[str, s
     config = configure(deployment, split)
     children = (
         *(
-            _render_headless(deployment, backend.carrier, (backend.http_port, backend.grpc_port))
+            _render_headless(deployment, backend.workload, (backend.http_port, backend.grpc_port))
             for backend in split.backends
         ),
         _render_config_map(deployment, config),
@@ -168,15 +168,15 @@ def render(deployment: ModelDeployment, split: Split, live: Mapping[tuple[str, s
     return Routing(children, config.generation)
 
 
-def _render_headless(deployment: ModelDeployment, carrier: str, ports: tuple[int, int | None]) -> Child:
-    """A carrier's pods by DNS, each with its own address."""
+def _render_headless(deployment: ModelDeployment, workload: str, ports: tuple[int, int | None]) -> Child:
+    """A workload's pods by DNS, each with its own address."""
     named = [("http", ports[0]), ("grpc", ports[1])]
     spec = {
         "clusterIP": "None",
-        "selector": {MODEL_LABEL: deployment.name, REVISION_LABEL: carrier},
+        "selector": {MODEL_LABEL: deployment.name, REVISION_LABEL: workload},
         "ports": [{"name": name, "port": port, "targetPort": port, "protocol": "TCP"} for name, port in named if port],
     }
-    return owned(deployment, "v1", "Service", child_name(deployment.name, carrier), carrier, {"spec": spec})
+    return owned(deployment, "v1", "Service", child_name(deployment.name, workload), workload, {"spec": spec})
 
 
 def _render_config_map(deployment: ModelDeployment, config: RouterConfig) -> Child:

@@ -12,13 +12,13 @@ from slipway.render.objects import Child
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A carrier that requests can be sent to.
+    """A workload that requests can be sent to.
 
     weight_percent: its share of the unversioned requests. versions: those loaded in all of its ready pods: requests
-    that name one go to a carrier that holds it. http_port, grpc_port: its server's; grpc_port None: it has none.
+    that name one go to a workload that holds it. http_port, grpc_port: its server's; grpc_port None: it has none.
     """
 
-    carrier: str
+    workload: str
     weight_percent: int
     versions: tuple[int, ...]
     http_port: int
@@ -27,7 +27,7 @@ class Backend:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The carriers with their weights (sum 100), the stable one first.
+    """The workloads with their weights (sum 100), the stable one first.
 
     domain: the cluster's, under which Services have names.
     """

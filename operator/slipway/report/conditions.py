@@ -18,50 +18,50 @@ from slipway.api.status import (
     write_time,
 )
 from slipway.model.rollout import Promotion
-from slipway.model.workload import Trouble, carrier_of, enough
+from slipway.model.workload import Trouble, enough, workload_of
 from slipway.observe.pods import Pod
-from slipway.observe.snapshot import Observed
-from slipway.report.pass_result import Judged
+from slipway.observe.snapshot import Snapshot
+from slipway.report.pass_result import PassResult
 from slipway.report.versions import OTHER_BYTES
 
 ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
 
 
 def ready_condition(
-    judged: Judged, observed: Observed, stable: str | None, canary: str | None, ready: int
+    result: PassResult, snapshot: Snapshot, stable: str | None, canary: str | None, ready: int
 ) -> Condition:
-    if judged.replicas == 0:
+    if result.replicas == 0:
         return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
-    if stable is not None and ready >= enough(judged.replicas):
-        return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {judged.replicas} pods serve")
-    trouble = _trouble(observed, stable) or _trouble(observed, canary)
-    if stable is None and judged.problem is not None:
-        trouble = judged.problem
-    if stable is None and trouble is None and judged.version == 0 and judged.plan is not None:
-        if judged.listing is not None:
-            return _condition("Ready", False, judged.listing.reason, judged.listing.message)
+    if stable is not None and ready >= enough(result.replicas):
+        return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
+    trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary)
+    if stable is None and result.problem is not None:
+        trouble = result.problem
+    if stable is None and trouble is None and result.version == 0 and result.plan is not None:
+        if result.listing is not None:
+            return _condition("Ready", False, result.listing.reason, result.listing.message)
         return _condition(
             "Ready",
             False,
             "NoVersionFound",
             "spec.model.uri holds no version yet. Put one there as a folder that is called like its number "
-            f"(1, 2, 3 …); it is served as soon as it is found{_waits(observed)}",
+            f"(1, 2, 3 …); it is served as soon as it is found{_waits(snapshot)}",
         )
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
-    return _condition("Ready", False, "Deploying", f"{ready} of {judged.replicas} pods are ready{_waits(observed)}")
+    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
 
 
-def _trouble(observed: Observed, revision: str | None) -> Trouble | None:
+def _trouble(snapshot: Snapshot, revision: str | None) -> Trouble | None:
     """What keeps a revision's pods from being ready."""
-    return observed.troubles.get(carrier_of(revision, observed.carriers) or revision) if revision else None
+    return snapshot.troubles.get(workload_of(revision, snapshot.workloads) or revision) if revision else None
 
 
-def _waits(observed: Observed) -> str:
+def _waits(snapshot: Snapshot) -> str:
     """What the agents of pods that are not ready do, for a person who waits."""
     doing = {
         f"version {version.version} is {version.state}"
-        for pod in observed.pods
+        for pod in snapshot.pods
         if pod.report is not None and not pod.is_ready and not pod.is_ending
         for version in pod.report.versions
         if version.state not in ("Available", "Pending")
@@ -70,57 +70,57 @@ def _waits(observed: Observed) -> str:
 
 
 def promoted_condition(
-    judged: Judged, observed: Observed, canary: str | None, stable: str | None, rejected: list[Rejected]
+    result: PassResult, snapshot: Snapshot, canary: str | None, stable: str | None, rejected: list[Rejected]
 ) -> Condition:
-    if judged.problem is not None:
-        return _condition("Promoted", False, judged.problem.reason, judged.problem.message)
-    assert judged.plan is not None  # no plan means a problem
-    match judged.plan.promotion:
+    if result.problem is not None:
+        return _condition("Promoted", False, result.problem.reason, result.problem.message)
+    assert result.plan is not None  # no plan means a problem
+    match result.plan.promotion:
         case Promotion.PROMOTED:
-            return _condition("Promoted", True, "Promoted", f"revision {judged.revision} is stable")
+            return _condition("Promoted", True, "Promoted", f"revision {result.revision} is stable")
         case Promotion.PAUSED:
             return _condition(
-                "Promoted", False, "Paused", f"revision {judged.revision} waits for {judged.plan.waits_for}"
+                "Promoted", False, "Paused", f"revision {result.revision} waits for {result.plan.waits_for}"
             )
-        case Promotion.ROLLED_BACK if judged.pinned is not None and stable == judged.pinned.revision:
+        case Promotion.ROLLED_BACK if result.pinned is not None and stable == result.pinned.revision:
             return _condition(
                 "Promoted",
                 False,
                 "RolledBack",
-                f"a person rolled back to revision {judged.pinned.revision}; the spec's, {judged.pinned.instead_of}, "
+                f"a person rolled back to revision {result.pinned.revision}; the spec's, {result.pinned.instead_of}, "
                 "is not tried again until the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.ROLLED_BACK:
-            why = next((entry.message for entry in reversed(rejected) if entry.revision == judged.revision), "")
+            why = next((entry.message for entry in reversed(rejected) if entry.revision == result.revision), "")
             return _condition(
                 "Promoted",
                 False,
                 "RolledBack",
-                f"revision {judged.revision} was taken back and {stable} serves: {why}. It is not tried again until "
+                f"revision {result.revision} was taken back and {stable} serves: {why}. It is not tried again until "
                 "the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
-            trouble = _trouble(observed, canary)
-            text = f"revision {judged.revision} takes over"
-            if judged.plan.previous is not None:
-                text = f"revision {judged.revision} is stable and bakes until {time_of_day(judged.plan.bake_until)}"
-            elif judged.plan.waits_for:
-                text += f"; it waits for {judged.plan.waits_for}"
-            if judged.rolls_because:
-                text += f" in pods of its own: {judged.rolls_because}"
+            trouble = _trouble(snapshot, canary)
+            text = f"revision {result.revision} takes over"
+            if result.plan.previous is not None:
+                text = f"revision {result.revision} is stable and bakes until {time_of_day(result.plan.bake_until)}"
+            elif result.plan.waits_for:
+                text += f"; it waits for {result.plan.waits_for}"
+            if result.rolls_because:
+                text += f" in pods of its own: {result.rolls_because}"
             return _condition(
                 "Promoted", False, "InProgress", f"{text}; {trouble.reason}: {trouble.message}" if trouble else text
             )
 
 
-def label_trouble(judged: Judged, pods: list[Pod]) -> Trouble | None:
+def label_trouble(result: PassResult, pods: list[Pod]) -> Trouble | None:
     """A label that can't stand where it should, in any pod."""
-    if judged.plan is None or judged.are_settled:
+    if result.plan is None or result.are_settled:
         return None
     return next((trouble for pod in pods if pod.report for trouble in pod.report.labels), None)
 
 
-def versions_ready_condition(judged: Judged, versions: list[VersionStatus], label: Trouble | None) -> Condition:
+def versions_ready_condition(result: PassResult, versions: list[VersionStatus], label: Trouble | None) -> Condition:
     bad = [version for version in versions if version.state == "Failed" or version.reason == OTHER_BYTES]
     if bad:
         text = "; ".join(f"version {version.version}: {version.reason}: {version.message}" for version in bad)
@@ -140,9 +140,9 @@ def versions_ready_condition(judged: Judged, versions: list[VersionStatus], labe
 
 
 def degraded_condition(
-    judged: Judged, observed: Observed, conditions: list[Condition], stable: str | None, canary: str | None
+    result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
 ) -> Condition:
-    troubles = (judged.problem, _trouble(observed, canary), _trouble(observed, stable), judged.listing)
+    troubles = (result.problem, _trouble(snapshot, canary), _trouble(snapshot, stable), result.listing)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)
@@ -155,19 +155,19 @@ def degraded_condition(
     return _condition("Degraded", False, "AsExpected", "nothing needs a person")
 
 
-def phase_of(judged: Judged, conditions: list[Condition], stable: str | None, canary: str | None) -> str:
+def phase_of(result: PassResult, conditions: list[Condition], stable: str | None, canary: str | None) -> str:
     is_ready = conditions[0].status == "True"
-    if judged.problem is not None:
-        return judged.problem.reason
-    if judged.replicas == 0:
+    if result.problem is not None:
+        return result.problem.reason
+    if result.replicas == 0:
         return "ScaledToZero"
     if conditions[1].reason == "RolledBack":
         return "RolledBack"
-    if judged.plan is not None and judged.plan.promotion is Promotion.PAUSED:
+    if result.plan is not None and result.plan.promotion is Promotion.PAUSED:
         return "Paused"
     if stable is not None and canary is not None:
         return "RollingOut"
-    if judged.plan is not None and judged.plan.previous is not None and is_ready:
+    if result.plan is not None and result.plan.previous is not None and is_ready:
         return "Baking"
     if is_ready:
         return "Ready"

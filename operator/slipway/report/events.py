@@ -16,7 +16,7 @@ from slipway.api.status import (
     write_time,
 )
 from slipway.report.conditions import ENDS, time_of_day
-from slipway.report.pass_result import Judged
+from slipway.report.pass_result import PassResult
 
 MAX_TRANSITIONS = 10
 
@@ -31,19 +31,19 @@ class Notice:
 
 
 def transitions_after(
-    judged: Judged, stored: ModelDeploymentStatus, rejected: list[Rejected], now: datetime
+    result: PassResult, stored: ModelDeploymentStatus, rejected: list[Rejected], now: datetime
 ) -> list[Transition]:
     """The story so far: each line once, told from what this pass changed."""
-    plan, told = judged.plan, list(stored.transitions)
+    plan, told = result.plan, list(stored.transitions)
     if plan is None:
         return told
 
     def tell(revision: str, reason: str, message: str) -> None:
         told.append(Transition(at=write_time(now), revision=revision, reason=reason, message=message[:1024]))
 
-    obeyed = judged.obeyed
-    if obeyed is not None and obeyed.command is not None and obeyed.is_accepted:
-        tell(obeyed.command.revision, "Command", f"{obeyed.command.verb}: {obeyed.message}")
+    outcome = result.outcome
+    if outcome is not None and outcome.command is not None and outcome.is_accepted:
+        tell(outcome.command.revision, "Command", f"{outcome.command.verb}: {outcome.message}")
     was_canary = stored.canary.revision if stored.canary else None
     was_stable = stored.stable.revision if stored.stable else None
     was_previous = stored.previous.revision if stored.previous else None
@@ -51,9 +51,9 @@ def transitions_after(
     if plan.canary is not None and plan.canary != was_canary and plan.stable is not None:
         tell(plan.canary, "Started", f"revision {plan.canary} prepares beside {plan.stable}")
     if plan.canary is not None and plan.step_index > before and plan.weights is not None:
-        step = judged.steps[plan.step_index - 1]
+        step = result.steps[plan.step_index - 1]
         what = "a pause" if step.is_pause else f"weight {step.weight_percent}"
-        tell(plan.canary, "Step", f"step {plan.step_index} of {len(judged.steps)} begins: {what}")
+        tell(plan.canary, "Step", f"step {plan.step_index} of {len(result.steps)} begins: {what}")
     if plan.newly_rejected is not None:
         why = next((each.message for each in reversed(rejected) if each.revision == plan.newly_rejected.revision), "")
         tell(plan.newly_rejected.revision, "RolledBack", f"back to revision {plan.stable}: {why}")

@@ -10,7 +10,7 @@ from slipway.api.status import (
     VersionStatus,
 )
 from slipway.observe.pods import Pod
-from slipway.report.pass_result import Judged
+from slipway.report.pass_result import PassResult
 
 STATE_ORDER = ("Failed", "Unknown", "Pending", "Fetching", "Verified", "Loading", "Unloading", "Available")
 
@@ -18,14 +18,14 @@ OTHER_BYTES = "ContentChanged"
 
 
 def version_statuses(
-    judged: Judged, pods: list[Pod], served: int, stored: ModelDeploymentStatus
+    result: PassResult, pods: list[Pod], served: int, stored: ModelDeploymentStatus
 ) -> list[VersionStatus]:
     """Each version to load, with its least advanced state among the pods."""
-    if judged.plan is None or judged.are_settled:
+    if result.plan is None or result.are_settled:
         return stored.versions
     before = {version.version: version for version in stored.versions}
     found = []
-    for version in judged.load:
+    for version in result.load:
         reports = [
             report
             for pod in pods
@@ -37,7 +37,7 @@ def version_statuses(
         worst = min(reports, key=lambda report: STATE_ORDER.index(known_state(report.state)), default=None)
         digest = next((report.sha256 for report in reports if report.sha256), None)
         was = before.get(version)
-        unheard = "Available" if judged.settled is not None else "Unknown"
+        unheard = "Available" if result.settled is not None else "Unknown"
         state = known_state(worst.state) if worst else unheard
         since = was.since if was and was.since and was.state == state else worst.since if worst else None
         found.append(

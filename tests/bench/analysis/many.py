@@ -70,7 +70,7 @@ def judge(traces: Traces, settings: Analysis) -> Failures:
         of = np.stack([requests, requests, timed.sum(axis=2), timed.sum(axis=2)], axis=1)
         bad[:, 2:] = np.where((bounds >= 0)[:, :, None], bad[:, 2:], 0)
         purse = _refill(purse, short_seconds, traces.look_seconds, bad.sum(axis=2) > 0)
-        bets, purse = _weigh(bets, purse, bad, of, seconds, look_seconds)
+        bets, purse = _gather(bets, purse, bad, of, seconds, look_seconds)
         short_seconds = np.where(purse >= statistics.PURSE, 0, short_seconds + traces.look_seconds)
         seconds = seconds + look_seconds
         step.add(requests, errors, refusals, timed)
@@ -125,7 +125,7 @@ def _refill(
     return np.asarray(np.minimum(np.maximum(statistics.PURSE, gain), purse + gain))
 
 
-def _weigh(
+def _gather(
     bets: NDArray[np.float64],
     purse: NDArray[np.float64],
     bad: NDArray[np.float64],
@@ -182,8 +182,8 @@ def _surpassing(
             if kind >= 2:
                 known &= bounds[rows, kind - 2] >= 0
             safe = np.where(of > 0, of, 1)
-            lower, observed, _ = differences(bad[:, CANARY], safe[:, CANARY], bad[:, STABLE], safe[:, STABLE])
-            above[:, kind] |= known & ((lower if is_sure else observed) > margin)
+            lower, snapshot, _ = differences(bad[:, CANARY], safe[:, CANARY], bad[:, STABLE], safe[:, STABLE])
+            above[:, kind] |= known & ((lower if is_sure else snapshot) > margin)
     return above
 
 
@@ -205,11 +205,11 @@ def differences(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
     lower, rate, upper = wilsons(bad, of)
     stable_lower, stable_rate, stable_upper = wilsons(stable_bad, stable_of)
-    observed = bad / of - stable_bad / stable_of
+    snapshot = bad / of - stable_bad / stable_of
     return (
-        observed - np.hypot(rate - lower, stable_upper - stable_rate),
-        observed,
-        observed + np.hypot(upper - rate, stable_rate - stable_lower),
+        snapshot - np.hypot(rate - lower, stable_upper - stable_rate),
+        snapshot,
+        snapshot + np.hypot(upper - rate, stable_rate - stable_lower),
     )
 
 

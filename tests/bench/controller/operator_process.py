@@ -27,7 +27,7 @@ class OperatorError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class RolloutState:
     """Mebibytes."""
 
     resident: float
@@ -125,13 +125,13 @@ class OperatorProcess:
             f"after {timeout_seconds:.0f} s: {metrics}"
         )
 
-    def memory(self) -> Memory:
+    def memory(self) -> RolloutState:
         fields = {}
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
             key, _, value = line.partition(":")
             if value.endswith("kB"):
                 fields[key] = int(value.split()[0]) / 1024
-        return Memory(resident=fields["VmRSS"], resident_peak=fields["VmHWM"], anonymous=fields["RssAnon"])
+        return RolloutState(resident=fields["VmRSS"], resident_peak=fields["VmHWM"], anonymous=fields["RssAnon"])
 
     def cpu_seconds(self) -> float:
         """User and system time of all its threads so far."""

@@ -77,7 +77,7 @@ def test_without_to_the_service_is_asked(cli: Cli, file: str) -> None:
 
 def test_in_place_each_revision_is_asked_by_its_version(cli: Cli, file: str) -> None:
     body = worlds.in_canary()
-    body["status"]["canary"]["carrier"] = STABLE
+    body["status"]["canary"]["workload"] = STABLE
     cli.world.models, cli.world.answers = [body], answers
     assert cli("predict", "digits", "-f", file, "--to", "both").exit_code == 0
     assert [asked[3].path for asked in cli.world.asked] == [

@@ -69,7 +69,7 @@ def model(name: str = "digits", namespace: str = "team-a", status: Json | None =
         "status": {
             "observedGeneration": 3,
             "phase": "Ready",
-            "stable": {"revision": STABLE, "version": 2, "readyReplicas": 2, "carrier": STABLE},
+            "stable": {"revision": STABLE, "version": 2, "readyReplicas": 2, "workload": STABLE},
             "replicas": 2,
             "readyReplicas": 2,
             "ready": "2/2",
@@ -96,7 +96,7 @@ def in_canary(**status: Any) -> Json:
                 "readyReplicas": 2,
                 "weightPercent": 75,
                 "weightInForce": 75,
-                "carrier": STABLE,
+                "workload": STABLE,
             },
             "canary": {
                 "revision": CANARY,
@@ -104,7 +104,7 @@ def in_canary(**status: Any) -> Json:
                 "readyReplicas": 1,
                 "weightPercent": 25,
                 "weightInForce": 25,
-                "carrier": CANARY,
+                "workload": CANARY,
                 "strategy": "Canary",
             },
             "readyReplicas": 3,
@@ -177,7 +177,7 @@ def in_bake() -> Json:
         "readyReplicas": 2,
         "weightPercent": 100,
         "weightInForce": 100,
-        "carrier": CANARY,
+        "workload": CANARY,
     }
     body["status"]["previous"] = {
         "revision": STABLE,
@@ -185,7 +185,7 @@ def in_bake() -> Json:
         "readyReplicas": 2,
         "weightPercent": 0,
         "weightInForce": 0,
-        "carrier": STABLE,
+        "workload": STABLE,
     }
     body["status"]["bakeUntil"] = (NOW + timedelta(seconds=192)).strftime("%Y-%m-%dT%H:%M:%SZ")
     return body

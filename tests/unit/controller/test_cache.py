@@ -171,6 +171,6 @@ def test_of_a_deployment_the_failure_to_make_pods_is_kept() -> None:
     deployment = {"metadata": meta, "spec": {"replicas": 2}, "status": {"conditions": [failure, progress]}}
     kept = observe(UID, [trim("Deployment", deployment)], {})
     assert kept.troubles["aaa"].reason == "QuotaExceeded"
-    assert kept.carriers["aaa"].wanted == 2
+    assert kept.workloads["aaa"].replicas == 2
     deployment["status"] = {"conditions": [progress]}
     assert trim("Deployment", deployment)["status"] == {"conditions": []}

@@ -24,14 +24,14 @@ CRASH = Crash(datetime(2026, 1, 1, tzinfo=UTC), "out of memory")
 
 def pod(
     uid: str,
-    carrier: str = "old",
+    workload: str = "old",
     ip: str | None = "127.0.0.1",
     *,
     ready: bool = True,
     ending: bool = False,
     crash: Crash | None = None,
 ) -> Pod:
-    return Pod(f"pod-{uid}", uid, carrier, ready, ending, ip, None, None, crash=crash)
+    return Pod(f"pod-{uid}", uid, workload, ready, ending, ip, None, None, crash=crash)
 
 
 async def whole(_: web.Request) -> web.StreamResponse:
@@ -39,7 +39,7 @@ async def whole(_: web.Request) -> web.StreamResponse:
 
 
 def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Reading:
-    """What is read of these pods when their servers answer so; carriers `uncounted` run on TorchServe."""
+    """What is read of these pods when their servers answer so; workloads `uncounted` run on TorchServe."""
 
     async def scenario() -> Reading:
         application = web.Application()
@@ -49,10 +49,10 @@ def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Readi
         await web.TCPSite(runner, "127.0.0.1", 0).start()
         port = runner.addresses[0][1]
         counters: Mapping[str, Counter] = {
-            carrier: Counter("TorchServe", 0, None, "digits", 2)
-            if carrier in uncounted
+            workload: Counter("TorchServe", 0, None, "digits", 2)
+            if workload in uncounted
             else Counter("Triton", port, RUNTIMES["Triton"].metrics, "digits", 2)
-            for carrier in ("old", "new")
+            for workload in ("old", "new")
         }
         counts = ServerCounts()
         try:

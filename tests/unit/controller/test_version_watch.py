@@ -13,7 +13,7 @@ from slipway.controller import agents
 from slipway.controller import version_watch as follow
 from slipway.controller.agents import Agents, Listing
 from slipway.controller.cache import Key
-from slipway.controller.version_watch import Followers
+from slipway.controller.version_watch import VersionWatch
 from slipway.controller.workqueue import Queue
 
 KEY: Key = ("models", "digits")
@@ -46,7 +46,7 @@ class Source:
 
 
 @asynccontextmanager
-async def following(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Source, Followers, Queue[Key]]]:
+async def following(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Source, VersionWatch, Queue[Key]]]:
     patch.setattr(follow, "PAUSE_SECONDS", 0.02)
     patch.setattr(follow, "NEWS_PAUSE_SECONDS", 0.0)
     source, asking, queue = Source(), Agents(), Queue[Key]()
@@ -56,7 +56,7 @@ async def following(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Source, Fo
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()
     patch.setattr(agents, "AGENT_PORT", runner.addresses[0][1])
-    followers = Followers(asking, queue)
+    followers = VersionWatch(asking, queue)
     try:
         yield source, followers, queue
     finally:

@@ -22,7 +22,7 @@ def service(version: int, **selector: str) -> Seen:
     return Seen(version, "Service", "digits", {"spec": {"selector": selector}})
 
 
-def carrier(version: int, name: str, replicas: int | None) -> Seen:
+def workload(version: int, name: str, replicas: int | None) -> Seen:
     content: dict[str, Any] | None = None if replicas is None else {"spec": {"replicas": replicas}}
     return Seen(version, "Deployment", f"digits-{name}", content)
 
@@ -40,16 +40,16 @@ PODS = {"slipway.dev/model": "digits"}
 
 def test_a_canary_that_is_taken_back_breaches_nothing() -> None:
     history = [
-        carrier(1, "old", 2),
+        workload(1, "old", 2),
         service(2, **ROUTED),
         router(3, {"old": 100}),
-        carrier(4, "new", 1),
+        workload(4, "new", 1),
         router(5, {"old": 100, "new": 0}),
         router(6, {"old": 75, "new": 25}),
         router(7, {"old": 100, "new": 0}),
         rejects(8, "new"),
         router(9, {"old": 100}),
-        carrier(10, "new", None),
+        workload(10, "new", None),
     ]
     assert breaches(history) == []
 
@@ -75,12 +75,12 @@ def test_what_a_person_wants_tried_again_may_have_weight_before_status_tells_of_
             id="the Service leads to it alone",
         ),
         pytest.param(
-            [service(1, **PODS), rejects(2, "new"), carrier(3, "old", 2), carrier(4, "new", 1)],
+            [service(1, **PODS), rejects(2, "new"), workload(3, "old", 2), workload(4, "new", 1)],
             "since 4",
             id="the Service leads to all pods",
         ),
         pytest.param(
-            [service(1, **PODS), *(carrier(2 + number, name, 1) for number, name in enumerate("abc"))],
+            [service(1, **PODS), *(workload(2 + number, name, 1) for number, name in enumerate("abc"))],
             "two canaries are behind the Service",
             id="two canaries by pods",
         ),

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from slipway.decide import rolling as rollout
 from slipway.decide.commands import VERBS
 from slipway.model.revision import Orders
-from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Step, Wanted
-from slipway.model.signals import OPEN, Cause, GateState, GateVerdict, InForce, Outcome, Scales, Verdict
-from slipway.model.workload import CarrierPods, Crash
+from slipway.model.rollout import Plan, Promotion, Rejection, RolloutState, Step, Target
+from slipway.model.signals import OPEN, Cause, GateState, GateVerdict, InForce, Outcome, Signals, Verdict
+from slipway.model.workload import Crash, Workload
 from tests.unit.canaries import (
     ALSO_GOOD,
     BAKE_SECONDS,
@@ -39,14 +39,14 @@ INCONCLUSIVE = Verdict(Outcome.INCONCLUSIVE, "TooFewRequests", "canary 0/3 error
 ERROR = Verdict(Outcome.ERROR, "SourceSilent", "no router answers")
 
 
-def wanted(revision: str = "new", replicas: int = 4, steps: tuple[Step, ...] = STEPS, **more: Any) -> Wanted:
-    """Each revision has a carrier of its own, called like it."""
-    return Wanted(revision, more.pop("content", ""), replicas, DEADLINE_SECONDS, revision, BAKE_SECONDS, steps, **more)
+def wanted(revision: str = "new", replicas: int = 4, steps: tuple[Step, ...] = STEPS, **more: Any) -> Target:
+    """Each revision has a workload of its own, called like it."""
+    return Target(revision, more.pop("content", ""), replicas, DEADLINE_SECONDS, revision, BAKE_SECONDS, steps, **more)
 
 
-def pods(count: int, ready: int | None = None, **more: Any) -> CarrierPods:
+def pods(count: int, ready: int | None = None, **more: Any) -> Workload:
     """So many are asked for and exist; all are ready, unless said otherwise."""
-    return CarrierPods("", count, count, count if ready is None else ready, **more)
+    return Workload("", count, count, count if ready is None else ready, **more)
 
 
 def in_force(endpoints: Mapping[str, int] | None = None, *, is_latest: bool = True, **weights: int) -> InForce:
@@ -55,40 +55,40 @@ def in_force(endpoints: Mapping[str, int] | None = None, *, is_latest: bool = Tr
 
 
 def step(
-    memory: Memory,
-    world: Mapping[str, CarrierPods],
+    memory: RolloutState,
+    world: Mapping[str, Workload],
     split: InForce | None,
-    asked: Wanted | None = None,
+    asked: Target | None = None,
     *,
     later: float = 0,
-    **scales: Any,
+    **signals: Any,
 ) -> Plan:
-    """A step in a world whose carriers carry the revisions that they are called by."""
-    carriers = {name: replace(here, revision=name) for name, here in world.items()}
+    """A step in a world whose workloads carry the revisions that they are called by."""
+    workloads = {name: replace(here, revision=name) for name, here in world.items()}
     now = NOW + timedelta(seconds=later)
-    return rollout.step(asked or wanted(), memory, carriers, now, Scales(in_force=split, **scales))
+    return rollout.step(asked or wanted(), memory, workloads, now, Signals(in_force=split, **signals))
 
 
-def at(index: int, weight: int, *, held: float | None = None, waited: float = 0, **more: Any) -> Memory:
+def at(index: int, weight: int, *, held: float | None = None, waited: float = 0, **more: Any) -> RolloutState:
     """The canary is in that step; its weight is in force since `held` seconds, and it made no progress for `waited`.
 
     It got its first requests a minute before that.
     """
     since = None if held is None else NOW - timedelta(seconds=held)
     begun = NOW - timedelta(seconds=max(waited, held or 0))
-    memory = Memory("old", "new", 4, begun, step_index=index, step_since=since, weight_percent=weight, **more)
-    return memory if index == 0 else replace(memory, weighted_since=begun - timedelta(seconds=60))
+    memory = RolloutState("old", "new", 4, begun, step_index=index, step_since=since, weight_percent=weight, **more)
+    return memory if index == 0 else replace(memory, traffic_since=begun - timedelta(seconds=60))
 
 
-RESTS = Memory("old")
-PREPARES = Memory("old", "new", 0, NOW)
-BAKES = Memory(
+RESTS = RolloutState("old")
+PREPARES = RolloutState("old", "new", 0, NOW)
+BAKES = RolloutState(
     "new",
     canary_ready=4,
     progress_since=NOW,
     bake_until=NOW + timedelta(seconds=BAKE_SECONDS),
     previous="old",
-    weighted_since=NOW - timedelta(seconds=300),
+    traffic_since=NOW - timedelta(seconds=300),
 )
 ONE = {"old": pods(4), "new": pods(1)}
 BOTH = {"old": pods(4), "new": pods(4)}
@@ -174,14 +174,14 @@ ROWS = [
     pytest.param(
         replace(BAKES, bake_until=NOW), BOTH, in_force(old=0, new=100), ("new", {"new": 4}, None, 0), id="bake is over"
     ),
-    pytest.param(Memory("new"), {"new": pods(4)}, in_force(new=100), ("new", {"new": 4}, None, 0), id="at rest"),
+    pytest.param(RolloutState("new"), {"new": pods(4)}, in_force(new=100), ("new", {"new": 4}, None, 0), id="at rest"),
 ]
 
 
 @pytest.mark.parametrize(("memory", "world", "split", "expected"), ROWS)
 def test_step_by_step(
-    memory: Memory,
-    world: Mapping[str, CarrierPods],
+    memory: RolloutState,
+    world: Mapping[str, Workload],
     split: InForce | None,
     expected: tuple[str, dict[str, int], tuple[int, int] | None, int],
 ) -> None:
@@ -207,20 +207,20 @@ TAKEN_BACK = [
 ]
 
 
-@pytest.mark.parametrize(("pod", "scales", "reason"), TAKEN_BACK)
+@pytest.mark.parametrize(("pod", "signals", "reason"), TAKEN_BACK)
 @pytest.mark.parametrize(("index", "weight"), [(1, 25), (2, 100)])
 def test_any_failure_takes_the_weight_back_first_and_then_the_pods(
-    pod: dict[str, Any], scales: dict[str, Any], reason: str, index: int, weight: int
+    pod: dict[str, Any], signals: dict[str, Any], reason: str, index: int, weight: int
 ) -> None:
     world = {"old": pods(4), "new": pods(index, **pod)}
     asked = wanted(is_judged=True, content="c")
-    plan = step(at(index, weight), world, in_force(old=100 - weight, new=weight), asked, **scales)
+    plan = step(at(index, weight), world, in_force(old=100 - weight, new=weight), asked, **signals)
     assert shown(plan) == ("old", {"old": 4, "new": index}, {"old": 100, "new": 0}, 0)
     assert (plan.canary, plan.promotion) == (None, Promotion.ROLLED_BACK)
     assert plan.newly_rejected == Rejection("new", "c")
     assert plan.cause is not None
     assert plan.cause.reason == reason
-    rejected = Memory("old", rejected=(Rejection("new", "c"),))
+    rejected = RolloutState("old", rejected=(Rejection("new", "c"),))
     told = step(rejected, world, in_force(old=100, new=0, is_latest=False), asked)
     assert told.replicas == {"old": 4, "new": index}  # something else may still be on its way to a router
     gone = step(rejected, world, in_force(old=100, new=0), asked)
@@ -249,11 +249,11 @@ def test_a_crash_that_is_told_after_the_next_step_began_or_bake_did_is_not_forgi
 
 def test_the_first_requests_are_remembered_through_steps_and_bake() -> None:
     first = step(at(0, 0), ONE, in_force(old=100, new=0))
-    assert (first.step_index, first.weighted_since) == (1, NOW)
+    assert (first.step_index, first.traffic_since) == (1, NOW)
     later = step(at(1, 25, held=60), ONE, in_force(old=75, new=25))
-    assert (later.step_index, later.weighted_since) == (2, NOW - timedelta(seconds=120))
-    assert step(BAKES, BOTH, in_force(old=0, new=100)).weighted_since == BAKES.weighted_since
-    assert step(replace(BAKES, bake_until=NOW), BOTH, in_force(old=0, new=100)).weighted_since is None
+    assert (later.step_index, later.traffic_since) == (2, NOW - timedelta(seconds=120))
+    assert step(BAKES, BOTH, in_force(old=0, new=100)).traffic_since == BAKES.traffic_since
+    assert step(replace(BAKES, bake_until=NOW), BOTH, in_force(old=0, new=100)).traffic_since is None
 
 
 def test_a_crash_while_it_prepares_is_not_the_end_before_the_deadline() -> None:
@@ -271,12 +271,12 @@ BAKE_ENDS = [
 ]
 
 
-@pytest.mark.parametrize(("scales", "pod", "reason"), BAKE_ENDS)
+@pytest.mark.parametrize(("signals", "pod", "reason"), BAKE_ENDS)
 def test_a_bake_that_fails_is_back_at_what_is_warm_at_once(
-    scales: dict[str, Any], pod: dict[str, Any], reason: str
+    signals: dict[str, Any], pod: dict[str, Any], reason: str
 ) -> None:
     world = {"old": pods(4), "new": pods(4, **pod)}
-    plan = step(BAKES, world, in_force(old=0, new=100), wanted(is_judged=True), **scales)
+    plan = step(BAKES, world, in_force(old=0, new=100), wanted(is_judged=True), **signals)
     assert shown(plan) == ("old", {"old": 4, "new": 4}, {"old": 100, "new": 0}, 0)
     assert (plan.promotion, plan.previous, plan.newly_rejected) == (
         Promotion.ROLLED_BACK,
@@ -309,17 +309,17 @@ def test_a_bake_that_fails_while_the_spec_names_another_revision_tells_why() -> 
 
 
 def test_pods_that_a_router_sends_its_last_requests_to_stay_until_it_is_gone() -> None:
-    rejected = Memory("old", rejected=(Rejection("new", ""),))
+    rejected = RolloutState("old", rejected=(Rejection("new", ""),))
     plan = step(rejected, ONE, replace(in_force(old=100, new=0), lingering=frozenset({"new"})))
     assert (plan.replicas, plan.weights) == ({"old": 4, "new": 1}, {"old": 100, "new": 0})
     assert plan.wake_at is not None
     assert step(rejected, ONE, in_force(old=100, new=0)).replicas == {"old": 4}
 
 
-@pytest.mark.parametrize("scales", [{"verdict": FAIL}, {"abort": Cause("Aborted", "")}])
-def test_there_is_no_way_back_to_what_has_no_ready_pod(scales: dict[str, Any]) -> None:
+@pytest.mark.parametrize("signals", [{"verdict": FAIL}, {"abort": Cause("Aborted", "")}])
+def test_there_is_no_way_back_to_what_has_no_ready_pod(signals: dict[str, Any]) -> None:
     world = {"old": pods(4, ready=0), "new": pods(4)}
-    plan = step(BAKES, world, in_force(old=0, new=100), wanted(is_judged=True), **scales)
+    plan = step(BAKES, world, in_force(old=0, new=100), wanted(is_judged=True), **signals)
     assert (plan.stable, plan.weights) == ("new", {"new": 100, "old": 0})
 
 
@@ -329,7 +329,12 @@ def test_without_bake_the_old_pods_go_once_no_request_reaches_them() -> None:
     assert shown(plan) == ("new", {"new": 4, "old": 4}, {"new": 100, "old": 0}, 0)  # until status tells
     assert plan.promotion is Promotion.PROMOTED
     assert plan.wake_at is not None
-    assert shown(step(Memory("new"), BOTH, in_force(old=0, new=100), asked)) == ("new", {"new": 4}, {"new": 100}, 0)
+    assert shown(step(RolloutState("new"), BOTH, in_force(old=0, new=100), asked)) == (
+        "new",
+        {"new": 4},
+        {"new": 100},
+        0,
+    )
 
 
 # ---- what the fields mean (semantics.md)
@@ -344,9 +349,9 @@ def test_a_new_version_is_never_loaded_into_a_stable_pod() -> None:
 
 
 def test_the_first_revision_goes_straight_to_100_percent() -> None:
-    plan = step(Memory(), {}, None)
+    plan = step(RolloutState(), {}, None)
     assert shown(plan) == (None, {"new": 4}, {"new": 100}, 0)
-    plan = step(Memory(None, "new", 0, NOW), {"new": pods(4)}, None)
+    plan = step(RolloutState(None, "new", 0, NOW), {"new": pods(4)}, None)
     assert (plan.stable, plan.promotion, plan.previous) == ("new", Promotion.PROMOTED, None)
 
 
@@ -363,7 +368,7 @@ def test_when_stable_has_no_ready_pod_a_revision_that_passes_its_gates_goes_stra
 
 
 def test_when_stable_has_no_ready_pod_a_revision_that_was_rejected_does_not_come_back() -> None:
-    memory = Memory("old", rejected=(Rejection("new", ""),))
+    memory = RolloutState("old", rejected=(Rejection("new", ""),))
     plan = step(memory, {"old": pods(4, ready=0), "new": pods(4)}, in_force(old=100, new=0))
     assert (plan.stable, plan.weights) == ("old", {"old": 100})
 
@@ -380,7 +385,7 @@ def test_a_weight_waits_for_as_many_ready_canary_pods_as_it_takes(ready: int, re
 @pytest.mark.parametrize("was", [0, 5])
 def test_a_skipped_or_hurried_step_gets_no_weight_without_its_pods(was: int) -> None:
     steps = (Step(5, 1, 60), Step(50, 2, 60), Step(100, 4))
-    plan = step(at(3, was, is_hurried=True), ONE, in_force(old=100 - was, new=was), wanted(steps=steps))
+    plan = step(at(3, was, is_promote_requested=True), ONE, in_force(old=100 - was, new=was), wanted(steps=steps))
     assert plan.weights == {"old": 100 - was, "new": was}
     assert plan.replicas == {"old": 4, "new": 4}
 
@@ -416,8 +421,8 @@ def test_with_swap_one_old_pod_makes_room_for_each_new_one_and_none_is_left_to_b
     told = step(at(2, 100), world, split, swap)
     assert shown(told) == ("new", {"new": 3, "old": 1}, {"new": 100, "old": 0}, 0)
     assert told.previous is None
-    assert shown(step(Memory("new"), world, split, swap)) == ("new", {"new": 3}, {"new": 100}, 0)
-    assert shown(step(Memory("new"), {"new": pods(3)}, split, swap)) == ("new", {"new": 4}, {"new": 100}, 0)
+    assert shown(step(RolloutState("new"), world, split, swap)) == ("new", {"new": 3}, {"new": 100}, 0)
+    assert shown(step(RolloutState("new"), {"new": pods(3)}, split, swap)) == ("new", {"new": 4}, {"new": 100}, 0)
 
 
 def test_with_swap_fewer_replicas_at_the_end_leave_what_serves() -> None:
@@ -425,7 +430,7 @@ def test_with_swap_fewer_replicas_at_the_end_leave_what_serves() -> None:
     plan = step(at(1, 100), {"old": pods(3), "new": pods(1)}, in_force(old=0, new=100), swap)
     assert plan.replicas["new"] == 1
     # scaled to zero, and up again before the old ones were gone
-    assert step(Memory("new"), {"old": pods(3), "new": pods(0)}, None, swap).replicas["new"] == 1
+    assert step(RolloutState("new"), {"old": pods(3), "new": pods(0)}, None, swap).replicas["new"] == 1
 
 
 @pytest.mark.parametrize("verdict", [None, INCONCLUSIVE, ERROR])
@@ -460,7 +465,7 @@ def test_at_weight_100_there_is_no_stable_traffic_to_compare_with() -> None:
     ],
 )
 def test_the_deadline_starts_anew_at_each_step_and_pauses_and_holds_do_not_count(
-    memory: Memory, world: Mapping[str, CarrierPods], seconds: int, *, is_over: bool
+    memory: RolloutState, world: Mapping[str, Workload], seconds: int, *, is_over: bool
 ) -> None:
     is_pause = memory.step_index == 2 and memory.step_since is not None
     asked = wanted(steps=PAUSED if is_pause else STEPS, is_judged=True)
@@ -533,14 +538,14 @@ def test_pods_that_do_not_come_are_not_held_by_on_inconclusive() -> None:
 
 
 def test_rejected_means_a_revision_with_its_bytes() -> None:
-    memory = Memory("old", rejected=(Rejection("new", "c"),))
+    memory = RolloutState("old", rejected=(Rejection("new", "c"),))
     split = in_force(old=100)
     assert shown(step(memory, {"old": pods(4)}, split, wanted(content="c")))[1] == {"old": 4}
     assert shown(step(memory, {"old": pods(4)}, split, wanted(content="d")))[1] == {"old": 4, "new": 1}
 
 
 def test_a_change_of_replicas_never_retries_a_rejected_revision() -> None:
-    memory = Memory("old", rejected=(Rejection("new", ""),))
+    memory = RolloutState("old", rejected=(Rejection("new", ""),))
     plan = step(memory, {"old": pods(4)}, in_force(old=100), wanted(replicas=8))
     assert (plan.replicas, plan.promotion) == ({"old": 8}, Promotion.ROLLED_BACK)
 
@@ -565,7 +570,7 @@ def test_the_old_stable_revision_set_back_during_bake_is_a_rollback_at_once() ->
     plan = step(BAKES, BOTH, in_force(old=0, new=100), wanted("old"))
     assert shown(plan) == ("old", {"old": 4, "new": 4}, {"old": 100, "new": 0}, 0)
     assert (plan.promotion, plan.newly_rejected) == (Promotion.IN_PROGRESS, None)
-    there = step(Memory("old"), BOTH, in_force(old=100), wanted("old"))
+    there = step(RolloutState("old"), BOTH, in_force(old=100), wanted("old"))
     assert there.promotion is Promotion.PROMOTED, "it has all requests, as those who split say"
 
 
@@ -573,17 +578,17 @@ def test_the_stable_revision_set_back_in_mid_rollout_is_a_rollback_at_once() -> 
     plan = step(at(1, 25, held=10), ONE, in_force(old=75, new=25), wanted("old"))
     assert shown(plan) == ("old", {"old": 4, "new": 1}, {"old": 100, "new": 0}, 0)
     assert (plan.promotion, plan.newly_rejected) == (Promotion.IN_PROGRESS, None)
-    assert step(Memory("old"), ONE, in_force(old=100), wanted("old")).promotion is Promotion.PROMOTED
+    assert step(RolloutState("old"), ONE, in_force(old=100), wanted("old")).promotion is Promotion.PROMOTED
 
 
 def test_a_rollback_of_a_person_is_no_promotion_and_nothing_bakes() -> None:
     back = wanted("older", steps=STEPS[-1:], is_rollback=True)
-    plan = step(Memory("old"), {"old": pods(4)}, in_force(old=100), back)
+    plan = step(RolloutState("old"), {"old": pods(4)}, in_force(old=100), back)
     assert shown(plan) == ("old", {"old": 4, "older": 4}, {"old": 100, "older": 0}, 0)
     world, memory = {"old": pods(4), "older": pods(4)}, replace(at(1, 100), canary="older")
     there = step(memory, world, in_force(old=0, older=100), back)
     assert (there.stable, there.previous, there.promotion) == ("older", None, Promotion.ROLLED_BACK)
-    rests = step(Memory("older"), {"older": pods(4)}, in_force(older=100), back)
+    rests = step(RolloutState("older"), {"older": pods(4)}, in_force(older=100), back)
     assert rests.promotion is Promotion.ROLLED_BACK
 
 
@@ -611,14 +616,14 @@ def test_steps_that_come_in_mid_rollout_take_no_pod_that_stable_lacks() -> None:
 def test_a_stable_deployment_that_was_deleted_is_made_anew_and_stays_stable() -> None:
     plan = step(at(1, 25), {"new": pods(1, ready=0)}, in_force(old=75, new=25))
     assert (plan.stable, plan.replicas["old"], plan.orders["old"]) == ("old", 4, Orders("old"))
-    rejected = Memory("old", rejected=(Rejection("new", ""),))
+    rejected = RolloutState("old", rejected=(Rejection("new", ""),))
     back = step(rejected, {"new": pods(1)}, in_force(old=100, new=0))
     assert shown(back) == ("old", {"old": 4}, {"old": 100}, 0)
 
 
 @pytest.mark.parametrize("split", [None, in_force(old=75, new=25), in_force(old=100, new=0, is_latest=False)])
 def test_pods_stay_until_all_who_split_are_known_to_give_them_nothing(split: InForce | None) -> None:
-    plan = step(Memory("old", rejected=(Rejection("new", ""),)), ONE, split)
+    plan = step(RolloutState("old", rejected=(Rejection("new", ""),)), ONE, split)
     assert plan.replicas == {"old": 4, "new": 1}
     assert plan.wake_at is not None
 
@@ -631,7 +636,7 @@ def test_by_the_ratio_of_pods_any_share_is_in_force() -> None:
 
 
 @pytest.mark.parametrize("memory", [PREPARES, at(1, 25, held=10)])
-def test_while_a_canary_is_on_it_is_looked_at_each_second(memory: Memory) -> None:
+def test_while_a_canary_is_on_it_is_looked_at_each_second(memory: RolloutState) -> None:
     assert step(memory, ONE, in_force(old=75, new=25)).wake_at == NOW + timedelta(seconds=1)
 
 
@@ -642,18 +647,18 @@ def test_while_a_canary_is_on_it_is_looked_at_each_second(memory: Memory) -> Non
         (at(1, 25, held=70), wanted(), DEADLINE_SECONDS - 10),  # no evidence: the deadline, from the hold's end on
         (at(1, 25, held=70), wanted(is_judged=True, holds_on_inconclusive=True), None),  # as long as it takes
         (replace(at(1, 25, held=10), is_paused=True), wanted(), None),
-        (Memory("new", previous="old", bake_until=NOW + timedelta(seconds=99)), wanted(), 99),
-        (Memory("new"), wanted(), None),
+        (RolloutState("new", previous="old", bake_until=NOW + timedelta(seconds=99)), wanted(), 99),
+        (RolloutState("new"), wanted(), None),
     ],
 )
-def test_when_time_alone_changes_something_is_told(memory: Memory, asked: Wanted, seconds: int | None) -> None:
-    scales = in_force(new=100) if memory.stable == "new" else in_force(old=75, new=25)
-    plan = step(memory, {**ONE, "new": pods(4)}, scales, replace(asked, is_judged=True))
+def test_when_time_alone_changes_something_is_told(memory: RolloutState, asked: Target, seconds: int | None) -> None:
+    signals = in_force(new=100) if memory.stable == "new" else in_force(old=75, new=25)
+    plan = step(memory, {**ONE, "new": pods(4)}, signals, replace(asked, is_judged=True))
     assert plan.turns_at == (None if seconds is None else NOW + timedelta(seconds=seconds))
 
 
 def test_at_rest_nothing_is_looked_at() -> None:
-    assert step(Memory("new"), {"new": pods(4)}, in_force(new=100)).wake_at is None
+    assert step(RolloutState("new"), {"new": pods(4)}, in_force(new=100)).wake_at is None
 
 
 # ---- laws, in a world that does what it likes
@@ -738,7 +743,7 @@ def happen(world: World, what: str, argument: object) -> None:
         case "delete", str(name):
             world.delete(name)
         case "lose status", _:
-            world.memory = Memory()
+            world.memory = RolloutState()
         case "stand still", _:
             world.stand_still()
     world.operate(is_ended_before_status=what == "end before status")

@@ -8,9 +8,9 @@ import pytest
 
 from slipway.decide.canary import catch_up
 from slipway.decide.rolling import step
-from slipway.model.rollout import Memory, Rejection, Step, Wanted
-from slipway.model.signals import InForce, Outcome, Scales, Verdict
-from slipway.model.workload import CarrierPods
+from slipway.model.rollout import Rejection, RolloutState, Step, Target
+from slipway.model.signals import InForce, Outcome, Signals, Verdict
+from slipway.model.workload import Workload
 from slipway.observe.router_reports import read_asked
 from slipway.render.router import configure
 from slipway.render.routing import Backend, Split
@@ -18,8 +18,8 @@ from tests.unit.canaries import NOW
 from tests.unit.specs import deployment
 
 HOMES = {
-    "old": CarrierPods("old", 2, 2, 2),
-    "new": CarrierPods("new", 1, 1, 1),
+    "old": Workload("old", 2, 2, 2),
+    "new": Workload("new", 1, 1, 1),
 }
 
 
@@ -39,7 +39,7 @@ def test_a_weight_that_was_asked_before_status_told_of_it_is_remembered(
     index: int, weight: int, told: dict[str, int], expected: tuple[int, int], *, knows_canary: bool
 ) -> None:
     steps = (Step(25, 1), Step(50, 1), Step(50, 1, None, is_pause=True), Step(100, 2))
-    memory = Memory(stable="old", canary="new" if knows_canary else None, step_index=index, weight_percent=weight)
+    memory = RolloutState(stable="old", canary="new" if knows_canary else None, step_index=index, weight_percent=weight)
     caught_up = catch_up(memory, told, HOMES, steps, "new", is_commanded=False)
     assert (caught_up.step_index, caught_up.weight_percent) == expected
     commanded = catch_up(memory, told, HOMES, steps, "new", is_commanded=True)
@@ -49,58 +49,60 @@ def test_a_weight_that_was_asked_before_status_told_of_it_is_remembered(
 @pytest.mark.parametrize(
     ("memory", "told"),
     [
-        pytest.param(Memory(stable=None), {"new": 100}, id="nothing is stable"),
-        pytest.param(Memory(stable="new"), {"new": 100}, id="it is stable already"),
-        pytest.param(Memory(stable="old", canary="third"), {"old": 75, "new": 25}, id="another one takes over"),
-        pytest.param(Memory(stable="old", previous="new"), {"old": 0, "new": 100}, id="it is kept warm"),
-        pytest.param(Memory(stable="third", previous="old"), {"new": 100}, id="something bakes"),
+        pytest.param(RolloutState(stable=None), {"new": 100}, id="nothing is stable"),
+        pytest.param(RolloutState(stable="new"), {"new": 100}, id="it is stable already"),
+        pytest.param(RolloutState(stable="old", canary="third"), {"old": 75, "new": 25}, id="another one takes over"),
+        pytest.param(RolloutState(stable="old", previous="new"), {"old": 0, "new": 100}, id="it is kept warm"),
+        pytest.param(RolloutState(stable="third", previous="old"), {"new": 100}, id="something bakes"),
     ],
 )
-def test_a_weight_of_who_is_no_canary_is_nothing_to_catch_up_with(memory: Memory, told: dict[str, int]) -> None:
+def test_a_weight_of_who_is_no_canary_is_nothing_to_catch_up_with(memory: RolloutState, told: dict[str, int]) -> None:
     wanted = memory.canary or "new"
     assert catch_up(memory, told, HOMES, (Step(100, 2),), wanted, is_commanded=False) == memory
 
 
 def test_a_canary_that_replaced_another_before_status_told_of_it_goes_on() -> None:
     """Were its weight taken back each time, operators that end at every write would flap for ever."""
-    third = Memory("old", "third", 2, NOW, step_index=2, step_since=NOW, weight_percent=50, is_paused=True)
+    third = RolloutState("old", "third", 2, NOW, step_index=2, step_since=NOW, weight_percent=50, is_paused=True)
     told, steps = {"old": 75, "third": 0, "new": 25}, (Step(25, 1), Step(50, 1), Step(100, 2))
-    expected = Memory("old", "new", step_index=1, weight_percent=25)
+    expected = RolloutState("old", "new", step_index=1, weight_percent=25)
     assert catch_up(third, told, HOMES, steps, "new", is_commanded=False) == expected
     assert catch_up(third, told, HOMES, steps, "fourth", is_commanded=False) == third
 
 
 def test_a_command_that_began_a_canary_is_gone_on_with_before_status_tells_of_it() -> None:
-    """It is obeyed once more; but what routers were asked for isn't taken back while some have it and some don't."""
-    wanted = Wanted("new", "", 2, 60, "new", steps=(Step(25, 1), Step(100, 2)))
-    memory = catch_up(Memory("old"), {"old": 75, "new": 25}, HOMES, wanted.steps, "new", is_commanded=True)
-    plan = step(wanted, memory, HOMES, NOW, Scales(in_force=None))
+    """It is carried out once more; but what routers were sent isn't taken back while some have it and some don't."""
+    wanted = Target("new", "", 2, 60, "new", steps=(Step(25, 1), Step(100, 2)))
+    memory = catch_up(RolloutState("old"), {"old": 75, "new": 25}, HOMES, wanted.steps, "new", is_commanded=True)
+    plan = step(wanted, memory, HOMES, NOW, Signals(in_force=None))
     assert (plan.step_index, plan.weights) == (1, {"old": 75, "new": 25})
 
 
 def test_a_carrier_that_routers_are_not_told_of_any_more_does_not_come_back() -> None:
     """Its weight 0 was in force before it was left out; that the latest isn't in force yet says nothing of it."""
-    carriers = {"old": CarrierPods("old", 2, 2, 2), "new": CarrierPods("new", 2, 2, 2)}
-    wanted = Wanted("new", "", 2, 60, "new", steps=(Step(100, 2),))
+    workloads = {"old": Workload("old", 2, 2, 2), "new": Workload("new", 2, 2, 2)}
+    wanted = Target("new", "", 2, 60, "new", steps=(Step(100, 2),))
     not_latest = InForce({"old": 0, "new": 100}, {"old": 2, "new": 2}, is_latest=False)
     for told, expected in (({"old": 0, "new": 100}, {"old", "new"}), ({"new": 100}, {"new"})):
-        plan = step(wanted, Memory(stable="new"), carriers, NOW, Scales(in_force=not_latest, told=told))
+        plan = step(wanted, RolloutState(stable="new"), workloads, NOW, Signals(in_force=not_latest, sent_weights=told))
         assert set(plan.replicas) == expected
 
 
 def test_a_canary_that_fails_is_left_out_only_once_status_tells_that_it_failed() -> None:
-    carriers = {"old": CarrierPods("old", 2, 2, 2), "new": CarrierPods("new", 2, 2, 2)}
-    wanted = Wanted("new", "bytes", 2, 60, "new", steps=(Step(50, 1), Step(100, 2)), is_judged=True)
+    workloads = {"old": Workload("old", 2, 2, 2), "new": Workload("new", 2, 2, 2)}
+    wanted = Target("new", "bytes", 2, 60, "new", steps=(Step(50, 1), Step(100, 2)), is_judged=True)
     off = InForce({"old": 100, "new": 0}, {"old": 2, "new": 2})
-    failed = Scales(
-        verdict=Verdict(Outcome.FAIL, "ErrorsRose", "all of them"), in_force=off, told={"old": 100, "new": 0}
+    failed = Signals(
+        verdict=Verdict(Outcome.FAIL, "ErrorsRose", "all of them"), in_force=off, sent_weights={"old": 100, "new": 0}
     )
-    before = Memory(stable="old", canary="new", step_index=1, weight_percent=50, progress_since=NOW)
-    first = step(wanted, before, carriers, NOW, failed)
+    before = RolloutState(stable="old", canary="new", step_index=1, weight_percent=50, progress_since=NOW)
+    first = step(wanted, before, workloads, NOW, failed)
     assert (first.newly_rejected, first.weights) == (Rejection("new", "bytes"), {"old": 100, "new": 0})
     assert first.replicas == {"old": 2, "new": 2}
-    told = Memory(stable="old", rejected=(Rejection("new", "bytes"),))
-    assert step(wanted, told, carriers, NOW, Scales(in_force=off, told={"old": 100, "new": 0})).replicas == {"old": 2}
+    told = RolloutState(stable="old", rejected=(Rejection("new", "bytes"),))
+    assert step(wanted, told, workloads, NOW, Signals(in_force=off, sent_weights={"old": 100, "new": 0})).replicas == {
+        "old": 2
+    }
 
 
 def test_what_routers_were_told_is_read_from_their_config_map() -> None:

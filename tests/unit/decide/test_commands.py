@@ -9,34 +9,34 @@ from typing import Any
 import pytest
 
 from slipway.api.status import CommandStatus, ModelDeploymentStatus, Pinned
-from slipway.decide.commands import COMMAND_ANNOTATION, VERBS, Obeyed, obey, read_command
-from slipway.model.rollout import Memory, Rejection, Step
+from slipway.decide.commands import COMMAND_ANNOTATION, VERBS, CommandOutcome, carry_out, read_command
+from slipway.model.rollout import Rejection, RolloutState, Step
 from slipway.model.signals import Command
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 STEPS = (Step(5, 1, 60), Step(5, 1, None, is_pause=True), Step(25, 1, 60), Step(100, 4))
 HISTORY = ("older", "old", "new")
-PREPARES = Memory("old", "new", progress_since=NOW)
+PREPARES = RolloutState("old", "new", progress_since=NOW)
 AT_STEP_1 = replace(PREPARES, step_index=1, step_since=NOW, weight_percent=5)
 AT_PAUSE = replace(AT_STEP_1, step_index=2)
 AT_100 = replace(AT_STEP_1, step_index=4, weight_percent=100)
-BAKES = Memory("new", previous="old", bake_until=NOW, progress_since=NOW)
-RESTS = Memory("new")
-REJECTED = Memory("old", rejected=(Rejection("new", "c"),))
+BAKES = RolloutState("new", previous="old", bake_until=NOW, progress_since=NOW)
+RESTS = RolloutState("new")
+REJECTED = RolloutState("old", rejected=(Rejection("new", "c"),))
 PINNED = Pinned(revision="older", instead_of="new")
 
 
 def said(
     text: str,
-    memory: Memory = AT_STEP_1,
+    memory: RolloutState = AT_STEP_1,
     pinned: Pinned | None = None,
     *,
     asked: str = "new",
     steps: tuple[Step, ...] = STEPS,
-) -> Obeyed:
+) -> CommandOutcome:
     """What comes of VERB/REVISION."""
     verb, _, revision = text.partition("/")
-    return obey(Command(verb, revision, "1"), memory, pinned, asked, HISTORY, steps)
+    return carry_out(Command(verb, revision, "1"), memory, pinned, asked, HISTORY, steps)
 
 
 def body(annotation: Any) -> dict[str, Any]:
@@ -67,9 +67,9 @@ def test_the_annotation_names_verb_revision_and_id() -> None:
 def test_what_cannot_be_read_is_refused_in_words_once(text: str) -> None:
     read = read_command(body(text), ModelDeploymentStatus())
     assert read is not None
-    obeyed = obey(read, AT_STEP_1, None, "new", HISTORY, STEPS)
-    assert (obeyed.is_accepted, obeyed.memory) == (False, AT_STEP_1)
-    assert "kubectl slipway" in obeyed.message
+    outcome = carry_out(read, AT_STEP_1, None, "new", HISTORY, STEPS)
+    assert (outcome.is_accepted, outcome.state) == (False, AT_STEP_1)
+    assert "kubectl slipway" in outcome.message
     assert read_command(body(text), last(read.id)) is None
 
 
@@ -82,7 +82,7 @@ def test_the_same_id_is_not_carried_out_twice() -> None:
 
 
 def test_no_command_changes_nothing() -> None:
-    assert obey(None, AT_STEP_1, PINNED, "new", HISTORY, STEPS) == Obeyed(AT_STEP_1, PINNED)
+    assert carry_out(None, AT_STEP_1, PINNED, "new", HISTORY, STEPS) == CommandOutcome(AT_STEP_1, PINNED)
 
 
 ACCEPTED = [
@@ -103,13 +103,13 @@ ACCEPTED = [
     pytest.param(
         "promote/new",
         AT_STEP_1,
-        replace(AT_STEP_1, step_index=4, step_since=None, progress_since=None, is_hurried=True),
+        replace(AT_STEP_1, step_index=4, step_since=None, progress_since=None, is_promote_requested=True),
         id="promote: the last step",
     ),
     pytest.param(
         "promote/new",
         PREPARES,
-        replace(PREPARES, progress_since=None, is_hurried=True),
+        replace(PREPARES, progress_since=None, is_promote_requested=True),
         id="promote while it prepares: pods and gates are still waited for",
     ),
     pytest.param("promote/new", BAKES, replace(BAKES, bake_until=None), id="promote in bake: it is over"),
@@ -118,27 +118,27 @@ ACCEPTED = [
 
 
 @pytest.mark.parametrize(("text", "before", "after"), ACCEPTED)
-def test_a_command_is_carried_out_on_the_memory(text: str, before: Memory, after: Memory) -> None:
-    obeyed = said(text, before)
-    assert obeyed.is_accepted
-    assert (obeyed.memory, obeyed.pinned, obeyed.abort) == (after, None, None)
-    assert obeyed.message
+def test_a_command_is_carried_out_on_the_memory(text: str, before: RolloutState, after: RolloutState) -> None:
+    outcome = said(text, before)
+    assert outcome.is_accepted
+    assert (outcome.state, outcome.pinned, outcome.abort) == (after, None, None)
+    assert outcome.message
 
 
 @pytest.mark.parametrize("memory", [PREPARES, AT_STEP_1, AT_PAUSE, AT_100, BAKES])
-def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: Memory) -> None:
-    obeyed = said("abort/new", memory)
-    assert obeyed.is_accepted
-    assert obeyed.abort is not None
-    assert obeyed.abort.reason == "Aborted"
-    assert obeyed.memory == memory
+def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: RolloutState) -> None:
+    outcome = said("abort/new", memory)
+    assert outcome.is_accepted
+    assert outcome.abort is not None
+    assert outcome.abort.reason == "Aborted"
+    assert outcome.state == memory
 
 
 def test_abort_in_bake_is_refused_while_there_is_nothing_to_go_back_to() -> None:
-    obeyed = obey(Command("abort", "new", "1"), BAKES, None, "new", HISTORY, STEPS, is_warm=False)
-    assert (obeyed.is_accepted, obeyed.abort, obeyed.memory) == (False, None, BAKES)
-    assert "revision old" in obeyed.message
-    assert "rollback --to old" in obeyed.message
+    outcome = carry_out(Command("abort", "new", "1"), BAKES, None, "new", HISTORY, STEPS, is_warm=False)
+    assert (outcome.is_accepted, outcome.abort, outcome.state) == (False, None, BAKES)
+    assert "revision old" in outcome.message
+    assert "rollback --to old" in outcome.message
 
 
 REFUSED = [
@@ -147,7 +147,9 @@ REFUSED = [
     pytest.param("abort/old", AT_STEP_1, "isn't taking over now", id="to the stable revision"),
     pytest.param("pause/new", RESTS, "isn't taking over now", id="nothing is on its way"),
     pytest.param("abort/new", RESTS, "nothing to abort", id="abort too late: it is promoted"),
-    pytest.param("abort/new", Memory(None, "new"), "isn't taking over now", id="the first revision: nothing to go to"),
+    pytest.param(
+        "abort/new", RolloutState(None, "new"), "isn't taking over now", id="the first revision: nothing to go to"
+    ),
     pytest.param("pause/new", BAKES, "isn't taking over now", id="pause in bake"),
     pytest.param("resume/new", AT_STEP_1, "isn't paused", id="resume what goes on"),
     pytest.param("skip/new", PREPARES, "no step to skip yet", id="skip while it prepares"),
@@ -161,17 +163,17 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("text", "memory", "words"), REFUSED)
-def test_a_command_that_does_not_fit_changes_nothing_and_says_why(text: str, memory: Memory, words: str) -> None:
-    obeyed = said(text, memory)
-    assert (obeyed.is_accepted, obeyed.memory, obeyed.pinned, obeyed.abort) == (False, memory, None, None)
-    assert words in obeyed.message
+def test_a_command_that_does_not_fit_changes_nothing_and_says_why(text: str, memory: RolloutState, words: str) -> None:
+    outcome = said(text, memory)
+    assert (outcome.is_accepted, outcome.state, outcome.pinned, outcome.abort) == (False, memory, None, None)
+    assert words in outcome.message
 
 
 @pytest.mark.parametrize("verb", ["promote", "skip", "pause", "resume"])
 def test_what_needs_steps_is_refused_without_them(verb: str) -> None:
-    obeyed = said(f"{verb}/new", PREPARES, steps=())
-    assert not obeyed.is_accepted
-    assert "needs a rollout by steps" in obeyed.message
+    outcome = said(f"{verb}/new", PREPARES, steps=())
+    assert not outcome.is_accepted
+    assert "needs a rollout by steps" in outcome.message
 
 
 def test_abort_needs_no_steps() -> None:
@@ -180,37 +182,37 @@ def test_abort_needs_no_steps() -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_command_to_another_revision_never_touches_the_canary(verb: str) -> None:
-    obeyed = said(f"{verb}/older", AT_STEP_1)
-    assert (obeyed.memory, obeyed.abort) == (AT_STEP_1, None)
+    outcome = said(f"{verb}/older", AT_STEP_1)
+    assert (outcome.state, outcome.abort) == (AT_STEP_1, None)
 
 
 # ---- rollback --to
 
 
 def test_rollback_pins_a_revision_of_the_history() -> None:
-    obeyed = said("rollback/older", RESTS)
-    assert obeyed.is_accepted
-    assert obeyed.pinned == Pinned(revision="older", instead_of="new")
-    assert obeyed.memory == RESTS
+    outcome = said("rollback/older", RESTS)
+    assert outcome.is_accepted
+    assert outcome.pinned == Pinned(revision="older", instead_of="new")
+    assert outcome.state == RESTS
 
 
 def test_rollback_to_a_revision_that_was_rejected_tries_it_again() -> None:
-    memory = Memory("new", rejected=(Rejection("older", "c"), Rejection("new", "c")))
-    assert said("rollback/older", memory).memory.rejected == (Rejection("new", "c"),)
+    memory = RolloutState("new", rejected=(Rejection("older", "c"), Rejection("new", "c")))
+    assert said("rollback/older", memory).state.rejected == (Rejection("new", "c"),)
 
 
 def test_a_rollback_stands_until_the_spec_names_another() -> None:
-    assert obey(None, RESTS, PINNED, "new", HISTORY, STEPS).pinned == PINNED
-    assert obey(None, RESTS, PINNED, "newer", HISTORY, STEPS).pinned is None
+    assert carry_out(None, RESTS, PINNED, "new", HISTORY, STEPS).pinned == PINNED
+    assert carry_out(None, RESTS, PINNED, "newer", HISTORY, STEPS).pinned is None
 
 
 def test_a_rollback_to_what_is_no_longer_kept_ends() -> None:
-    assert obey(None, RESTS, PINNED, "new", ("old", "new"), STEPS).pinned is None
+    assert carry_out(None, RESTS, PINNED, "new", ("old", "new"), STEPS).pinned is None
 
 
 @pytest.mark.parametrize("verb", ["retry", "rollback"])
 def test_retry_of_the_specs_revision_ends_a_rollback_and_forgives_it(verb: str) -> None:
-    obeyed = said(f"{verb}/new", REJECTED, PINNED)
-    assert obeyed.is_accepted
-    assert obeyed.pinned is None
-    assert obeyed.memory.rejected == ()
+    outcome = said(f"{verb}/new", REJECTED, PINNED)
+    assert outcome.is_accepted
+    assert outcome.pinned is None
+    assert outcome.state.rejected == ()

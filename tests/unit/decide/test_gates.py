@@ -160,7 +160,7 @@ def pod(
         signatures=told or {},
         tells_signatures=told is not None,
     )
-    return Pod(name, f"uid-{name}", "carrier", is_ready, False, "10.0.0.1", None, None, report)
+    return Pod(name, f"uid-{name}", "workload", is_ready, False, "10.0.0.1", None, None, report)
 
 
 STABLE = [pod(2, {2: OLD})]

@@ -1,4 +1,4 @@
-"""How a revision gets to its pods: which carrier it takes, when it may take one over, and what is written down."""
+"""How a revision gets to its pods: which workload it takes, when it may take one over, and what is written down."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from slipway.api.status import ModelDeploymentStatus, RevisionStatus
 from slipway.decide.discovery import resolve_version
-from slipway.decide.placement import arrive
+from slipway.decide.placement import place
 from slipway.model.revision import Revision
-from slipway.model.workload import CarrierPods
+from slipway.model.workload import Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
-from slipway.observe.snapshot import Observed, Ordered
+from slipway.observe.snapshot import AgentOrders, Snapshot
 from tests.unit.specs import Json, deployment, merged, rendered_revision
 
 OCI: Json = {"model": {"uri": "oci://registry/digits", "versions": {"1": "v1", "2": "v2"}}}
@@ -26,12 +26,12 @@ def kept(changes: Json | None = None, number: int = 1) -> Revision:
     return rendered_revision(deployment(changes), number)
 
 
-def observed(
-    *revisions: Revision, carriers: dict[str, CarrierPods] | None = None, pods: tuple[Pod, ...] = ()
-) -> Observed:
-    here = carriers or {revision.hash: CarrierPods(revision.hash, 1, 1, 1) for revision in revisions}
-    ordered = {name: Ordered("g", carrier.revision) for name, carrier in here.items()}
-    return Observed({}, frozenset(), {each.hash: each for each in revisions}, here, {}, pods, ordered)
+def snapshot(
+    *revisions: Revision, workloads: dict[str, Workload] | None = None, pods: tuple[Pod, ...] = ()
+) -> Snapshot:
+    here = workloads or {revision.hash: Workload(revision.hash, 1, 1, 1) for revision in revisions}
+    ordered = {name: AgentOrders("g", workload.revision) for name, workload in here.items()}
+    return Snapshot({}, frozenset(), {each.hash: each for each in revisions}, here, {}, pods, ordered)
 
 
 def status(stable: Revision | None = None, canary: Revision | None = None, **of_canary: Any) -> ModelDeploymentStatus:
@@ -42,9 +42,9 @@ def status(stable: Revision | None = None, canary: Revision | None = None, **of_
 
 
 def test_a_first_revision_has_a_carrier_called_like_it() -> None:
-    arrival = arrive(deployment(), observed(), status())
-    assert arrival.carrier == arrival.revision.hash
-    assert arrival.revision.number == 1
+    placement = place(deployment(), snapshot(), status())
+    assert placement.workload == placement.revision.hash
+    assert placement.revision.number == 1
 
 
 VERSION_2: Json = {"model": {"version": 2}}
@@ -72,66 +72,66 @@ def test_a_revision_takes_over_where_nothing_but_the_version_differs(
     before: Json, now: Json, *, is_in_place: bool
 ) -> None:
     stable = kept(before)
-    arrival = arrive(deployment(now), observed(stable), status(stable))
-    assert arrival.carrier == (stable.hash if is_in_place else arrival.revision.hash)
-    assert arrival.revision.hash != stable.hash
+    placement = place(deployment(now), snapshot(stable), status(stable))
+    assert placement.workload == (stable.hash if is_in_place else placement.revision.hash)
+    assert placement.revision.hash != stable.hash
 
 
 def test_taken_over_in_place_the_pods_template_stays_to_the_letter() -> None:
     stable = replace(kept(), template=kept().template | {"of": "an older operator"})
-    arrival = arrive(deployment(VERSION_2), observed(stable), status(stable))
-    assert arrival.revision.template == stable.template
+    placement = place(deployment(VERSION_2), snapshot(stable), status(stable))
+    assert placement.revision.template == stable.template
 
 
 def test_a_kept_revision_with_another_template_rolls() -> None:
     """Back to version 1, whose pods an older operator rendered otherwise."""
     older = replace(kept(), template=kept().template | {"of": "an older operator"})
     stable = kept(VERSION_2, 2)
-    world = observed(older, stable, carriers={stable.hash: CarrierPods(stable.hash, 1, 1, 1)})
-    arrival = arrive(deployment(), world, status(stable))
-    assert arrival.revision == older
-    assert arrival.carrier == older.hash
+    world = snapshot(older, stable, workloads={stable.hash: Workload(stable.hash, 1, 1, 1)})
+    placement = place(deployment(), world, status(stable))
+    assert placement.revision == older
+    assert placement.workload == older.hash
 
 
 def test_a_carrier_that_has_the_revisions_name_and_carries_another_is_left_alone() -> None:
     first, second = kept(), kept(VERSION_2, 2)
-    world = observed(first, second, carriers={first.hash: CarrierPods(second.hash, 1, 1, 1)})
+    world = snapshot(first, second, workloads={first.hash: Workload(second.hash, 1, 1, 1)})
     asked = deployment({"rollout": {"strategy": "RollingUpdate"}})
-    arrival = arrive(asked, world, status(second))
-    assert arrival.revision == first
-    assert arrival.carrier not in (first.hash, second.hash)
-    again = observed(
+    placement = place(asked, world, status(second))
+    assert placement.revision == first
+    assert placement.workload not in (first.hash, second.hash)
+    again = snapshot(
         first,
         second,
-        carriers={first.hash: CarrierPods(second.hash, 1, 1, 1), arrival.carrier: CarrierPods(first.hash, 1, 1, 0)},
+        workloads={first.hash: Workload(second.hash, 1, 1, 1), placement.workload: Workload(first.hash, 1, 1, 0)},
     )
-    assert arrive(asked, again, status(second, first)).carrier == arrival.carrier
+    assert place(asked, again, status(second, first)).workload == placement.workload
 
 
-def no_room(carrier: str) -> Pod:
+def no_room(workload: str) -> Pod:
     report = VersionReport(2, "Failed", "NotEnoughMemory", "needs 3.0 GiB, and 2.0 GiB are left", None)
     return Pod(
-        "p", "u", carrier, True, False, "198.18.0.1", None, None, AgentReport("g", (), (report,), None, serving=1)
+        "p", "u", workload, True, False, "198.18.0.1", None, None, AgentReport("g", (), (report,), None, serving=1)
     )
 
 
 def test_without_memory_for_both_it_rolls_and_goes_on_rolling() -> None:
     stable = kept()
     canary = rendered_revision(deployment(VERSION_2), 2, stable)
-    world = observed(
+    world = snapshot(
         stable,
         canary,
-        carriers={stable.hash: CarrierPods(canary.hash, 1, 1, 1, stable.hash)},
+        workloads={stable.hash: Workload(canary.hash, 1, 1, 1, stable.hash)},
         pods=(no_room(stable.hash),),
     )
-    arrival = arrive(deployment(VERSION_2), world, status(stable, canary))
-    assert arrival.carrier == canary.hash
-    assert arrival.rolls_because == "NotEnoughMemory: needs 3.0 GiB, and 2.0 GiB are left"
-    later = observed(stable, canary)
-    remembered = status(stable, canary, rolls_because=arrival.rolls_because)
-    assert arrive(deployment(VERSION_2), later, remembered) == arrival
-    # Before status was written, the new carrier itself tells.
-    assert arrive(deployment(VERSION_2), later, status(stable, canary)).carrier == canary.hash
+    placement = place(deployment(VERSION_2), world, status(stable, canary))
+    assert placement.workload == canary.hash
+    assert placement.rolls_because == "NotEnoughMemory: needs 3.0 GiB, and 2.0 GiB are left"
+    later = snapshot(stable, canary)
+    remembered = status(stable, canary, rolls_because=placement.rolls_because)
+    assert place(deployment(VERSION_2), later, remembered) == placement
+    # Before status was written, the new workload itself tells.
+    assert place(deployment(VERSION_2), later, status(stable, canary)).workload == canary.hash
 
 
 FOLLOWED: Json = {"model": {"version": None}}
@@ -140,18 +140,18 @@ FOLLOWED: Json = {"model": {"version": None}}
 def test_the_first_version_found_goes_to_the_pods_that_wait_for_it() -> None:
     waiting = kept(FOLLOWED)
     assert waiting.version == 0
-    world = observed(waiting, carriers={waiting.hash: CarrierPods(waiting.hash, 1, 1, 0)})
+    world = snapshot(waiting, workloads={waiting.hash: Workload(waiting.hash, 1, 1, 0)})
     asked = resolve_version(deployment(FOLLOWED), world, status(None, waiting), (1, 2))
     assert asked.spec.model.version == 2
-    arrival = arrive(asked, world, status(None, waiting))
-    assert arrival.carrier == waiting.hash
-    assert arrival.revision.version == 2
+    placement = place(asked, world, status(None, waiting))
+    assert placement.workload == waiting.hash
+    assert placement.revision.version == 2
 
 
 def test_a_version_named_that_was_found_before_is_the_same_revision() -> None:
-    world = observed(kept(FOLLOWED))
+    world = snapshot(kept(FOLLOWED))
     found = resolve_version(deployment(FOLLOWED), world, status(), (2,))
-    assert arrive(found, world, status()).revision.hash == kept(VERSION_2).hash
+    assert place(found, world, status()).revision.hash == kept(VERSION_2).hash
 
 
 @pytest.mark.parametrize(
@@ -172,11 +172,11 @@ def test_the_served_version_is_resolved(
 ) -> None:
     revisions = {number: kept({"model": {"version": number}}) for number in (2, 3)}
     stored = status(revisions[stable] if stable else None, revisions[canary] if canary else None)
-    asked = resolve_version(deployment(FOLLOWED), observed(*revisions.values()), stored, listed)
+    asked = resolve_version(deployment(FOLLOWED), snapshot(*revisions.values()), stored, listed)
     assert asked.spec.model.version == version
 
 
 def test_versions_of_another_place_do_not_count() -> None:
     elsewhere = kept({"model": {"uri": "pvc://models/other", "version": 9}})
-    asked = resolve_version(deployment(FOLLOWED), observed(elsewhere), status(elsewhere), ())
+    asked = resolve_version(deployment(FOLLOWED), snapshot(elsewhere), status(elsewhere), ())
     assert asked.spec.model.version is None

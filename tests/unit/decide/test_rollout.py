@@ -13,40 +13,40 @@ from hypothesis import strategies as st
 
 from slipway.decide import rolling as rollout
 from slipway.model.revision import Orders
-from slipway.model.rollout import Memory, Plan, Promotion, Rejection, Wanted
-from slipway.model.workload import ABSENT, CarrierPods, carrier_of, enough
+from slipway.model.rollout import Plan, Promotion, Rejection, RolloutState, Target
+from slipway.model.workload import ABSENT, Workload, enough, workload_of
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600
 RUNNING = {"existing": 0, "ready": 0}
 
 
-def wanted(revision: str = "new", replicas: int = 2, content: str = "") -> Wanted:
-    """Each revision has a carrier of its own, called like it."""
-    return Wanted(revision, content, replicas, DEADLINE_SECONDS, revision)
+def wanted(revision: str = "new", replicas: int = 2, content: str = "") -> Target:
+    """Each revision has a workload of its own, called like it."""
+    return Target(revision, content, replicas, DEADLINE_SECONDS, revision)
 
 
-def pods(wanted: int, existing: int | None = None, ready: int | None = None, **more: Any) -> CarrierPods:
+def pods(wanted: int, existing: int | None = None, ready: int | None = None, **more: Any) -> Workload:
     """All existing and ready, unless said otherwise."""
     there = wanted if existing is None else existing
-    return CarrierPods("", wanted, there, there if ready is None else ready, **more)
+    return Workload("", wanted, there, there if ready is None else ready, **more)
 
 
-def step(wanted: Wanted, memory: Memory, world: Mapping[str, CarrierPods], now: datetime) -> Plan:
-    """A step in a world whose carriers carry the revisions that they are called by, unless said otherwise."""
-    carriers = {name: replace(here, revision=here.revision or name) for name, here in world.items()}
-    return rollout.step(wanted, memory, carriers, now)
+def step(wanted: Target, memory: RolloutState, world: Mapping[str, Workload], now: datetime) -> Plan:
+    """A step in a world whose workloads carry the revisions that they are called by, unless said otherwise."""
+    workloads = {name: replace(here, revision=here.revision or name) for name, here in world.items()}
+    return rollout.step(wanted, memory, workloads, now)
 
 
 def planned(plan: Plan) -> tuple[str | None, str | None, Mapping[str, int], Promotion]:
-    """The plan without times; every carrier carries what it is called by."""
+    """The plan without times; every workload carries what it is called by."""
     assert plan.orders == {name: Orders(name) for name in plan.replicas}
     return plan.stable, plan.canary, plan.replicas, plan.promotion
 
 
-def since(seconds: float, ready: int = 0) -> Memory:
+def since(seconds: float, ready: int = 0) -> RolloutState:
     """old is stable, new takes over and made its last progress so long ago."""
-    return Memory("old", "new", ready, NOW - timedelta(seconds=seconds))
+    return RolloutState("old", "new", ready, NOW - timedelta(seconds=seconds))
 
 
 # ---- tables: a row is a world and the plan for it
@@ -88,7 +88,7 @@ ROLLING = [
 
 
 @pytest.mark.parametrize(("world", "replicas"), ROLLING)
-def test_rolling_on(world: dict[str, CarrierPods], replicas: dict[str, int]) -> None:
+def test_rolling_on(world: dict[str, Workload], replicas: dict[str, int]) -> None:
     plan = step(wanted(), since(10, ready=2), world, NOW)
     assert (plan.stable, plan.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
     assert plan.replicas == replicas
@@ -111,8 +111,8 @@ STABLE = [
 
 
 @pytest.mark.parametrize(("replicas", "world", "expected"), STABLE)
-def test_stable(replicas: int, world: dict[str, CarrierPods], expected: dict[str, int]) -> None:
-    plan = step(wanted(replicas=replicas), Memory("new"), world, NOW)
+def test_stable(replicas: int, world: dict[str, Workload], expected: dict[str, int]) -> None:
+    plan = step(wanted(replicas=replicas), RolloutState("new"), world, NOW)
     assert planned(plan) == ("new", None, expected, Promotion.PROMOTED)
 
 
@@ -121,25 +121,25 @@ def test_stable(replicas: int, world: dict[str, CarrierPods], expected: dict[str
     [(1, 0, False), (1, 1, True), (2, 1, False), (4, 2, False), (4, 3, True), (8, 6, True), (0, 0, True)],
 )
 def test_the_first_revision_is_stable_once_enough_pods_are_ready(replicas: int, here: int, *, is_stable: bool) -> None:
-    plan = step(wanted(replicas=replicas), Memory(), {"new": pods(replicas, ready=here)}, NOW)
+    plan = step(wanted(replicas=replicas), RolloutState(), {"new": pods(replicas, ready=here)}, NOW)
     assert plan.replicas == {"new": replicas}
     assert (plan.stable, plan.canary) == (("new", None) if is_stable else (None, "new"))
 
 
 def test_the_first_revision_starts_with_all_its_pods() -> None:
-    plan = step(wanted(replicas=3), Memory(), {}, NOW)
+    plan = step(wanted(replicas=3), RolloutState(), {}, NOW)
     assert planned(plan) == (None, "new", {"new": 3}, Promotion.IN_PROGRESS)
     assert (plan.progress_since, plan.canary_ready) == (NOW, 0)
 
 
 def test_a_first_revision_is_never_given_up() -> None:
-    plan = step(wanted(), Memory(None, "new", 0, NOW - timedelta(days=3)), {"new": pods(2, ready=0)}, NOW)
+    plan = step(wanted(), RolloutState(None, "new", 0, NOW - timedelta(days=3)), {"new": pods(2, ready=0)}, NOW)
     assert plan.replicas == {"new": 2}
     assert plan.newly_rejected is None
 
 
 def test_a_first_revision_that_never_served_makes_room_for_the_next_at_once() -> None:
-    plan = step(wanted("second"), Memory(None, "new", 0, NOW), {"new": pods(2, ready=0)}, NOW)
+    plan = step(wanted("second"), RolloutState(None, "new", 0, NOW), {"new": pods(2, ready=0)}, NOW)
     assert plan.replicas == {"second": 2}
     assert plan.stable is None
 
@@ -156,7 +156,7 @@ def test_the_spec_set_back_is_a_rollback_at_once_and_new_pods_serve_until_old_on
 
 def test_without_status_the_revision_with_most_ready_pods_is_stable() -> None:
     world = {"a": pods(1), "b": pods(3), "c": pods(4, ready=0)}
-    plan = step(wanted(replicas=3), Memory(), world, NOW)
+    plan = step(wanted(replicas=3), RolloutState(), world, NOW)
     assert plan.stable == "b"
     assert plan.replicas["b"] == 3
 
@@ -208,13 +208,13 @@ def test_taken_back_pods_that_serve_go_only_when_old_ones_do() -> None:
 
 
 def test_a_rejected_revision_gets_no_pod() -> None:
-    memory = Memory("old", None, 0, None, (Rejection("new", "c"),))
+    memory = RolloutState("old", None, 0, None, (Rejection("new", "c"),))
     plan = step(wanted(content="c"), memory, {"old": pods(2)}, NOW)
     assert planned(plan) == ("old", None, {"old": 2}, Promotion.ROLLED_BACK)
 
 
 def test_a_rejected_revision_with_other_bytes_is_tried_again() -> None:
-    memory = Memory("old", None, 0, None, (Rejection("new", "c"),))
+    memory = RolloutState("old", None, 0, None, (Rejection("new", "c"),))
     plan = step(wanted(content="other"), memory, {"old": pods(2)}, NOW)
     assert plan.promotion is Promotion.IN_PROGRESS
     assert plan.replicas == {"old": 2, "new": 1}
@@ -238,22 +238,22 @@ class Anywhere:
     scale: revision → what its Deployment says. pods: revision → one True (ready) or False for each pod.
     """
 
-    spec: Wanted
+    spec: Target
     scale: dict[str, int] = field(default_factory=dict)
     pods: dict[str, list[bool]] = field(default_factory=dict)
-    memory: Memory = field(default_factory=Memory)
+    memory: RolloutState = field(default_factory=RolloutState)
     now: datetime = NOW
     rejected: frozenset[Rejection] = frozenset()
 
-    def observed(self) -> dict[str, CarrierPods]:
+    def snapshot(self) -> dict[str, Workload]:
         return {
-            revision: CarrierPods(revision, scale, len(self.pods.get(revision, [])), sum(self.pods.get(revision, [])))
+            revision: Workload(revision, scale, len(self.pods.get(revision, [])), sum(self.pods.get(revision, [])))
             for revision, scale in self.scale.items()
         }
 
     def operate(self, *, is_ended_before_status: bool = False) -> Plan:
         """One pass: plan, check the laws, write the children, then the status unless the operator is ended."""
-        world = self.observed()
+        world = self.snapshot()
         plan = step(self.spec, self.memory, world, self.now)
         self.check_capacity(plan, world)
         self.check_rejected(plan, world)
@@ -264,33 +264,33 @@ class Anywhere:
             return plan
         kept = tuple(entry for entry in self.memory.rejected if entry.revision == self.spec.revision)
         newly = (plan.newly_rejected,) if plan.newly_rejected else ()
-        self.memory = Memory(plan.stable, plan.canary, plan.canary_ready, plan.progress_since, kept + newly)
+        self.memory = RolloutState(plan.stable, plan.canary, plan.canary_ready, plan.progress_since, kept + newly)
         self.check_repeated(plan)
         return plan
 
-    def check_capacity(self, plan: Plan, world: dict[str, CarrierPods]) -> None:
+    def check_capacity(self, plan: Plan, world: dict[str, Workload]) -> None:
         """Of the pods that serve and were to stay, the plan gives none up that is needed.
 
         A Deployment that shrinks loses pods that are not ready first.
         """
-        staying = sum(min(here.ready, here.wanted) for here in world.values())
+        staying = sum(min(here.ready, here.replicas) for here in world.values())
         left = sum(min(here.ready, plan.replicas.get(revision, 0)) for revision, here in world.items())
         assert left >= min(self.spec.replicas, staying), (plan, world)
 
-    def check_rejected(self, plan: Plan, world: dict[str, CarrierPods]) -> None:
+    def check_rejected(self, plan: Plan, world: dict[str, Workload]) -> None:
         """A rejected revision gets no new pod, and none at all once others serve."""
         if plan.promotion is not Promotion.ROLLED_BACK:
             return
         assert plan.stable is not None
         here = world.get(self.spec.revision, ABSENT)
-        assert plan.replicas.get(self.spec.revision, 0) <= here.wanted
+        assert plan.replicas.get(self.spec.revision, 0) <= here.replicas
         stable = world.get(plan.stable, ABSENT)
         if stable.ready >= self.spec.replicas:
             assert plan.replicas.get(self.spec.revision, 0) == 0
 
     def check_repeated(self, plan: Plan) -> None:
         """The same world again, as far as we ask for it: nothing else is asked."""
-        again = step(self.spec, self.memory, self.observed(), self.now)
+        again = step(self.spec, self.memory, self.snapshot(), self.now)
         assert again.replicas == {
             revision: count
             for revision, count in plan.replicas.items()
@@ -354,17 +354,17 @@ def happen(world: Anywhere, what: str, argument: object) -> None:
         case "wait", int(seconds):
             world.now += timedelta(seconds=seconds)
         case "spec", str(revision):
-            world.spec = Wanted(revision, world.spec.content, world.spec.replicas, DEADLINE_SECONDS, revision)
+            world.spec = Target(revision, world.spec.content, world.spec.replicas, DEADLINE_SECONDS, revision)
         case "scale", int(replicas):
-            world.spec = Wanted(
+            world.spec = Target(
                 world.spec.revision, world.spec.content, replicas, DEADLINE_SECONDS, world.spec.revision
             )
         case "correct", str(content):
-            world.spec = Wanted(
+            world.spec = Target(
                 world.spec.revision, content, world.spec.replicas, DEADLINE_SECONDS, world.spec.revision
             )
         case "lose status", _:
-            world.memory = Memory()
+            world.memory = RolloutState()
     world.operate(is_ended_before_status=what == "end before status")
 
 
@@ -373,7 +373,7 @@ def happen(world: Anywhere, what: str, argument: object) -> None:
 def test_whatever_happens_capacity_is_kept_and_the_end_is_reached(
     replicas: int, events: list[tuple[str, object]]
 ) -> None:
-    world = Anywhere(Wanted(GOOD, "", replicas, DEADLINE_SECONDS, GOOD))
+    world = Anywhere(Target(GOOD, "", replicas, DEADLINE_SECONDS, GOOD))
     world.settle()
     for what, argument in events:
         happen(world, what, argument)
@@ -398,12 +398,12 @@ def test_whatever_happens_capacity_is_kept_and_the_end_is_reached(
 @settings(max_examples=100, deadline=None)
 @given(st.integers(1, 8), st.booleans(), st.booleans())
 def test_a_rollout_without_trouble_never_has_fewer_ready_pods(replicas: int, ends: bool, back: bool) -> None:
-    world = Anywhere(Wanted(GOOD, "", replicas, DEADLINE_SECONDS, GOOD))
+    world = Anywhere(Target(GOOD, "", replicas, DEADLINE_SECONDS, GOOD))
     world.settle()
-    world.spec = Wanted(ALSO_GOOD, "", replicas, DEADLINE_SECONDS, ALSO_GOOD)
+    world.spec = Target(ALSO_GOOD, "", replicas, DEADLINE_SECONDS, ALSO_GOOD)
     for number in range(8 * replicas):
         if back and number == 3 * replicas:
-            world.spec = Wanted(GOOD, "", replicas, DEADLINE_SECONDS, GOOD)
+            world.spec = Target(GOOD, "", replicas, DEADLINE_SECONDS, GOOD)
         world.operate(is_ended_before_status=ends and number % 3 == 0)
         for revision in (GOOD, ALSO_GOOD):
             world.control(revision)
@@ -415,17 +415,17 @@ def test_a_rollout_without_trouble_never_has_fewer_ready_pods(replicas: int, end
     assert world.scale == {GOOD if back else ALSO_GOOD: replicas}
 
 
-# ---- in place: one carrier, called like the old revision
+# ---- in place: one workload, called like the old revision
 
 
-def home(revision: str = "old", replaces: str | None = None, ready: int = 2, **more: Any) -> dict[str, CarrierPods]:
-    """The stable revision's carrier, with two pods."""
-    return {"old": CarrierPods(revision, 2, more.pop("existing", 2), ready, replaces, **more)}
+def home(revision: str = "old", replaces: str | None = None, ready: int = 2, **more: Any) -> dict[str, Workload]:
+    """The stable revision's workload, with two pods."""
+    return {"old": Workload(revision, 2, more.pop("existing", 2), ready, replaces, **more)}
 
 
-def into(revision: str = "new", content: str = "", replicas: int = 2, bake_seconds: int = 300) -> Wanted:
-    """A revision that arrives in the stable one's carrier."""
-    return Wanted(revision, content, replicas, DEADLINE_SECONDS, "old", bake_seconds)
+def into(revision: str = "new", content: str = "", replicas: int = 2, bake_seconds: int = 300) -> Target:
+    """A revision that arrives in the stable one's workload."""
+    return Target(revision, content, replicas, DEADLINE_SECONDS, "old", bake_seconds)
 
 
 IN_PLACE = [
@@ -439,7 +439,7 @@ IN_PLACE = [
 
 
 @pytest.mark.parametrize(("world", "orders"), IN_PLACE)
-def test_loading_in_place(world: dict[str, CarrierPods], orders: Orders) -> None:
+def test_loading_in_place(world: dict[str, Workload], orders: Orders) -> None:
     plan = rollout.step(into(), since(10, ready=2), world, NOW)
     assert (plan.stable, plan.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
     assert (plan.replicas, plan.orders) == ({"old": 2}, {"old": orders})
@@ -463,7 +463,7 @@ def test_when_all_pods_serve_it_it_is_stable_and_the_old_one_bakes(bake_seconds:
 
 @pytest.mark.parametrize(("seconds", "replaces"), [(1, "old"), (0, None), (-1, None)])
 def test_bake_ends_at_its_time(seconds: int, replaces: str | None) -> None:
-    memory = Memory("new", bake_until=NOW + timedelta(seconds=seconds))
+    memory = RolloutState("new", bake_until=NOW + timedelta(seconds=seconds))
     plan = rollout.step(into(), memory, home("new", "old", switched=2), NOW)
     assert plan.orders == {"old": Orders("new", replaces)}
     assert plan.bake_until == (memory.bake_until if replaces else None)
@@ -481,7 +481,7 @@ def test_refused_by_a_pod_it_is_taken_back_at_once() -> None:
     assert plan.promotion is Promotion.ROLLED_BACK
     assert plan.newly_rejected == Rejection("new", "c")
     assert (plan.replicas, plan.orders) == ({"old": 2}, {"old": Orders("old")})
-    memory = Memory("old", None, 0, None, (Rejection("new", "c"),))
+    memory = RolloutState("old", None, 0, None, (Rejection("new", "c"),))
     again = rollout.step(into(content="c"), memory, home("old"), NOW)
     assert (again.promotion, again.newly_rejected, again.orders) == (
         Promotion.ROLLED_BACK,
@@ -505,36 +505,36 @@ def test_from_in_place_to_pods_of_its_own_the_old_carrier_goes_back_to_the_old_r
 
 
 def test_pods_that_waited_for_a_version_serve_when_they_are_ready() -> None:
-    world = {"none": CarrierPods("none", 2, 2, 0)}
-    asked = Wanted("new", "", 2, DEADLINE_SECONDS, "none", 300)
-    plan = rollout.step(asked, Memory(None, "none"), world, NOW)
+    world = {"none": Workload("none", 2, 2, 0)}
+    asked = Target("new", "", 2, DEADLINE_SECONDS, "none", 300)
+    plan = rollout.step(asked, RolloutState(None, "none"), world, NOW)
     assert (plan.orders, plan.promotion) == ({"none": Orders("new")}, Promotion.IN_PROGRESS)
-    ready = {"none": CarrierPods("new", 2, 2, 2)}
-    assert rollout.step(asked, Memory(None, "new"), ready, NOW).stable == "new"
+    ready = {"none": Workload("new", 2, 2, 2)}
+    assert rollout.step(asked, RolloutState(None, "new"), ready, NOW).stable == "new"
 
 
 def test_ready_pods_of_the_revision_before_are_no_arrival() -> None:
     """A canary's pods go over to the next revision: they are ready, and serve the one before."""
-    old, canary = CarrierPods("old", 1, 1, 1), CarrierPods("mid", 2, 2, 2)
-    asked = Wanted("new", "", 2, DEADLINE_SECONDS, "mid", 300)
-    plan = rollout.step(asked, Memory("old", "mid"), {"old": old, "mid": canary}, NOW)
+    old, canary = Workload("old", 1, 1, 1), Workload("mid", 2, 2, 2)
+    asked = Target("new", "", 2, DEADLINE_SECONDS, "mid", 300)
+    plan = rollout.step(asked, RolloutState("old", "mid"), {"old": old, "mid": canary}, NOW)
     assert plan.orders["mid"] == Orders("new", "mid")
     told = replace(canary, revision="new", replaces="mid")
-    plan = rollout.step(asked, Memory("old", "new"), {"old": old, "mid": told}, NOW)
+    plan = rollout.step(asked, RolloutState("old", "new"), {"old": old, "mid": told}, NOW)
     assert plan.promotion is Promotion.IN_PROGRESS
     switched = replace(told, switched=2)
-    plan = rollout.step(asked, Memory("old", "new"), {"old": old, "mid": switched}, NOW)
+    plan = rollout.step(asked, RolloutState("old", "new"), {"old": old, "mid": switched}, NOW)
     assert (plan.stable, plan.orders["mid"]) == ("new", Orders("new"))
 
 
-@pytest.mark.parametrize(("revision", "carrier"), [("a", "one"), ("b", "two"), ("c", "one"), ("nowhere", None)])
-def test_the_carrier_of_a_revision(revision: str, carrier: str | None) -> None:
-    carriers = {
-        "one": CarrierPods("a", 1, 1, 1, "c"),
-        "two": CarrierPods("b", 1, 1, 0),
-        "three": CarrierPods("d", 0, 0, 0),
+@pytest.mark.parametrize(("revision", "workload"), [("a", "one"), ("b", "two"), ("c", "one"), ("nowhere", None)])
+def test_the_carrier_of_a_revision(revision: str, workload: str | None) -> None:
+    workloads = {
+        "one": Workload("a", 1, 1, 1, "c"),
+        "two": Workload("b", 1, 1, 0),
+        "three": Workload("d", 0, 0, 0),
     }
-    assert carrier_of(revision, carriers) == carrier
+    assert workload_of(revision, workloads) == workload
 
 
 PATHS = st.lists(
@@ -555,12 +555,12 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
     replicas: int, path: list[tuple[str, Any]]
 ) -> None:
     """c can't be loaded by any pod. A pod that is told serves what it has until it has what it is told."""
-    orders, memory, now, asked = Orders("a"), Memory("a"), NOW, "a"
+    orders, memory, now, asked = Orders("a"), RolloutState("a"), NOW, "a"
     serving: list[str] = ["a"] * replicas
 
     def operate() -> Plan:
         nonlocal orders, memory
-        here = CarrierPods(
+        here = Workload(
             orders.revision,
             replicas,
             replicas,
@@ -569,13 +569,13 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
             switched=serving.count(orders.revision),
             is_refused=orders.revision == "c",
         )
-        wanted_now = Wanted(asked, "", replicas, DEADLINE_SECONDS, "a", 300)
+        wanted_now = Target(asked, "", replicas, DEADLINE_SECONDS, "a", 300)
         plan = rollout.step(wanted_now, memory, {"a": here}, now)
         assert plan.replicas == {"a": replicas}
         orders = plan.orders["a"]
         rejected = tuple(entry for entry in memory.rejected if entry.revision == asked)
         newly = (plan.newly_rejected,) if plan.newly_rejected else ()
-        memory = Memory(
+        memory = RolloutState(
             plan.stable, plan.canary, plan.canary_ready, plan.progress_since, rejected + newly, plan.bake_until
         )
         assert orders.revision != "c" or plan.canary == "c"  # a bad revision is only ever on its way
@@ -596,7 +596,7 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
             case "wait":
                 now += timedelta(seconds=argument)
             case "lose status" if all(serving):  # with both lost, nothing tells what was stable
-                memory = Memory()
+                memory = RolloutState()
         operate()
     for _ in range(6):
         for number in range(replicas):

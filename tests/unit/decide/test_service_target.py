@@ -6,20 +6,20 @@ from typing import Any
 
 import pytest
 
-from slipway.decide.service_target import choose_entry, in_force_now
+from slipway.decide.service_target import choose_service_target, in_force_now
 from slipway.model.signals import InForce
-from slipway.model.workload import CarrierPods
-from slipway.observe.service import ALL_PODS, ROUTER, Entry, read_entry
+from slipway.model.workload import Workload
+from slipway.observe.service import ALL_PODS, ROUTER, ServiceTarget, read_service_target
 from tests.unit.specs import NAME
 
-OLD, NEW = Entry(carrier="old"), Entry(carrier="new")
+OLD, NEW = ServiceTarget(workload="old"), ServiceTarget(workload="new")
 STABLE_ALONE = {"old": 100}
 SHARED = {"old": 75, "new": 25}
 PROMOTED = {"new": 100, "old": 0}
 
 
-def pods(**ready: int) -> dict[str, CarrierPods]:
-    return {name: CarrierPods(name, count, count, count) for name, count in ready.items()}
+def pods(**ready: int) -> dict[str, Workload]:
+    return {name: Workload(name, count, count, count) for name, count in ready.items()}
 
 
 def split(weights: dict[str, int], **endpoints: int) -> InForce:
@@ -38,12 +38,12 @@ def split(weights: dict[str, int], **endpoints: int) -> InForce:
         (None, ALL_PODS),
     ],
 )
-def test_the_live_entry_is_read_from_the_selector(selector: Any, expected: Entry) -> None:
-    assert read_entry({"spec": {"selector": selector}}, NAME) == expected
+def test_the_live_entry_is_read_from_the_selector(selector: Any, expected: ServiceTarget) -> None:
+    assert read_service_target({"spec": {"selector": selector}}, NAME) == expected
 
 
 def test_without_a_service_there_is_no_entry() -> None:
-    assert read_entry(None, NAME) is None
+    assert read_service_target(None, NAME) is None
 
 
 # ---- which entry
@@ -96,16 +96,19 @@ WITH_ROUTER = [
 ]
 
 
-@pytest.mark.parametrize(("weights", "live", "by_router", "ready", "carriers", "expected"), WITH_ROUTER)
+@pytest.mark.parametrize(("weights", "live", "by_router", "ready", "workloads", "expected"), WITH_ROUTER)
 def test_with_routers(
     weights: dict[str, int],
-    live: Entry | None,
+    live: ServiceTarget | None,
     by_router: InForce | None,
     ready: int,
-    carriers: dict[str, CarrierPods],
-    expected: Entry,
+    workloads: dict[str, Workload],
+    expected: ServiceTarget,
 ) -> None:
-    assert choose_entry(weights, {"old": 2, "new": 2}, live, by_router, ready, carriers, wants_router=True) == expected
+    assert (
+        choose_service_target(weights, {"old": 2, "new": 2}, live, by_router, ready, workloads, wants_router=True)
+        == expected
+    )
 
 
 BY_PODS = [
@@ -121,21 +124,23 @@ BY_PODS = [
 ]
 
 
-@pytest.mark.parametrize(("weights", "live", "carriers", "expected"), BY_PODS)
+@pytest.mark.parametrize(("weights", "live", "workloads", "expected"), BY_PODS)
 def test_by_the_ratio_of_pods(
-    weights: dict[str, int], live: Entry | None, carriers: dict[str, CarrierPods], expected: Entry
+    weights: dict[str, int], live: ServiceTarget | None, workloads: dict[str, Workload], expected: ServiceTarget
 ) -> None:
-    assert choose_entry(weights, {"old": 2, "new": 2}, live, None, 0, carriers, wants_router=False) == expected
+    assert (
+        choose_service_target(weights, {"old": 2, "new": 2}, live, None, 0, workloads, wants_router=False) == expected
+    )
 
 
 def test_with_swap_what_is_promoted_needs_no_more_pods_than_there_is_room_for() -> None:
     room = {"old": 1, "new": 1}
-    assert choose_entry(PROMOTED, room, ALL_PODS, None, 0, pods(old=1, new=1), wants_router=False) == NEW
+    assert choose_service_target(PROMOTED, room, ALL_PODS, None, 0, pods(old=1, new=1), wants_router=False) == NEW
 
 
 @pytest.mark.parametrize("live", [None, ALL_PODS, OLD, ROUTER])
-def test_where_requests_are_not_split_all_ready_pods_share_them(live: Entry | None) -> None:
-    assert choose_entry(None, {"old": 2}, live, None, 0, pods(old=2), wants_router=False) == ALL_PODS
+def test_where_requests_are_not_split_all_ready_pods_share_them(live: ServiceTarget | None) -> None:
+    assert choose_service_target(None, {"old": 2}, live, None, 0, pods(old=2), wants_router=False) == ALL_PODS
 
 
 # ---- how requests are split now

@@ -179,7 +179,7 @@ def test_each_carrier_counts_as_its_own_revision_s_server_does() -> None:
         {"one": revision(1, **old), "two": revision(2, model={"version": 2})},
         {"one": "one", "two": "two", "lost": "lost"},
     )
-    assert {carrier: (each.runtime, each.port, each.model, each.version) for carrier, each in found.items()} == {
+    assert {workload: (each.runtime, each.port, each.model, each.version) for workload, each in found.items()} == {
         "one": ("TensorFlowServing", 8501, "figures", 1),
         "two": ("Triton", 8002, "digits", 2),
     }

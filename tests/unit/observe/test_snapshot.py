@@ -14,7 +14,7 @@ from slipway.model.workload import Trouble
 from slipway.observe.agent_reports import AgentReport, read_report
 from slipway.observe.pods import read_pod
 from slipway.observe.router_reports import RouterReport
-from slipway.observe.snapshot import Ordered, observe
+from slipway.observe.snapshot import AgentOrders, observe
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
 
 OWNER = [{"uid": UID, "controller": True, "kind": "ModelDeployment"}]
@@ -213,7 +213,7 @@ RUNNING_AGENT = {"podIP": "198.18.0.9", "initContainerStatuses": [container("age
 )
 def test_a_pod_is_read(status: Json, meta: Json, *, ready: bool, ending: bool, ip: str | None) -> None:
     read = read_pod(pod(status, **meta), {})
-    assert (read.is_ready, read.is_ending, read.ip, read.carrier) == (ready, ending, ip, "aaa")
+    assert (read.is_ready, read.is_ending, read.ip, read.workload) == (ready, ending, ip, "aaa")
 
 
 # ---- all children
@@ -229,7 +229,7 @@ READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]
 
 
 def test_pods_are_counted_by_revision_and_those_that_end_are_not() -> None:
-    observed = observe(
+    snapshot = observe(
         UID,
         [
             child("Deployment", "d-aaa", spec={"replicas": 3}),
@@ -241,16 +241,16 @@ def test_pods_are_counted_by_revision_and_those_that_end_are_not() -> None:
         ],
         {},
     )
-    here = observed.carriers["aaa"]
-    assert (here.wanted, here.existing, here.ready) == (3, 2, 1)
-    assert observed.carriers["bbb"].existing == 0
+    here = snapshot.workloads["aaa"]
+    assert (here.replicas, here.existing, here.ready) == (3, 2, 1)
+    assert snapshot.workloads["bbb"].existing == 0
 
 
 def test_a_deployment_that_is_being_deleted_does_not_count() -> None:
     gone = child("Deployment", "d-aaa", spec={"replicas": 3}, metadata={"deletionTimestamp": "x"})
-    observed = observe(UID, [gone], {})
-    assert observed.carriers == {}
-    assert ("Deployment", "d-aaa") in observed.live
+    snapshot = observe(UID, [gone], {})
+    assert snapshot.workloads == {}
+    assert ("Deployment", "d-aaa") in snapshot.live
 
 
 @pytest.mark.parametrize(
@@ -258,9 +258,9 @@ def test_a_deployment_that_is_being_deleted_does_not_count() -> None:
 )
 def test_an_object_that_another_owns_is_foreign(owners: list[Json] | None) -> None:
     service = child("Service", NAME, metadata={"ownerReferences": owners})
-    observed = observe(UID, [service], {})
-    assert observed.live == {}
-    assert observed.foreign == {("Service", NAME)}
+    snapshot = observe(UID, [service], {})
+    assert snapshot.live == {}
+    assert snapshot.foreign == {("Service", NAME)}
 
 
 @pytest.mark.parametrize(
@@ -275,28 +275,28 @@ def test_an_object_that_another_owns_is_foreign(owners: list[Json] | None) -> No
 )
 def test_pods_that_the_api_server_refuses(message: str, reason: str) -> None:
     failure = {"type": "ReplicaFailure", "status": "True", "message": message}
-    observed = observe(UID, [child("Deployment", "d", spec={}, status={"conditions": [failure]})], {})
-    assert observed.troubles["aaa"].reason == reason
-    assert message in observed.troubles["aaa"].message
+    snapshot = observe(UID, [child("Deployment", "d", spec={}, status={"conditions": [failure]})], {})
+    assert snapshot.troubles["aaa"].reason == reason
+    assert message in snapshot.troubles["aaa"].message
 
 
 def test_a_ready_pods_past_is_no_trouble_of_its_revision() -> None:
     crashed = [container(running={}, restarts=9, last=TERMINATED)]
-    observed = observe(UID, [child("Deployment", "d", spec={}), pod({**READY, "containerStatuses": crashed})], {})
-    assert observed.troubles == {}
+    snapshot = observe(UID, [child("Deployment", "d", spec={}), pod({**READY, "containerStatuses": crashed})], {})
+    assert snapshot.troubles == {}
 
 
 def test_want_of_a_node_blocks_a_revision_and_other_troubles_do_not() -> None:
     deployment = child("Deployment", "d", spec={})
     lacking = unscheduled("0/1 nodes are available: 1 Insufficient cpu.")
-    assert observe(UID, [deployment, pod(lacking)], {}).carriers["aaa"].is_blocked
+    assert observe(UID, [deployment, pod(lacking)], {}).workloads["aaa"].is_blocked
     missing = unscheduled('persistentvolumeclaim "models" not found')
-    assert not observe(UID, [deployment, pod(missing)], {}).carriers["aaa"].is_blocked
+    assert not observe(UID, [deployment, pod(missing)], {}).workloads["aaa"].is_blocked
 
 
 def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
     orders = json.dumps({"generation": "g1", "load": [2, 3], "served": 3})
-    observed = observe(
+    snapshot = observe(
         UID,
         [
             child("ConfigMap", "a", data={"agent.json": orders}),
@@ -306,11 +306,11 @@ def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
         ],
         {},
     )
-    assert observed.ordered == {
-        "aaa": Ordered("g1", "aaa", (2, 3), 3),
-        "bbb": Ordered("", "bbb"),
-        "ccc": Ordered("", "ccc"),
-        "ddd": Ordered("", "ddd"),
+    assert snapshot.agent_orders == {
+        "aaa": AgentOrders("g1", "aaa", (2, 3), 3),
+        "bbb": AgentOrders("", "bbb"),
+        "ccc": AgentOrders("", "ccc"),
+        "ddd": AgentOrders("", "ddd"),
     }
 
 
@@ -325,8 +325,8 @@ def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
 def test_fetching_without_error_is_progress(state: str, error: Json | None, *, is_fetching: bool) -> None:
     report = read_report(answer(versions=[{"version": 1, "state": state}], error=error))
     assert report is not None
-    observed = observe(UID, [child("Deployment", "d", spec={}), pod(RUNNING_AGENT)], {"uid-p": report})
-    assert observed.carriers["aaa"].is_fetching is is_fetching
+    snapshot = observe(UID, [child("Deployment", "d", spec={}), pod(RUNNING_AGENT)], {"uid-p": report})
+    assert snapshot.workloads["aaa"].is_fetching is is_fetching
 
 
 # ---- agents' reports

@@ -64,7 +64,7 @@ def test_weights_are_the_wanted_ones_to_the_percent() -> None:
 def test_a_carrier_without_weight_is_a_cluster_all_the_same() -> None:
     names = {cluster["name"] for cluster in read(envoy.CLUSTERS_KEY, split(0))["resources"]}
     assert names == {
-        f"{protocol}/{carrier}" for protocol in ("http", "http-named", "grpc") for carrier in (STABLE, CANARY)
+        f"{protocol}/{workload}" for protocol in ("http", "http-named", "grpc") for workload in (STABLE, CANARY)
     }
     assert by_weight(split(0)) == {f"http/{STABLE}": 100, f"http/{CANARY}": 0}
 
@@ -114,7 +114,7 @@ def test_without_a_timeout_there_is_none_and_with_one_it_is_grpcs_too() -> None:
 
 
 def test_without_a_grpc_port_a_grpc_request_is_refused_and_never_sent_as_http() -> None:
-    backends = tuple(Backend(carrier, weight, (1,), 8080, None) for carrier, weight in ((STABLE, 95), (CANARY, 5)))
+    backends = tuple(Backend(workload, weight, (1,), 8080, None) for workload, weight in ((STABLE, 95), (CANARY, 5)))
     first = traffic_routes(Split(backends))[0]
     assert first["match"] == {"prefix": "/", "grpc": {}}
     assert first["direct_response"] == {"status": 404}
@@ -124,7 +124,7 @@ def test_without_a_grpc_port_a_grpc_request_is_refused_and_never_sent_as_http() 
 
 
 def named(wanted: Split, changes: Json) -> dict[str, str]:
-    """Regex → carrier."""
+    """Regex → workload."""
     return {
         route["match"]["safe_regex"]["regex"]: route["route"]["cluster"].removeprefix("http-named/")
         for route in traffic_routes(wanted, changes)
@@ -150,8 +150,8 @@ def test_a_request_that_names_a_version_goes_to_a_carrier_that_holds_it(
 def test_tensorflow_servings_labels_lead_to_stable_canary_and_whoever_holds_the_version() -> None:
     changes = {"runtime": {"name": "TensorFlowServing"}, "model": {"labels": {"old": 1}}}
     where = named(split(), changes)
-    [stable] = [regex for regex, carrier in where.items() if carrier == STABLE]
-    [canary] = [regex for regex, carrier in where.items() if carrier == CANARY]
+    [stable] = [regex for regex, workload in where.items() if workload == STABLE]
+    [canary] = [regex for regex, workload in where.items() if workload == CANARY]
     base = "/v1/models/digits"
     assert stable == f"({base}/versions/1|{base}/labels/old|{base}/labels/stable)([/:].*)?"
     assert canary == f"({base}/versions/2|{base}/labels/canary)([/:].*)?"
@@ -288,8 +288,8 @@ def told(weights: dict[str, int]) -> bytes:
     return json.dumps({"generation": "0123456789", "weights": weights}).encode()
 
 
-def healthy(number: int, carrier: str = STABLE, protocol: str = "http") -> str:
-    return f'envoy_cluster_membership_healthy{{envoy_cluster_name="{protocol}/{carrier}"}} {number}'
+def healthy(number: int, workload: str = STABLE, protocol: str = "http") -> str:
+    return f'envoy_cluster_membership_healthy{{envoy_cluster_name="{protocol}/{workload}"}} {number}'
 
 
 def answers(
@@ -452,4 +452,4 @@ def test_a_router_is_asked_while_its_container_runs() -> None:
     assert read_router_pod(pod_object()).ip == "192.0.2.1"
     assert read_router_pod(pod_object(state="waiting")).ip is None
     assert read_router_pod(pod_object(deletionTimestamp="2026-01-01T00:00:00Z")).is_ending
-    assert read_router_pod(pod_object(annotations={"slipway.dev/router-config": "abc.1"})).told == "abc.1"
+    assert read_router_pod(pod_object(annotations={"slipway.dev/router-config": "abc.1"})).sent == "abc.1"

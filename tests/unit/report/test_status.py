@@ -22,15 +22,15 @@ from slipway.api.status import (
     write_status,
     write_time,
 )
-from slipway.decide.inputs import read_memory, still_rejected
+from slipway.decide.inputs import read_state, still_rejected
 from slipway.model.revision import Orders, Revision
 from slipway.model.rollout import Plan, Promotion, Rejection, Step
-from slipway.model.workload import CarrierPods, Trouble
+from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
-from slipway.observe.snapshot import Observed
+from slipway.observe.snapshot import Snapshot
 from slipway.report.events import MAX_TRANSITIONS, Notice, notices
-from slipway.report.pass_result import Judged
+from slipway.report.pass_result import PassResult
 from slipway.report.status import assess
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -62,15 +62,15 @@ def pod(name: str, of: str, *, ready: bool = True, ending: bool = False, says: A
     return Pod(name, f"uid-{name}", of, ready, ending, "198.18.0.1", None, None, says)
 
 
-def observed(*pods: Pod, troubles: dict[str, Trouble] | None = None) -> Observed:
+def snapshot(*pods: Pod, troubles: dict[str, Trouble] | None = None) -> Snapshot:
     revisions = {"old": revision("old", 1), "new": revision("new", 2)}
     here = {
-        name: CarrierPods(
-            name, 0, sum(p.carrier == name for p in pods), sum(p.carrier == name and p.is_ready for p in pods)
+        name: Workload(
+            name, 0, sum(p.workload == name for p in pods), sum(p.workload == name and p.is_ready for p in pods)
         )
-        for name in {p.carrier for p in pods}
+        for name in {p.workload for p in pods}
     }
-    return Observed({}, frozenset(), revisions, here, troubles or {}, pods, {})
+    return Snapshot({}, frozenset(), revisions, here, troubles or {}, pods, {})
 
 
 OWN = {"old": Orders("old"), "new": Orders("new")}
@@ -78,7 +78,7 @@ STABLE = Plan("new", None, {"new": 2}, OWN, Promotion.PROMOTED)
 FIRST = Plan(None, "new", {"new": 2}, OWN, Promotion.IN_PROGRESS, NOW)
 ROLLING = Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW)
 TAKEN_BACK = Plan("old", None, {"old": 2}, OWN, Promotion.ROLLED_BACK)
-JUDGED = Judged(
+RESULT = PassResult(
     name="digits",
     generation=4,
     replicas=2,
@@ -91,7 +91,7 @@ JUDGED = Judged(
     are_settled=False,
     settled=None,
 )
-SERVING = observed(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available"))))
+SERVING = snapshot(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available"))))
 OLD_SERVES = (pod("a", "old", says=report((1, "Available"))), pod("b", "old", says=report((1, "Available"))))
 
 
@@ -102,99 +102,99 @@ def conditions(status: ModelDeploymentStatus) -> dict[str, str]:
 
 ROWS = [
     pytest.param(
-        JUDGED,
+        RESULT,
         SERVING,
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
         id="serving",
     ),
     pytest.param(
-        replace(JUDGED, plan=FIRST),
-        observed(),
+        replace(RESULT, plan=FIRST),
+        snapshot(),
         "Deploying",
         ("False Deploying", "False InProgress", "Unknown NotReported", "False AsExpected"),
         id="first, no pods yet",
     ),
     pytest.param(
-        replace(JUDGED, plan=FIRST),
-        observed(pod("a", "new", ready=False, says=report((2, "Fetching")))),
+        replace(RESULT, plan=FIRST),
+        snapshot(pod("a", "new", ready=False, says=report((2, "Fetching")))),
         "Deploying",
         ("False Deploying", "False InProgress", "False Loading", "False AsExpected"),
         id="first, fetching",
     ),
     pytest.param(
-        replace(JUDGED, plan=FIRST),
-        observed(pod("a", "new", ready=False), troubles={"new": GPU}),
+        replace(RESULT, plan=FIRST),
+        snapshot(pod("a", "new", ready=False), troubles={"new": GPU}),
         "Unschedulable",
         ("False Unschedulable", "False InProgress", "Unknown NotReported", "True Unschedulable"),
         id="first, no node",
     ),
     pytest.param(
-        replace(JUDGED, plan=FIRST),
-        observed(pod("a", "new", ready=False), troubles={"new": PASSING}),
+        replace(RESULT, plan=FIRST),
+        snapshot(pod("a", "new", ready=False), troubles={"new": PASSING}),
         "SourceUnavailable",
         ("False SourceUnavailable", "False InProgress", "Unknown NotReported", "False AsExpected"),
         id="first, a trouble that passes",
     ),
     pytest.param(
-        replace(JUDGED, plan=FIRST, problem=REFUSED),
-        observed(),
+        replace(RESULT, plan=FIRST, problem=REFUSED),
+        snapshot(),
         "Refused",
         ("False Refused", "False Refused", "Unknown NotReported", "True Refused"),
         id="first, refused by the API server",
     ),
     pytest.param(
-        replace(JUDGED, replicas=4),
-        observed(*(pod(name, "new", says=report((2, "Available"))) for name in "abc")),
+        replace(RESULT, replicas=4),
+        snapshot(*(pod(name, "new", says=report((2, "Available"))) for name in "abc")),
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
         id="three of four are enough",
     ),
     pytest.param(
-        replace(JUDGED, replicas=4),
-        observed(*(pod(name, "new", says=report((2, "Available"))) for name in "ab")),
+        replace(RESULT, replicas=4),
+        snapshot(*(pod(name, "new", says=report((2, "Available"))) for name in "ab")),
         "Deploying",
         ("False Deploying", "True Promoted", "True AllAvailable", "False AsExpected"),
         id="two of four are not",
     ),
     pytest.param(
-        replace(JUDGED, replicas=0),
-        observed(),
+        replace(RESULT, replicas=0),
+        snapshot(),
         "ScaledToZero",
         ("False ScaledToZero", "True Promoted", "Unknown NotReported", "False AsExpected"),
         id="scaled to zero",
     ),
     pytest.param(
-        replace(JUDGED, plan=ROLLING, load=(1,)),
-        observed(*OLD_SERVES, pod("c", "new", ready=False)),
+        replace(RESULT, plan=ROLLING, load=(1,)),
+        snapshot(*OLD_SERVES, pod("c", "new", ready=False)),
         "RollingOut",
         ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "False AsExpected"),
         id="rolling out",
     ),
     pytest.param(
-        replace(JUDGED, plan=ROLLING, load=(1,)),
-        observed(*OLD_SERVES, pod("c", "new", ready=False), troubles={"new": BROKEN}),
+        replace(RESULT, plan=ROLLING, load=(1,)),
+        snapshot(*OLD_SERVES, pod("c", "new", ready=False), troubles={"new": BROKEN}),
         "RollingOut",
         ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "True LoadFailed"),
         id="rolling out what is broken",
     ),
     pytest.param(
-        replace(JUDGED, plan=TAKEN_BACK, load=(1,)),
-        observed(*OLD_SERVES),
+        replace(RESULT, plan=TAKEN_BACK, load=(1,)),
+        snapshot(*OLD_SERVES),
         "RolledBack",
         ("True MinimumReplicasReady", "False RolledBack", "True AllAvailable", "True RolledBack"),
         id="taken back",
     ),
     pytest.param(
-        replace(JUDGED, plan=None, problem=Trouble("InvalidSpec", "spec.model.uri …"), revision=None),
-        observed(*OLD_SERVES),
+        replace(RESULT, plan=None, problem=Trouble("InvalidSpec", "spec.model.uri …"), revision=None),
+        snapshot(*OLD_SERVES),
         "InvalidSpec",
         ("False InvalidSpec", "False InvalidSpec", "Unknown NotReported", "True InvalidSpec"),
         id="a spec that never was valid",
     ),
     pytest.param(
-        replace(JUDGED, load=(1, 2)),
-        observed(
+        replace(RESULT, load=(1, 2)),
+        snapshot(
             pod("a", "new", says=report((1, "Failed"), (2, "Available"), reason="DigestMismatch", message="m")),
             pod("b", "new", says=report((1, "Available"), (2, "Available"))),
         ),
@@ -203,15 +203,15 @@ ROWS = [
         id="an extra version fails in one pod",
     ),
     pytest.param(
-        replace(JUDGED, load=(1, 2)),
-        observed(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available")))),
+        replace(RESULT, load=(1, 2)),
+        snapshot(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available")))),
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "False Loading", "False AsExpected"),
         id="an extra version is not reported yet",
     ),
     pytest.param(
-        replace(JUDGED, load=(2,)),
-        observed(pod("a", "new", says=report((2, "Levitating"))), pod("b", "new")),
+        replace(RESULT, load=(2,)),
+        snapshot(pod("a", "new", says=report((2, "Levitating"))), pod("b", "new")),
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "Unknown NotReported", "False AsExpected"),
         id="a state that a newer agent reports",
@@ -220,7 +220,7 @@ ROWS = [
 
 
 @pytest.mark.parametrize(("judged", "world", "phase", "expected"), ROWS)
-def test_conditions(judged: Judged, world: Observed, phase: str, expected: tuple[str, ...]) -> None:
+def test_conditions(judged: PassResult, world: Snapshot, phase: str, expected: tuple[str, ...]) -> None:
     status = assess(judged, world, EMPTY, NOW)
     assert tuple(conditions(status).values()) == expected
     assert list(conditions(status)) == ["Ready", "Promoted", "VersionsReady", "Degraded"]
@@ -228,7 +228,9 @@ def test_conditions(judged: Judged, world: Observed, phase: str, expected: tuple
 
 
 @pytest.mark.parametrize(("judged", "world", "phase", "expected"), ROWS)
-def test_assessed_again_it_is_the_same(judged: Judged, world: Observed, phase: str, expected: tuple[str, ...]) -> None:
+def test_assessed_again_it_is_the_same(
+    judged: PassResult, world: Snapshot, phase: str, expected: tuple[str, ...]
+) -> None:
     once = assess(judged, world, EMPTY, NOW)
     again = assess(judged, world, read_status(write_status(once)), LATER)
     assert write_status(again) == write_status(once)
@@ -237,7 +239,7 @@ def test_assessed_again_it_is_the_same(judged: Judged, world: Observed, phase: s
 
 @pytest.mark.parametrize(("judged", "world", "phase", "expected"), ROWS)
 def test_every_condition_can_be_waited_for(
-    judged: Judged, world: Observed, phase: str, expected: tuple[str, ...]
+    judged: PassResult, world: Snapshot, phase: str, expected: tuple[str, ...]
 ) -> None:
     for condition in assess(judged, world, EMPTY, NOW).conditions:
         assert re.fullmatch(r"[A-Z][A-Za-z]+", condition.reason)
@@ -247,8 +249,8 @@ def test_every_condition_can_be_waited_for(
 
 
 def test_numbers_for_people_and_autoscalers() -> None:
-    world = observed(pod("a", "old"), pod("b", "new"), pod("c", "new", ready=False), pod("d", "old", ending=True))
-    status = assess(replace(JUDGED, plan=ROLLING, replicas=3), world, EMPTY, NOW)
+    world = snapshot(pod("a", "old"), pod("b", "new"), pod("c", "new", ready=False), pod("d", "old", ending=True))
+    status = assess(replace(RESULT, plan=ROLLING, replicas=3), world, EMPTY, NOW)
     assert (status.replicas, status.ready_replicas, status.ready) == (3, 2, "2/3")
     assert status.selector == "slipway.dev/model=digits"
     assert status.observed_generation == 4
@@ -259,29 +261,29 @@ def test_numbers_for_people_and_autoscalers() -> None:
 
 
 def test_a_version_shows_its_least_advanced_state_among_the_pods() -> None:
-    world = observed(
+    world = snapshot(
         pod("a", "new", says=report((1, "Available"), (2, "Available"))),
         pod("b", "new", says=report((1, "Loading"), (2, "Available"))),
     )
-    versions = assess(replace(JUDGED, load=(1, 2)), world, EMPTY, NOW).versions
+    versions = assess(replace(RESULT, load=(1, 2)), world, EMPTY, NOW).versions
     assert [(v.version, v.state, v.served) for v in versions] == [(1, "Loading", False), (2, "Available", True)]
     assert [v.sha256 for v in versions] == ["d" * 64] * 2
 
 
 def test_while_settled_the_versions_stay_as_they_were() -> None:
-    once = assess(JUDGED, SERVING, EMPTY, NOW)
-    quiet = observed(pod("a", "new"), pod("b", "new"))
-    assert assess(replace(JUDGED, are_settled=True), quiet, once, LATER).versions == once.versions
+    once = assess(RESULT, SERVING, EMPTY, NOW)
+    quiet = snapshot(pod("a", "new"), pod("b", "new"))
+    assert assess(replace(RESULT, are_settled=True), quiet, once, LATER).versions == once.versions
 
 
 def test_a_digest_once_seen_is_kept_while_agents_are_silent() -> None:
-    once = assess(JUDGED, SERVING, EMPTY, NOW)
-    assert assess(JUDGED, observed(pod("a", "new")), once, LATER).versions[0].sha256 == "d" * 64
+    once = assess(RESULT, SERVING, EMPTY, NOW)
+    assert assess(RESULT, snapshot(pod("a", "new")), once, LATER).versions[0].sha256 == "d" * 64
 
 
 def test_a_time_changes_only_with_its_condition() -> None:
-    once = assess(JUDGED, SERVING, EMPTY, NOW)
-    less = assess(replace(JUDGED, generation=5), observed(pod("a", "new", says=report((2, "Available")))), once, LATER)
+    once = assess(RESULT, SERVING, EMPTY, NOW)
+    less = assess(replace(RESULT, generation=5), snapshot(pod("a", "new", says=report((2, "Available")))), once, LATER)
     times = {condition.type: condition.last_transition_time for condition in less.conditions}
     assert times == {
         "Ready": "2026-03-01T13:00:00Z",
@@ -293,9 +295,9 @@ def test_a_time_changes_only_with_its_condition() -> None:
 
 
 def test_with_a_spec_that_cannot_be_read_all_that_serves_is_still_told() -> None:
-    once = assess(replace(JUDGED, plan=ROLLING, load=(1,)), observed(*OLD_SERVES, pod("c", "new")), EMPTY, NOW)
-    judged = replace(JUDGED, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None, are_settled=True, load=())
-    status = assess(judged, observed(*OLD_SERVES, pod("c", "new")), once, LATER)
+    once = assess(replace(RESULT, plan=ROLLING, load=(1,)), snapshot(*OLD_SERVES, pod("c", "new")), EMPTY, NOW)
+    judged = replace(RESULT, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None, are_settled=True, load=())
+    status = assess(judged, snapshot(*OLD_SERVES, pod("c", "new")), once, LATER)
     assert conditions(status)["Ready"] == "True MinimumReplicasReady"
     assert conditions(status)["VersionsReady"] == "True AllAvailable"
     assert (status.stable, status.canary, status.progress_since) == (once.stable, once.canary, once.progress_since)
@@ -304,34 +306,34 @@ def test_with_a_spec_that_cannot_be_read_all_that_serves_is_still_told() -> None
 # ---- rejections
 
 
-def rejecting(world: Observed, stored: ModelDeploymentStatus = EMPTY) -> ModelDeploymentStatus:
+def rejecting(world: Snapshot, stored: ModelDeploymentStatus = EMPTY) -> ModelDeploymentStatus:
     plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
-    return assess(replace(JUDGED, plan=plan), world, stored, NOW)
+    return assess(replace(RESULT, plan=plan), world, stored, NOW)
 
 
 def test_a_rejection_is_remembered_with_its_cause() -> None:
-    (entry,) = rejecting(observed(*OLD_SERVES, troubles={"new": BROKEN})).rejected
+    (entry,) = rejecting(snapshot(*OLD_SERVES, troubles={"new": BROKEN})).rejected
     assert (entry.revision, entry.content, entry.reason, entry.at) == ("new", "c", "LoadFailed", "2026-03-01T12:00:00Z")
     assert BROKEN.message in entry.message
 
 
 def test_a_rejection_without_a_cause_names_the_deadline() -> None:
-    (entry,) = rejecting(observed(*OLD_SERVES)).rejected
+    (entry,) = rejecting(snapshot(*OLD_SERVES)).rejected
     assert entry.reason == "ProgressDeadlineExceeded"
     assert "progressDeadlineSeconds" in entry.message
 
 
 def test_a_rejection_after_a_refusal_names_the_refusal() -> None:
-    before = assess(replace(JUDGED, plan=ROLLING, problem=REFUSED), observed(*OLD_SERVES), EMPTY, NOW)
-    (entry,) = rejecting(observed(*OLD_SERVES), before).rejected
+    before = assess(replace(RESULT, plan=ROLLING, problem=REFUSED), snapshot(*OLD_SERVES), EMPTY, NOW)
+    (entry,) = rejecting(snapshot(*OLD_SERVES), before).rejected
     assert entry.reason == "Refused"
     assert "spec.template: Invalid value" in entry.message
 
 
 def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
-    once = rejecting(observed(*OLD_SERVES, troubles={"new": BROKEN}))
-    judged = replace(JUDGED, plan=TAKEN_BACK, remembered=tuple(once.rejected))
-    later = assess(judged, observed(*OLD_SERVES), once, LATER)
+    once = rejecting(snapshot(*OLD_SERVES, troubles={"new": BROKEN}))
+    judged = replace(RESULT, plan=TAKEN_BACK, remembered=tuple(once.rejected))
+    later = assess(judged, snapshot(*OLD_SERVES), once, LATER)
     condition = later.condition("Promoted")
     assert condition is not None
     assert BROKEN.message in condition.message
@@ -340,31 +342,31 @@ def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
 
 
 def test_another_revision_in_the_spec_clears_it() -> None:
-    once = rejecting(observed(*OLD_SERVES))
+    once = rejecting(snapshot(*OLD_SERVES))
     later = assess(
-        replace(JUDGED, plan=replace(STABLE, stable="old"), revision="old"), observed(*OLD_SERVES), once, NOW
+        replace(RESULT, plan=replace(STABLE, stable="old"), revision="old"), snapshot(*OLD_SERVES), once, NOW
     )
     assert later.rejected == []
 
 
 def test_the_longest_words_fit() -> None:
     endless = Trouble("R", "m" * 100_000)
-    status = rejecting(observed(*OLD_SERVES, troubles={"new": endless, "old": endless}))
+    status = rejecting(snapshot(*OLD_SERVES, troubles={"new": endless, "old": endless}))
     assert write_status(status)
 
 
 def test_memory_is_what_was_written() -> None:
-    status = rejecting(observed(*OLD_SERVES))
-    memory = read_memory(read_status(write_status(status)), {"old"}, status.rejected)
+    status = rejecting(snapshot(*OLD_SERVES))
+    memory = read_state(read_status(write_status(status)), {"old"}, status.rejected)
     assert (memory.stable, memory.canary, memory.rejected) == ("old", None, (Rejection("new", "c"),))
-    rolling = assess(replace(JUDGED, plan=replace(ROLLING, canary_ready=1)), observed(*OLD_SERVES), EMPTY, NOW)
-    memory = read_memory(read_status(write_status(rolling)), {"old", "new"}, [])
+    rolling = assess(replace(RESULT, plan=replace(ROLLING, canary_ready=1)), snapshot(*OLD_SERVES), EMPTY, NOW)
+    memory = read_state(read_status(write_status(rolling)), {"old", "new"}, [])
     assert (memory.stable, memory.canary, memory.canary_ready, memory.progress_since) == ("old", "new", 1, NOW)
 
 
 def test_a_stable_revision_that_is_kept_nowhere_is_forgotten() -> None:
-    status = rejecting(observed(*OLD_SERVES))
-    assert read_memory(status, {"new"}, []).stable is None
+    status = rejecting(snapshot(*OLD_SERVES))
+    assert read_state(status, {"new"}, []).stable is None
 
 
 # ---- events
@@ -556,10 +558,10 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
         ),
         replace(STABLE, weights={"new": 100}),
     ]  # fmt: skip
-    world = observed(*OLD_SERVES, pod("c", "new"), pod("d", "new"))
+    world = snapshot(*OLD_SERVES, pod("c", "new"), pod("d", "new"))
     status, told = EMPTY, []
     for minute, plan in enumerate(plans):
-        judged = replace(JUDGED, plan=plan, revision=plan.canary or plan.stable, steps=(Step(25, 1),))
+        judged = replace(RESULT, plan=plan, revision=plan.canary or plan.stable, steps=(Step(25, 1),))
         after = assess(judged, world, status, NOW + timedelta(minutes=minute))
         told.append(in_short(notices(status, after)))
         status = after
@@ -574,9 +576,9 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
 
 
 def test_the_eleventh_transition_drops_the_oldest() -> None:
-    serves = assess(replace(JUDGED, plan=TAKEN_BACK), observed(*OLD_SERVES), EMPTY, NOW)
+    serves = assess(replace(RESULT, plan=TAKEN_BACK), snapshot(*OLD_SERVES), EMPTY, NOW)
     stored = serves.model_copy(update={"transitions": after_these(*"abcdefghij").transitions})
-    status = assess(replace(JUDGED, plan=ROLLING), observed(*OLD_SERVES), stored, LATER)
+    status = assess(replace(RESULT, plan=ROLLING), snapshot(*OLD_SERVES), stored, LATER)
     assert [each.reason for each in status.transitions] == [*"bcdefghij", "Started"]
     assert write_status(status)
 
@@ -584,32 +586,32 @@ def test_the_eleventh_transition_drops_the_oldest() -> None:
 # ---- when time alone changes something
 
 
-def with_turn(at: datetime | None) -> Judged:
-    return replace(JUDGED, plan=replace(ROLLING, turns_at=at))
+def with_turn(at: datetime | None) -> PassResult:
+    return replace(RESULT, plan=replace(ROLLING, turns_at=at))
 
 
 def test_when_time_alone_changes_something_is_written() -> None:
-    status = assess(with_turn(LATER), observed(*OLD_SERVES), EMPTY, NOW)
+    status = assess(with_turn(LATER), snapshot(*OLD_SERVES), EMPTY, NOW)
     assert write_status(status)["nextLook"] == "2026-03-01T13:00:00Z"
-    later = assess(with_turn(LATER + timedelta(minutes=1)), observed(*OLD_SERVES), status, NOW)
+    later = assess(with_turn(LATER + timedelta(minutes=1)), snapshot(*OLD_SERVES), status, NOW)
     assert write_status(later)["nextLook"] == "2026-03-01T13:01:00Z"
 
 
 def test_the_same_moment_is_not_written_otherwise() -> None:
     stored = ModelDeploymentStatus(next_look="2026-03-01T14:00:00+01:00")
-    assert assess(with_turn(LATER), observed(*OLD_SERVES), stored, NOW).next_look == stored.next_look
+    assert assess(with_turn(LATER), snapshot(*OLD_SERVES), stored, NOW).next_look == stored.next_look
 
 
 def test_at_rest_there_is_no_next_look() -> None:
-    once = assess(with_turn(LATER), observed(*OLD_SERVES), EMPTY, NOW)
-    assert "nextLook" not in write_status(assess(JUDGED, SERVING, once, LATER))
-    assert "nextLook" not in write_status(assess(with_turn(None), observed(*OLD_SERVES), once, LATER))
+    once = assess(with_turn(LATER), snapshot(*OLD_SERVES), EMPTY, NOW)
+    assert "nextLook" not in write_status(assess(RESULT, SERVING, once, LATER))
+    assert "nextLook" not in write_status(assess(with_turn(None), snapshot(*OLD_SERVES), once, LATER))
 
 
 def test_with_a_spec_that_cannot_be_read_the_next_look_stays() -> None:
-    once = assess(with_turn(LATER), observed(*OLD_SERVES), EMPTY, NOW)
-    unread = replace(JUDGED, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None)
-    assert assess(unread, observed(*OLD_SERVES), once, NOW).next_look == once.next_look
+    once = assess(with_turn(LATER), snapshot(*OLD_SERVES), EMPTY, NOW)
+    unread = replace(RESULT, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None)
+    assert assess(unread, snapshot(*OLD_SERVES), once, NOW).next_look == once.next_look
 
 
 # ---- a stored status may hold anything
@@ -634,6 +636,20 @@ def test_what_can_be_read_is_kept() -> None:
     assert (status.canary, status.rejected, status.conditions, status.progress_ready) == (None, [], [], 0)
 
 
+def test_a_status_of_the_release_before_is_read_once_and_written_under_the_names_of_today() -> None:
+    stored = {
+        "stable": {"revision": "a", "version": 1, "carrier": "home"},
+        "canary": {"revision": "b", "version": 2, "carrier": "b", "weightPercent": 20},
+        "step": {"index": 1, "count": 2, "hurried": True},
+        "weightedSince": "2026-03-01T12:00:00Z",
+    }
+    status = read_status(stored)
+    state = read_state(status, {"a", "b"}, [])
+    assert (state.traffic_since, state.is_promote_requested) == (datetime(2026, 3, 1, 12, tzinfo=UTC), True)
+    assert [each.workload for each in (status.stable, status.canary) if each is not None] == ["home", "b"]
+    assert not {"carrier", "hurried", "weightedSince"} & set(re.findall(r"[a-zA-Z]+", str(write_status(status))))
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
@@ -650,8 +666,8 @@ STORED = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max
 def test_garbage_never_raises(stored: dict[str, Any]) -> None:
     status = read_status(stored)
     assert read_status(write_status(status)) == status
-    read_memory(status, {"old"}, status.rejected)
-    assess(JUDGED, SERVING, status, NOW)
+    read_state(status, {"old"}, status.rejected)
+    assess(RESULT, SERVING, status, NOW)
 
 
 @pytest.mark.parametrize("text", ["", None, "yesterday", "2026-03-01", "2026-03-01T12:00:00", "12"])
@@ -666,7 +682,7 @@ def test_times_are_read_as_they_are_written(moment: datetime) -> None:
 
 
 def test_absent_values_are_not_written() -> None:
-    assert "canary" not in write_status(assess(JUDGED, SERVING, EMPTY, NOW))
+    assert "canary" not in write_status(assess(RESULT, SERVING, EMPTY, NOW))
     condition = Condition(type="Ready", status="True", reason="R", message="m", observed_generation=1)
     assert write_status(ModelDeploymentStatus(conditions=[condition]))["conditions"][0]["observedGeneration"] == 1
 
@@ -677,7 +693,7 @@ def test_absent_values_are_not_written() -> None:
 def test_pods_with_different_bytes_under_one_number_are_told() -> None:
     one = replace(report((2, "Available")), versions=(VersionReport(2, "Available", "", "", "a" * 64),))
     other = replace(one, versions=(VersionReport(2, "Available", "", "", "b" * 64),))
-    status = assess(JUDGED, observed(pod("a", "new", says=one), pod("b", "new", says=other)), EMPTY, NOW)
+    status = assess(RESULT, snapshot(pod("a", "new", says=one), pod("b", "new", says=other)), EMPTY, NOW)
     assert conditions(status)["VersionsReady"] == "False ContentChanged"
     assert conditions(status)["Ready"] == "True MinimumReplicasReady"
     assert "aaaaaaaaaaaa, bbbbbbbbbbbb" in (status.versions[0].message or "")
@@ -686,7 +702,7 @@ def test_pods_with_different_bytes_under_one_number_are_told() -> None:
 def test_a_label_that_stands_on_nothing_is_told_and_serves() -> None:
     label = Trouble("LabelNotLoaded", "label 'beta' names version 7, which isn't loaded")
     says = replace(report((2, "Available")), labels=(label,))
-    status = assess(JUDGED, observed(pod("a", "new", says=says), pod("b", "new", says=says)), EMPTY, NOW)
+    status = assess(RESULT, snapshot(pod("a", "new", says=says), pod("b", "new", says=says)), EMPTY, NOW)
     assert conditions(status)["VersionsReady"] == "False LabelNotLoaded"
     assert conditions(status)["Degraded"] == "True LabelNotLoaded"
     assert conditions(status)["Ready"] == "True MinimumReplicasReady"
@@ -694,12 +710,12 @@ def test_a_label_that_stands_on_nothing_is_told_and_serves() -> None:
 
 def test_since_is_when_the_state_was_first_seen() -> None:
     says = replace(report((2, "Available")), versions=(VersionReport(2, "Available", "", "", None, "10:00"),))
-    first = assess(JUDGED, observed(pod("a", "new", says=says)), EMPTY, NOW)
+    first = assess(RESULT, snapshot(pod("a", "new", says=says)), EMPTY, NOW)
     later = replace(says, versions=(VersionReport(2, "Available", "", "", None, "11:00"),))
-    again = assess(JUDGED, observed(pod("a", "new", says=later)), first, LATER)
+    again = assess(RESULT, snapshot(pod("a", "new", says=later)), first, LATER)
     assert (first.versions[0].since, again.versions[0].since) == ("10:00", "10:00")
     failed = replace(says, versions=(VersionReport(2, "Failed", "LoadFailed", "m", None, "12:00"),))
-    assert assess(JUDGED, observed(pod("a", "new", says=failed)), again, LATER).versions[0].since == "12:00"
+    assert assess(RESULT, snapshot(pod("a", "new", says=failed)), again, LATER).versions[0].since == "12:00"
 
 
 # ---- what arrives in place
@@ -712,10 +728,10 @@ def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline()
         (VersionReport(1, "Available", "", "", None), VersionReport(2, "Failed", "LoadFailed", "no", None)),
         None,
     )
-    here = observed(pod("a", "old", says=says))
-    carriers = {"old": replace(here.carriers["old"], revision="new", replaces="old")}
+    here = snapshot(pod("a", "old", says=says))
+    workloads = {"old": replace(here.workloads["old"], revision="new", replaces="old")}
     plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
-    status = assess(replace(JUDGED, plan=plan), replace(here, carriers=carriers), EMPTY, NOW)
+    status = assess(replace(RESULT, plan=plan), replace(here, workloads=workloads), EMPTY, NOW)
     assert status.rejected[0].message == "LoadFailed: version 2: no"
     assert conditions(status)["Promoted"] == "False RolledBack"
 
@@ -723,13 +739,13 @@ def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline()
 @pytest.mark.parametrize(("stamp", "is_kept"), [(None, True), ("x", True), ("y", False)])
 def test_other_bytes_at_the_source_clear_a_rejection(stamp: str | None, *, is_kept: bool) -> None:
     plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
-    status = assess(replace(JUDGED, plan=plan, stamps={2: "x"}), observed(*OLD_SERVES), EMPTY, NOW)
+    status = assess(replace(RESULT, plan=plan, stamps={2: "x"}), snapshot(*OLD_SERVES), EMPTY, NOW)
     assert bool(still_rejected(status, "new", 2, {2: stamp} if stamp else {})) is is_kept
 
 
 def test_bytes_that_nobody_named_at_a_rejection_are_named_later_and_others_clear_it() -> None:
     plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
-    status = assess(replace(JUDGED, plan=plan, stamps={}), observed(*OLD_SERVES), EMPTY, NOW)
+    status = assess(replace(RESULT, plan=plan, stamps={}), snapshot(*OLD_SERVES), EMPTY, NOW)
     (kept,) = still_rejected(status, "new", 2, {2: "x"})
     assert kept.stamp == "x"
     assert still_rejected(status.model_copy(update={"rejected": [kept]}), "new", 2, {2: "y"}) == []

@@ -83,7 +83,7 @@ class Arms:
 class Accumulated:
     """All that the next look needs of the earlier ones.
 
-    at: seconds since 1970 of the last look. last: source → carrier → what it counted then. missing, trouble: of the
+    at: seconds since 1970 of the last look. last: source → workload → what it counted then. missing, trouble: of the
     last look. seconds: how long both revisions had traffic. step_seconds: how long the canary had, in this step.
     cold_requests: how many of the canary's in this step are not timed.
     bounds: indices of the latencies above which answers are slow, empty while stable answered too little.
@@ -109,7 +109,7 @@ class Accumulated:
 
 
 def begin(reading: Reading, stable: str, canary: str, now: datetime) -> Accumulated:
-    """From here on everything counts. stable, canary: carriers."""
+    """From here on everything counts. stable, canary: workloads."""
     return Accumulated(
         stable, canary, now.timestamp(), _sources(reading, stable, canary), reading.missing, _short(reading.trouble)
     )
@@ -129,7 +129,7 @@ def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulat
         before = accumulated.last.get(name)
         if before is not None:
             since = since.plus(_since(before, counts, accumulated.stable, accumulated.canary))
-    # What didn't answer, or left a carrier out, is gone on with when it does. Where none is missing, a source that
+    # What didn't answer, or left a workload out, is gone on with when it does. Where none is missing, a source that
     # isn't there any more is gone for good.
     silent = [name for name in accumulated.last if name not in sources] if reading.missing else []
     last = {name: dict(accumulated.last[name]) for name in silent[-MOST_SILENT:]}
@@ -217,7 +217,7 @@ def _bound_above(stable: Tally, slow: float) -> int:
 
 def _sources(reading: Reading, stable: str, canary: str) -> dict[str, dict[str, Counts]]:
     return {
-        source: {carrier: counts[carrier] for carrier in (stable, canary) if carrier in counts}
+        source: {workload: counts[workload] for workload in (stable, canary) if workload in counts}
         for source, counts in reading.counts.items()
     }
 
@@ -234,7 +234,7 @@ def _since(before: Mapping[str, Counts], now: Mapping[str, Counts], stable: str,
 
 
 def _delta(before: Counts, now: Counts | None) -> Tally:
-    """What one source counted for one carrier since; nothing where any counter fell."""
+    """What one source counted for one workload since; nothing where any counter fell."""
     if now is None:
         return Tally()
     requests, errors, refusals = (
@@ -266,10 +266,10 @@ def write(accumulated: Accumulated) -> dict[str, Any]:
         "at": accumulated.at,
         "last": {
             source: {
-                carrier: [counts.requests, counts.errors, counts.refusals, *counts.within]
-                for carrier, counts in carriers.items()
+                workload: [counts.requests, counts.errors, counts.refusals, *counts.within]
+                for workload, counts in workloads.items()
             }
-            for source, carriers in accumulated.last.items()
+            for source, workloads in accumulated.last.items()
         },
         "missing": accumulated.missing,
         "trouble": accumulated.trouble,
@@ -299,10 +299,10 @@ def _read(written: Mapping[str, Any]) -> Accumulated | None:
         return None
     last = {
         str(source): {
-            str(carrier): Counts(int(counts[0]), int(counts[1]), int(counts[2]), tuple(map(int, counts[3:])))
-            for carrier, counts in carriers.items()
+            str(workload): Counts(int(counts[0]), int(counts[1]), int(counts[2]), tuple(map(int, counts[3:])))
+            for workload, counts in workloads.items()
         }
-        for source, carriers in written["last"].items()
+        for source, workloads in written["last"].items()
     }
     bounds = tuple(int(bound) for bound in written["bounds"])
     if len(bounds) not in (0, BOUNDS) or not all(0 <= bound < BUCKETS for bound in bounds):

@@ -178,11 +178,11 @@ def difference(bad: float, of: float, stable_bad: float, stable_of: float) -> tu
     rate, stable_rate = bad / of, stable_bad / stable_of
     lower, upper = wilson(bad, of)
     stable_lower, stable_upper = wilson(stable_bad, stable_of)
-    observed = rate - stable_rate
+    snapshot = rate - stable_rate
     return (
-        observed - math.hypot(rate - lower, stable_upper - stable_rate),
-        observed,
-        observed + math.hypot(upper - rate, stable_rate - stable_lower),
+        snapshot - math.hypot(rate - lower, stable_upper - stable_rate),
+        snapshot,
+        snapshot + math.hypot(upper - rate, stable_rate - stable_lower),
     )
 
 

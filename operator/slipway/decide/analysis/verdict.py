@@ -147,8 +147,8 @@ def _surpassing(kind: _Kind, accumulated: Accumulated, margin: float) -> str | N
     for arms, scope in ((accumulated.step, ""), (accumulated.recent, " in about the last minute")):
         (bad, of), (stable_bad, stable_of) = kind.count(arms.canary), kind.count(arms.stable)
         if of > 0 and stable_of > 0:
-            lower, observed, _ = difference(bad, of, stable_bad, stable_of)
-            if (lower if scope else observed) > margin:
+            lower, snapshot, _ = difference(bad, of, stable_bad, stable_of)
+            if (lower if scope else snapshot) > margin:
                 return _numbers(kind, arms) + scope
     return None
 
@@ -255,14 +255,14 @@ def _small_enough(accumulated: Accumulated, settings: Analysis) -> Verdict:
         (bad, of), (stable_bad, stable_of) = kind.count(step.canary), kind.count(step.stable)
         if not of or not stable_of:
             return Verdict(Outcome.INCONCLUSIVE, Reason.TOO_FEW_REQUESTS, "no request was timed in this step yet")
-        lower, observed, upper = difference(bad, of, stable_bad, stable_of)
+        lower, snapshot, upper = difference(bad, of, stable_bad, stable_of)
         # Refusals are mostly the clients' doing, and many answers pass the lower bound of slowness: to exclude a small
         # difference there would take thousands of requests. It is enough that they aren't surely more.
         is_common = kind.what == "refusals" or (kind.bound is not None and kind.bound != accumulated.bounds[-1])
         if (lower if is_common else upper) >= settings.margin:
             more = (
                 f"; needs about {_n(_more(bad, of, stable_bad, stable_of, settings.margin))} more requests"
-                if (observed < settings.margin)
+                if (snapshot < settings.margin)
                 else ""
             )
             return Verdict(

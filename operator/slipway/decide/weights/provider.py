@@ -23,7 +23,7 @@ class Reached:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What stands. selected: the carrier whose pods alone Service `<name>` selects; None: all. ready: carrier → pods.
+    """What stands. selected: the workload whose pods alone Service `<name>` selects; None: all. ready: workload → pods.
 
     by_router: how the routers say that they split; None: they don't all say, or not the same.
     """

@@ -1,4 +1,4 @@
-"""Splits by the ratio of ready pods: Service `<name>` selects the pods of both carriers, and no router is needed.
+"""Splits by the ratio of ready pods: Service `<name>` selects the pods of both workloads, and no router is needed.
 
 What it can do follows from that: beside N stable pods, c canary pods get about c/(N + c) of the connections, so weights
 are coarse, never above 50 %, and right on average only (a client that keeps its connection stays on its pod). Stable
@@ -100,9 +100,9 @@ def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
 
 
 def in_force(selected: str | None, ready: Mapping[str, int]) -> InForce | None:
-    """What Service `<name>` makes of the ready pods (carrier → how many); None while there is none that it selects.
+    """What Service `<name>` makes of the ready pods (workload → how many); None while there is none that it selects.
 
-    selected: the carrier whose pods alone it selects; None: all of them. endpoints: every ready pod, for the Service
+    selected: the workload whose pods alone it selects; None: all of them. endpoints: every ready pod, for the Service
     reaches it as soon as it selects it.
 
     >>> (found := in_force(None, {"one": 4, "two": 1})).weights, found.endpoints
@@ -110,17 +110,17 @@ def in_force(selected: str | None, ready: Mapping[str, int]) -> InForce | None:
     >>> (found := in_force("one", {"one": 4, "two": 1})).weights, found.endpoints
     ({'one': 100}, {'one': 4, 'two': 1})
     """
-    endpoints = {carrier: count for carrier, count in ready.items() if count > 0}
+    endpoints = {workload: count for workload, count in ready.items() if count > 0}
     if selected is not None:
         return InForce({selected: 100}, endpoints) if selected in endpoints else None
     total = sum(endpoints.values())
     if not total:
         return None
-    weights = {carrier: 100 * count // total for carrier, count in endpoints.items()}
+    weights = {workload: 100 * count // total for workload, count in endpoints.items()}
     # What rounding down left over goes to those that lost most by it, so that the sum is 100.
-    by_loss = sorted(endpoints, key=lambda carrier: (-(100 * endpoints[carrier] % total), carrier))
-    for carrier in by_loss[: 100 - sum(weights.values())]:
-        weights[carrier] += 1
+    by_loss = sorted(endpoints, key=lambda workload: (-(100 * endpoints[workload] % total), workload))
+    for workload in by_loss[: 100 - sum(weights.values())]:
+        weights[workload] += 1
     return InForce(weights, endpoints)
 
 

@@ -61,15 +61,15 @@ class Rollout:
         self.accumulated = enter_step(begin(self.reading(), "stable", "canary", self.now))
 
     def reading(self, missing: int = 0) -> Reading:
-        return Reading({source: dict(carriers) for source, carriers in self.counted.items()}, missing)
+        return Reading({source: dict(workloads) for source, workloads in self.counted.items()}, missing)
 
     def traffic(
         self, stable: Counts | None, canary: Counts | None, *, seconds: float = 1, source: str = "router"
     ) -> Verdict:
-        for carrier, more in (("stable", stable), ("canary", canary)):
+        for workload, more in (("stable", stable), ("canary", canary)):
             if more is not None:
-                carriers = self.counted.setdefault(source, {})
-                carriers[carrier] = plus(carriers.get(carrier, Counts()), more)
+                workloads = self.counted.setdefault(source, {})
+                workloads[workload] = plus(workloads.get(workload, Counts()), more)
         return self.look(seconds)
 
     def look(self, seconds: float = 1, missing: int = 0) -> Verdict:

@@ -159,7 +159,7 @@ def test_weights_in_force_sum_to_100_and_no_carrier_without_ready_pods_has_one(
         assert not ready.get(selected, 0) if selected else not any(ready.values())
         return
     assert sum(found.weights.values()) == 100
-    assert all(ready[carrier] > 0 for carrier in found.weights)
+    assert all(ready[workload] > 0 for workload in found.weights)
     total = sum(ready.values())
     if selected is None:
         assert all(abs(weight - 100 * ready[name] / total) < 1 for name, weight in found.weights.items())
