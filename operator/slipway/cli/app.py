@@ -17,10 +17,10 @@ import typer
 from typer.core import TyperGroup
 
 from slipway import __version__
-from slipway.cli.endings import CommandError, Exit, failed, misused
+from slipway.cli.errors import CommandError, Exit, failed, misused
 
 if TYPE_CHECKING:
-    from slipway.cli.world import Target
+    from slipway.cli.client import Target
 
 TRACE_VARIABLE = "SLIPWAY_TRACE"
 
@@ -126,7 +126,7 @@ def slipway(
 
 def _target(context: typer.Context, namespace: str | None, named: str | None, kubeconfig: str | None) -> Target:
     """The flags, whether they stood before the command or after it."""
-    from slipway.cli.world import Target
+    from slipway.cli.client import Target
 
     before = context.obj or (None, None, None)
     return Target(namespace or before[0], named or before[1], kubeconfig or before[2])
@@ -157,9 +157,9 @@ def status(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """Show how far a rollout is, and what to type next."""
-    from slipway.cli import looking
-    from slipway.cli.choice import parse_span
+    from slipway.cli.resolve import parse_span
     from slipway.cli.session import open_session
+    from slipway.cli.show import show_list, show_status
 
     if name is not None and everywhere:
         raise misused("-A lists all namespaces, and NAME is one ModelDeployment: leave one of them out")
@@ -172,9 +172,9 @@ def status(
     seconds = None if timeout is None else parse_span(timeout)
     session = open_session(_target(context, namespace, kube_context, kubeconfig), how_typed())
     if name is None:
-        looking.show_list(session, output, everywhere=everywhere, watches=watch)
+        show_list(session, output, everywhere=everywhere, watches=watch)
     else:
-        looking.show_status(session, name, output, watches=watch, waits=wait, timeout_seconds=seconds)
+        show_status(session, name, output, watches=watch, waits=wait, timeout_seconds=seconds)
 
 
 @app.command(rich_help_panel="Look")
@@ -187,10 +187,10 @@ def history(
     kubeconfig: Kubeconfig = None,
 ) -> None:
     """List the revisions: what each changed, what became of it."""
-    from slipway.cli import looking
     from slipway.cli.session import open_session
+    from slipway.cli.show import show_history
 
-    looking.show_history(open_session(_target(context, namespace, kube_context, kubeconfig), how_typed()), name, output)
+    show_history(open_session(_target(context, namespace, kube_context, kubeconfig), how_typed()), name, output)
 
 
 @app.command(rich_help_panel="Look")
@@ -210,11 +210,11 @@ def diff(
 
     REV: a hash, the beginning of one, a version number, stable, canary or previous.
     """
-    from slipway.cli import looking
     from slipway.cli.session import open_session
+    from slipway.cli.show import show_difference
 
     session = open_session(_target(context, namespace, kube_context, kubeconfig), how_typed())
-    looking.show_difference(session, name, before, after, output)
+    show_difference(session, name, before, after, output)
 
 
 @app.command(rich_help_panel="Look")
@@ -227,7 +227,7 @@ def digest(
     Needs no cluster.
     """
     from slipway.cli.digest import digest_of
-    from slipway.cli.document import written
+    from slipway.cli.output import written
 
     digests = []
     for path in paths:
@@ -263,14 +263,14 @@ def predict(
 
     Goes through the API server to a pod of the revision; exit 0 when every answer is a success.
     """
-    from slipway.cli import asking
-    from slipway.cli.choice import parse_span
+    from slipway.cli.predict import predict, read_body, read_headers
+    from slipway.cli.resolve import parse_span
     from slipway.cli.session import open_session
 
-    body, headers = asking.read_body(file), asking.read_headers(header or [])
+    body, headers = read_body(file), read_headers(header or [])
     seconds = parse_span(timeout)
     session = open_session(_target(context, namespace, kube_context, kubeconfig), how_typed())
-    asking.predict(session, name, to, body, headers, seconds, output)
+    predict(session, name, to, body, headers, seconds, output)
 
 
 # --- steering ---
@@ -286,13 +286,13 @@ def _steer(
     flags: tuple[str | None, str | None, str | None],
     to: str | None = None,
 ) -> None:
-    from slipway.cli import steering
-    from slipway.cli.choice import parse_span
+    from slipway.cli.resolve import parse_span
     from slipway.cli.session import open_session
+    from slipway.cli.steer import steer
 
     seconds = parse_span(timeout)
     session = open_session(_target(context, *flags), how_typed())
-    steering.steer(session, verb, name, output, to=to, waits=wait, timeout_seconds=seconds)
+    steer(session, verb, name, output, to=to, waits=wait, timeout_seconds=seconds)
 
 
 STEERING = {

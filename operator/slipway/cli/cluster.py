@@ -27,8 +27,8 @@ from kubernetes.client.exceptions import ApiException
 from urllib3.exceptions import HTTPError, MaxRetryError
 
 from slipway.api.v1alpha1 import GROUP, PLURAL, VERSION
-from slipway.cli.endings import CommandError, Exit, failed
-from slipway.cli.world import Answer, Json, Request, Target
+from slipway.cli.client import Answer, Json, Request, Target
+from slipway.cli.errors import CommandError, Exit, failed
 
 TIMEOUT_SECONDS = 15
 FIELD_MANAGER = "slipway-cli"

@@ -17,8 +17,8 @@ from rich.table import Table
 from rich.text import Text
 
 from slipway.api.status import read_time
-from slipway.cli.choice import WAYS, Hint
 from slipway.cli.counters import Curve, spark
+from slipway.cli.resolve import WAYS, Hint
 from slipway.cli.view import GateView, RevisionView, StepView, View, age, duration
 
 ROLE_STYLES = {"stable": "green", "canary": "yellow", "previous": "blue"}

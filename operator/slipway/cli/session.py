@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from slipway.cli.choice import Hint, no_such_model, plain_name, what_next
-from slipway.cli.endings import CommandError, not_found
+from slipway.cli.client import Json, Target, World
+from slipway.cli.errors import CommandError, not_found
+from slipway.cli.resolve import Hint, no_such_model, plain_name, what_next
 from slipway.cli.terminal import Terminal, open_terminal
 from slipway.cli.view import View
-from slipway.cli.world import Json, Target, World
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slipway.cli import clock, cluster
-from slipway.cli.world import Target
-from tests.unit.cli.worlds import NOW, Cli, FakeWorld, Time
+from slipway.cli.client import Target
+from tests.unit.cli.clusters import NOW, Cli, FakeWorld, Time
 
 
 @pytest.fixture

@@ -14,9 +14,9 @@ import pytest
 import yaml
 
 from slipway.cli import cluster
+from slipway.cli.client import Request, Target
 from slipway.cli.cluster import Cluster
-from slipway.cli.endings import CommandError, Exit
-from slipway.cli.world import Request, Target
+from slipway.cli.errors import CommandError, Exit
 
 Json = dict[str, Any]
 

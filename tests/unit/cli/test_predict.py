@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.cli.prediction import Compared, compare
-from slipway.cli.world import Answer, Request
-from tests.unit.cli import worlds
-from tests.unit.cli.worlds import CANARY, STABLE, Cli, model
+from slipway.cli.client import Answer, Request
+from slipway.cli.compare import Compared, compare
+from tests.unit.cli import clusters
+from tests.unit.cli.clusters import CANARY, STABLE, Cli, model
 
 BODY = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
 
@@ -35,7 +35,7 @@ def file(tmp_path: Path) -> str:
 
 
 def test_a_stable_pod_is_asked_where_its_server_predicts(cli: Cli, file: str) -> None:
-    cli.world.models, cli.world.answers = [worlds.in_canary()], answers
+    cli.world.models, cli.world.answers = [clusters.in_canary()], answers
     shown = cli("predict", "digits", "-f", file, "--to", "stable")
     assert shown.exit_code == 0, shown.output
     (asked,) = cli.world.asked
@@ -62,8 +62,8 @@ def test_a_stable_pod_is_asked_where_its_server_predicts(cli: Cli, file: str) ->
 def test_each_runtime_is_asked_in_its_own_way(
     cli: Cli, file: str, runtime: dict[str, Any], port: str, path: str
 ) -> None:
-    cli.world.models, cli.world.answers = [worlds.in_canary()], answers
-    cli.world.revisions = [worlds.kept(STABLE, 1, 2, runtime=runtime), worlds.kept(CANARY, 2, 3, runtime=runtime)]
+    cli.world.models, cli.world.answers = [clusters.in_canary()], answers
+    cli.world.revisions = [clusters.kept(STABLE, 1, 2, runtime=runtime), clusters.kept(CANARY, 2, 3, runtime=runtime)]
     assert cli("predict", "digits", "-f", file, "--to", "canary").exit_code == 0
     (asked,) = cli.world.asked
     assert (asked[1], asked[2], asked[3].path) == (f"digits-{CANARY}-b", port, path)
@@ -76,7 +76,7 @@ def test_without_to_the_service_is_asked(cli: Cli, file: str) -> None:
 
 
 def test_in_place_each_revision_is_asked_by_its_version(cli: Cli, file: str) -> None:
-    body = worlds.in_canary()
+    body = clusters.in_canary()
     body["status"]["canary"]["carrier"] = STABLE
     cli.world.models, cli.world.answers = [body], answers
     assert cli("predict", "digits", "-f", file, "--to", "both").exit_code == 0
@@ -87,7 +87,7 @@ def test_in_place_each_revision_is_asked_by_its_version(cli: Cli, file: str) -> 
 
 
 def test_both_are_compared_output_by_output(cli: Cli, file: str) -> None:
-    cli.world.models, cli.world.answers = [worlds.in_canary()], answers
+    cli.world.models, cli.world.answers = [clusters.in_canary()], answers
     lines = cli("predict", "digits", "-f", file, "--to", "both").stdout.splitlines()
     assert [line.split() for line in lines if line][3:] == [
         ["OUTPUT", "VALUES", "DIFFER", "MOST", "RELATIVE"],
@@ -100,7 +100,7 @@ def test_both_are_compared_output_by_output(cli: Cli, file: str) -> None:
 
 
 def test_an_error_of_the_model_fails_and_is_shown(cli: Cli, file: str) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.answers = lambda *asked: Answer(400, b'{"error": "unexpected shape for input x"}', 1.0)
     shown = cli("predict", "digits", "-f", file, "--to", "canary")
     assert shown.exit_code == 1
@@ -146,7 +146,7 @@ def test_mistakes_ask_nobody(cli: Cli, file: str, words: tuple[str, ...], code: 
 
 
 def test_without_a_ready_pod_nobody_is_asked(cli: Cli, file: str) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.running = []
     shown = cli("predict", "digits", "-f", file, "--to", "canary")
     assert shown.exit_code == 1

@@ -17,8 +17,8 @@ import yaml
 from slipway.cli.view import FINAL_REASONS, GATE_REASONS
 from slipway.gates import SIGNATURE_CHANGED
 from slipway_agent.failures import Reason
-from tests.unit.cli import worlds
-from tests.unit.cli.worlds import CANARY, STABLE, Cli, Time, condition, model
+from tests.unit.cli import clusters
+from tests.unit.cli.clusters import CANARY, STABLE, Cli, Time, condition, model
 
 GOLDEN = Path(__file__).parent / "golden"
 OPERATOR = Path(__file__).resolve().parents[3] / "operator" / "slipway"
@@ -40,11 +40,11 @@ def first() -> Json:
 
 def preparing() -> Json:
     """The canary's pods become ready, and its gates wait."""
-    body = worlds.in_canary()
+    body = clusters.in_canary()
     body["status"]["canary"] |= {"weightPercent": 0, "weightInForce": 0, "readyReplicas": 0}
     body["status"]["stable"] |= {"weightPercent": 100, "weightInForce": 100}
     body["status"]["step"] = {"index": 0, "count": 4, "waitsFor": "1 ready canary pods, 0 are"}
-    body["status"]["nextLook"] = worlds.ago(minutes=-7)
+    body["status"]["nextLook"] = clusters.ago(minutes=-7)
     body["status"]["verdict"] = None
     body["status"]["transitions"] = body["status"]["transitions"][:1]
     return body
@@ -52,7 +52,7 @@ def preparing() -> Json:
 
 def lagging() -> Json:
     """The routers do not split as wanted yet."""
-    body = worlds.in_canary()
+    body = clusters.in_canary()
     body["status"]["canary"]["weightInForce"] = 5
     body["status"]["stable"]["weightInForce"] = 95
     body["status"]["step"] = {"index": 2, "count": 4, "waitsFor": "weight 25 to be in force"}
@@ -61,33 +61,33 @@ def lagging() -> Json:
 
 def pinned() -> Json:
     """A person went back to version 1."""
-    body = model(status={"pinned": {"revision": worlds.OLD, "insteadOf": STABLE}})
-    body["status"]["stable"] |= {"revision": worlds.OLD, "version": 1}
+    body = model(status={"pinned": {"revision": clusters.OLD, "insteadOf": STABLE}})
+    body["status"]["stable"] |= {"revision": clusters.OLD, "version": 1}
     body["status"]["lastCommand"] = {
         "id": "x",
         "verb": "rollback",
-        "revision": worlds.OLD,
-        "at": worlds.ago(minutes=2),
+        "revision": clusters.OLD,
+        "at": clusters.ago(minutes=2),
         "accepted": True,
-        "message": f"revision {worlds.OLD} serves instead of {STABLE}, until the spec names another",
+        "message": f"revision {clusters.OLD} serves instead of {STABLE}, until the spec names another",
     }
     return body
 
 
 def refused() -> Json:
     """A person asked for what can't be; what happened last has more to say than a line holds."""
-    body = worlds.in_canary()
+    body = clusters.in_canary()
     body["status"]["lastCommand"] = {
         "id": "x",
         "verb": "skip",
         "revision": CANARY,
-        "at": worlds.ago(minutes=2),
+        "at": clusters.ago(minutes=2),
         "accepted": False,
         "message": "the canary is in its last step: there is none to skip to",
     }
     told = f"back to revision {STABLE}: ErrorsRose: canary 7/139 errors, stable 0/1,363; e = 350 and more to be said"
     body["status"]["transitions"].append(
-        {"at": worlds.ago(seconds=2), "revision": CANARY, "reason": "RolledBack", "message": told}
+        {"at": clusters.ago(seconds=2), "revision": CANARY, "reason": "RolledBack", "message": told}
     )
     return body
 
@@ -101,10 +101,10 @@ def unseen() -> Json:
 
 PICTURES: dict[str, Callable[[], Json]] = {
     "healthy": model,
-    "canary": worlds.in_canary,
-    "pause": worlds.at_pause,
-    "bake": worlds.in_bake,
-    "rolled-back": worlds.rolled_back,
+    "canary": clusters.in_canary,
+    "pause": clusters.at_pause,
+    "bake": clusters.in_bake,
+    "rolled-back": clusters.rolled_back,
     "first": first,
     "preparing": preparing,
     "lagging": lagging,
@@ -134,7 +134,7 @@ def test_status_draws_what_a_person_needs(cli: Cli, request: pytest.FixtureReque
 
 
 def test_a_pipe_gets_long_lines_and_no_colours(cli: Cli) -> None:
-    cli.world.models = [worlds.rolled_back()]
+    cli.world.models = [clusters.rolled_back()]
     shown = cli("status", "digits", columns=None)
     assert "\x1b" not in shown.stdout
     assert any("golden request 2 of 8" in line and "tolerance" in line for line in shown.stdout.splitlines())
@@ -142,7 +142,7 @@ def test_a_pipe_gets_long_lines_and_no_colours(cli: Cli) -> None:
 
 
 def test_a_narrow_terminal_shows_revisions_whole(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     shown = cli("status", "digits", columns=50).stdout
     assert max(map(len, shown.splitlines())) <= 50
     assert STABLE in shown
@@ -153,7 +153,7 @@ def test_a_narrow_terminal_shows_revisions_whole(cli: Cli) -> None:
 def test_the_list_tells_what_is_under_way_and_what_is_wrong(
     cli: Cli, request: pytest.FixtureRequest, columns: int
 ) -> None:
-    cli.world.models = [worlds.in_canary(), worlds.rolled_back(), first(), worlds.in_bake()]
+    cli.world.models = [clusters.in_canary(), clusters.rolled_back(), first(), clusters.in_bake()]
     for number, body in enumerate(cli.world.models):
         body["metadata"]["name"] = f"digits-{number}"
     shown = cli("status", columns=columns)
@@ -177,7 +177,7 @@ def test_an_empty_namespace_is_said(cli: Cli) -> None:
 
 
 def test_the_json_has_every_number_of_the_picture(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     told = json.loads(cli("status", "digits", "-o", "json").stdout)
     assert [(each["role"], each["weightPercent"], each["weightInForce"]) for each in told["revisions"]] == [
         ("stable", 75, 75),
@@ -204,7 +204,7 @@ def test_the_json_keeps_its_fields_whatever_the_state(cli: Cli) -> None:
 
 
 def test_gates_that_are_there_by_default_are_shown(cli: Cli) -> None:
-    body = worlds.in_canary()
+    body = clusters.in_canary()
     del body["spec"]["rollout"]["gates"]
     cli.world.models = [body]
     assert json.loads(cli("status", "digits", "-o", "json").stdout)["gates"] == [
@@ -221,7 +221,7 @@ def gates(cli: Cli, body: Json) -> dict[str, str]:
 
 
 def rejected_for(reason: str) -> Json:
-    body = worlds.rolled_back()
+    body = clusters.rolled_back()
     body["status"]["rejected"][0]["reason"] = reason
     return body
 
@@ -229,34 +229,34 @@ def rejected_for(reason: str) -> Json:
 def rejected_before(make: Callable[[], Json]) -> Json:
     """The same revision again, with other bytes: what is held against the old ones is still remembered."""
     body = make()
-    body["status"]["rejected"] = worlds.rolled_back()["status"]["rejected"]
+    body["status"]["rejected"] = clusters.rolled_back()["status"]["rejected"]
     return body
 
 
 def not_looked_at() -> Json:
     """Another spec has been written, which may be another revision."""
-    body = worlds.rolled_back()
+    body = clusters.rolled_back()
     body["metadata"]["generation"] = 4
     return body
 
 
 def unreadable() -> Json:
     """What is remembered was held against an earlier spec."""
-    body = worlds.rolled_back()
+    body = clusters.rolled_back()
     body["status"]["conditions"][1] = condition("Promoted", "False", "InvalidSpec", "spec.replicas: -1")
     return body
 
 
 def pinned_and_rejected(revision: str) -> Json:
     """A person's rollback, and one of the two revisions was rejected."""
-    body = worlds.rolled_back()
-    body["status"]["pinned"] = {"revision": worlds.OLD, "insteadOf": CANARY}
+    body = clusters.rolled_back()
+    body["status"]["pinned"] = {"revision": clusters.OLD, "insteadOf": CANARY}
     body["status"]["rejected"][0]["revision"] = revision
     return body
 
 
 def without_gates() -> Json:
-    body = worlds.rolled_back()
+    body = clusters.rolled_back()
     body["spec"]["rollout"]["gates"] = {"signature": "Ignore"}
     return body
 
@@ -266,8 +266,8 @@ def without_gates() -> Json:
     [
         pytest.param(model(), {}, id="at rest"),
         pytest.param(preparing(), {"golden": "waiting", "signature": "waiting"}, id="a canary prepares"),
-        pytest.param(worlds.in_canary(), {"golden": "passed", "signature": "passed"}, id="a canary has requests"),
-        pytest.param(worlds.in_bake(), {}, id="in bake"),
+        pytest.param(clusters.in_canary(), {"golden": "passed", "signature": "passed"}, id="a canary has requests"),
+        pytest.param(clusters.in_bake(), {}, id="in bake"),
         pytest.param(rejected_for("GoldenFailed"), {"golden": "failed"}, id="rejected for its answers"),
         pytest.param(rejected_for("GoldenUnreadable"), {"golden": "failed"}, id="rejected for its golden file"),
         pytest.param(rejected_for("SignatureChanged"), {"signature": "failed"}, id="rejected for its signature"),
@@ -277,13 +277,13 @@ def without_gates() -> Json:
             rejected_before(preparing), {"golden": "waiting", "signature": "waiting"}, id="tried again, not asked yet"
         ),
         pytest.param(
-            rejected_before(worlds.in_canary), {"golden": "passed", "signature": "passed"}, id="tried again, passed"
+            rejected_before(clusters.in_canary), {"golden": "passed", "signature": "passed"}, id="tried again, passed"
         ),
-        pytest.param(rejected_before(worlds.in_bake), {}, id="tried again, in bake"),
+        pytest.param(rejected_before(clusters.in_bake), {}, id="tried again, in bake"),
         pytest.param(not_looked_at(), {}, id="a spec that is not looked at yet"),
         pytest.param(unreadable(), {}, id="a spec that can't be read"),
         pytest.param(pinned_and_rejected(CANARY), {"golden": "failed"}, id="a rollback from what was rejected"),
-        pytest.param(pinned_and_rejected(worlds.OLD), {}, id="a rollback whose target was rejected"),
+        pytest.param(pinned_and_rejected(clusters.OLD), {}, id="a rollback whose target was rejected"),
     ],
 )
 def test_gates_are_waited_for_then_passed_or_what_the_revision_was_rejected_for(
@@ -297,7 +297,7 @@ def test_gates_fail_for_reasons_that_there_are() -> None:
 
 
 def test_hints_can_be_typed_as_they_stand(cli: Cli) -> None:
-    cli.world.models = [worlds.at_pause()]
+    cli.world.models = [clusters.at_pause()]
     shown = cli("status", "digits", "-n", "team-a", "--context", "prod").stdout
     assert "kubectl slipway resume digits -n team-a --context prod" in shown
 
@@ -325,7 +325,7 @@ def finish(cli: Cli, time: Time, after: int, body: Json) -> None:
 
 
 def test_wait_ends_well_when_promoted(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     finish(cli, time_of_test, 3, model())
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 0, shown.output
@@ -336,23 +336,23 @@ def test_wait_ends_well_when_promoted(cli: Cli, time_of_test: Time) -> None:
 
 
 def test_wait_tells_what_happens_meanwhile_once(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
-    after = worlds.at_pause()
+    cli.world.models = [clusters.in_canary()]
+    after = clusters.at_pause()
     after["status"]["transitions"].append(
-        {"at": worlds.ago(), "revision": CANARY, "reason": "Step", "message": "step 3 of 4 begins: weight 25"}
+        {"at": clusters.ago(), "revision": CANARY, "reason": "Step", "message": "step 3 of 4 begins: weight 25"}
     )
     finish(cli, time_of_test, 2, after)
     shown = cli("status", "digits", "--wait", "--timeout", "6s")
     assert shown.exit_code == 4
     assert [line for line in shown.stdout.splitlines() if "begins" in line] == [
-        f"{worlds.ago()} {CANARY} Step: step 3 of 4 begins: weight 25"
+        f"{clusters.ago()} {CANARY} Step: step 3 of 4 begins: weight 25"
     ]
     assert "paused: resume it; it has not ended within 6 s" in shown.stderr
 
 
 def test_wait_fails_when_taken_back(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
-    finish(cli, time_of_test, 2, worlds.rolled_back())
+    cli.world.models = [clusters.in_canary()]
+    finish(cli, time_of_test, 2, clusters.rolled_back())
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 1
     assert "RolledBack: revision 9c01fe2233 was taken back: golden request 2 of 8" in shown.stderr
@@ -385,7 +385,7 @@ def cannot_be_carried_out(reason: str) -> Json:
 
 @pytest.mark.parametrize("reason", sorted(spec_errors() - MAY_PASS))
 def test_wait_fails_when_the_spec_cannot_be_carried_out(cli: Cli, time_of_test: Time, reason: str) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     finish(cli, time_of_test, 2, cannot_be_carried_out(reason))
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 1
@@ -409,20 +409,20 @@ def test_wait_does_not_take_the_last_rollout_for_this_one(cli: Cli) -> None:
 
 
 def test_wait_lasts_through_bake(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_bake()]
+    cli.world.models = [clusters.in_bake()]
     assert cli("status", "digits", "--wait", "--timeout", "3s").exit_code == 4
 
 
 def test_wait_prints_the_document_when_it_ends(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
-    finish(cli, time_of_test, 2, worlds.rolled_back())
+    cli.world.models = [clusters.in_canary()]
+    finish(cli, time_of_test, 2, clusters.rolled_back())
     shown = cli("status", "digits", "--wait", "-o", "json")
     assert shown.exit_code == 1
     assert json.loads(shown.stdout)["outcome"] == "failed"
 
 
 def test_a_silent_api_server_is_waited_for(cli: Cli, time_of_test: Time) -> None:
-    from slipway.cli.endings import CommandError, Exit
+    from slipway.cli.errors import CommandError, Exit
 
     cli.world.models = [model()]
     broken = CommandError(Exit.NO_CLUSTER, "no answer from https://192.0.2.1: it takes too long", may_pass=True)

@@ -1,6 +1,6 @@
 """A cluster in memory for the commands: ModelDeployments, their history and pods, and an operator that answers.
 
-It stands at the seam `slipway.cli.world.World`; what the real API server does is for tests/e2e/test_cli.py.
+It stands at the seam `slipway.cli.client.World`; what the real API server does is for tests/e2e/test_cli.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from slipway.cli.app import app
-from slipway.cli.world import Answer, Request, Target
+from slipway.cli.client import Answer, Request, Target
 
 Json = dict[str, Any]
 

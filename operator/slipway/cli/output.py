@@ -16,9 +16,9 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
-from slipway.cli.choice import Hint
 from slipway.cli.difference import as_yaml
 from slipway.cli.history import Entry
+from slipway.cli.resolve import Hint
 from slipway.cli.view import View
 
 Json = dict[str, Any]

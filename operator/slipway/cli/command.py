@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from slipway.api.status import CommandStatus, read_status
 from slipway.cli import clock
-from slipway.cli.endings import CommandError, Exit, failed, not_found
+from slipway.cli.client import Json, World
+from slipway.cli.errors import CommandError, Exit, failed, not_found
 from slipway.cli.terminal import complain
-from slipway.cli.world import Json, World
 
 COMMAND_ANNOTATION = "slipway.dev/command"
 FIRST_LOOK_SECONDS = 0.1

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slipway.cli.endings import CommandError, Exit
-from tests.unit.cli.worlds import Cli, model
+from slipway.cli.errors import CommandError, Exit
+from tests.unit.cli.clusters import Cli, model
 
 OPERATOR = Path(__file__).resolve().parents[3] / "operator"
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec
-from slipway.cli.endings import failed
+from slipway.cli.errors import failed
 from slipway.revisions import Revision
 from slipway.runtimes import RUNTIMES
 

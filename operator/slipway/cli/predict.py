@@ -16,15 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from slipway.cli import clock
-from slipway.cli.document import plain, written
-from slipway.cli.endings import CommandError, Exit, failed, misused, not_found
-from slipway.cli.following import is_ready
+from slipway.cli.client import Answer, Request
+from slipway.cli.compare import Compared, compare, content_type, parse_json, route_of
+from slipway.cli.errors import CommandError, Exit, failed, misused, not_found
 from slipway.cli.history import read_history
-from slipway.cli.prediction import Compared, compare, content_type, parse_json, route_of
+from slipway.cli.output import plain, written
 from slipway.cli.session import Session
 from slipway.cli.terminal import complain
 from slipway.cli.view import RevisionView, Role, View, view_of
-from slipway.cli.world import Answer, Request
+from slipway.cli.watch import is_ready
 from slipway.revisions import Revision
 
 ROLES: Mapping[str, tuple[Role | None, ...]] = {

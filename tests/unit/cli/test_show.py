@@ -17,21 +17,21 @@ from hypothesis import strategies as st
 from slipway.cli.digest import digest_of
 from slipway.cli.history import changed_fields
 from slipway_agent.digest import digest_path
-from tests.unit.cli import worlds
+from tests.unit.cli import clusters
+from tests.unit.cli.clusters import CANARY, OLD, STABLE, Cli, model
 from tests.unit.cli.test_status import agree
-from tests.unit.cli.worlds import CANARY, OLD, STABLE, Cli, model
 
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_history_tells_what_each_revision_changed(cli: Cli, request: pytest.FixtureRequest, columns: int) -> None:
-    cli.world.models = [worlds.rolled_back()]
+    cli.world.models = [clusters.rolled_back()]
     shown = cli("history", "digits", columns=columns)
     assert shown.exit_code == 0, shown.output
     agree(request, f"history-{columns}", shown.stdout)
 
 
 def test_history_for_scripts(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     told = json.loads(cli("history", "digits", "-o", "json").stdout)["revisions"]
     assert [(each["revision"], each["number"], each["state"]) for each in told] == [
         (CANARY, 3, "canary"),
@@ -40,12 +40,12 @@ def test_history_for_scripts(cli: Cli) -> None:
     ]
     assert told[0]["changed"] == ["model.version", "resources.limits.cpu"]
     assert told[0]["digest"] == "3" * 64
-    assert told[0]["created"] == worlds.ago(days=7)
+    assert told[0]["created"] == clusters.ago(days=7)
 
 
 def test_objects_of_others_are_no_history(cli: Cli) -> None:
     cli.world.models = [model()]
-    cli.world.revisions = [*worlds.history(), {"metadata": {"name": "web-1"}, "revision": 1, "data": {"x": 1}}]
+    cli.world.revisions = [*clusters.history(), {"metadata": {"name": "web-1"}, "revision": 1, "data": {"x": 1}}]
     assert len(cli("history", "digits").stdout.splitlines()) == 4
 
 
@@ -64,7 +64,7 @@ def test_changes_are_named_by_the_shortest_path() -> None:
 
 
 def test_diff_shows_what_the_canary_changes(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     shown = cli("diff", "digits").stdout
     assert shown.splitlines()[:2] == [f"--- stable {STABLE} (version 2)", f"+++ canary {CANARY} (version 3)"]
     assert [line for line in shown.splitlines()[2:] if line[0] in "+-"] == [
@@ -76,7 +76,7 @@ def test_diff_shows_what_the_canary_changes(cli: Cli) -> None:
 
 
 def test_diff_of_one_revision_is_against_stable(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     assert cli("diff", "digits", "1").stdout.splitlines()[:2] == [
         f"--- stable {STABLE} (version 2)",
         f"+++ {OLD} (version 1)",
@@ -84,7 +84,7 @@ def test_diff_of_one_revision_is_against_stable(cli: Cli) -> None:
 
 
 def test_diff_of_two_is_from_the_first_to_the_second(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     told = json.loads(cli("diff", "digits", "1", "canary", "-o", "json").stdout)
     assert told["before"]["choice"]["model"]["version"] == 1
     assert told["after"]["choice"]["model"]["version"] == 3

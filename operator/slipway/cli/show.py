@@ -15,16 +15,16 @@ from rich.text import Text
 from slipway.api import SpecError
 from slipway.api.v1alpha1 import parse
 from slipway.cli import clock
-from slipway.cli.choice import choose_revision
+from slipway.cli.client import Json
 from slipway.cli.difference import style_of, unified
-from slipway.cli.document import history_document, list_document, plain, status_document, written
-from slipway.cli.endings import failed
-from slipway.cli.following import follow_list, follow_model
+from slipway.cli.errors import failed
 from slipway.cli.history import Entry, changed_fields, entries_of, read_history, short_image
+from slipway.cli.output import history_document, list_document, plain, status_document, written
 from slipway.cli.picture import Canvas, draw, draw_list
+from slipway.cli.resolve import choose_revision
 from slipway.cli.session import Session
 from slipway.cli.view import View, age, view_of
-from slipway.cli.world import Json
+from slipway.cli.watch import follow_list, follow_model
 from slipway.revisions import Revision, hash_of, user_choice
 
 STATE_STYLES = {"stable": "green", "canary": "yellow", "previous": "blue", "rejected": "red"}

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from slipway.cli.endings import CommandError, failed, misused, not_found
+from slipway.cli.errors import CommandError, failed, misused, not_found
 from slipway.cli.view import View
 from slipway.revisions import Revision
 

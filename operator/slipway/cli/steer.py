@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from slipway.api.status import CommandStatus
 from slipway.cli import clock
-from slipway.cli.choice import choose_revision, revision_before, target_of
-from slipway.cli.document import plain, written
-from slipway.cli.endings import failed
+from slipway.cli.command import Order, give, new_order, wait
+from slipway.cli.errors import failed
 from slipway.cli.history import read_history
-from slipway.cli.orders import Order, give, new_order, wait
+from slipway.cli.output import plain, written
+from slipway.cli.resolve import choose_revision, revision_before, target_of
 from slipway.cli.session import Session
 from slipway.cli.view import View, view_of
 from slipway.revisions import Revision

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.unit.cli import worlds
-from tests.unit.cli.worlds import CANARY, OLD, STABLE, Cli, Time, model, says
+from tests.unit.cli import clusters
+from tests.unit.cli.clusters import CANARY, OLD, STABLE, Cli, Time, model, says
 
 Json = dict[str, Any]
 
@@ -24,17 +24,17 @@ def rejected_by_person() -> Json:
 @pytest.mark.parametrize(
     ("verb", "make", "revision"),
     [
-        ("promote", worlds.in_canary, CANARY),
-        ("pause", worlds.in_canary, CANARY),
-        ("resume", worlds.at_pause, CANARY),
-        ("skip", worlds.in_canary, CANARY),
-        ("abort", worlds.in_canary, CANARY),
-        ("promote", worlds.in_bake, CANARY),
-        ("abort", worlds.in_bake, CANARY),
-        ("retry", worlds.rolled_back, CANARY),
+        ("promote", clusters.in_canary, CANARY),
+        ("pause", clusters.in_canary, CANARY),
+        ("resume", clusters.at_pause, CANARY),
+        ("skip", clusters.in_canary, CANARY),
+        ("abort", clusters.in_canary, CANARY),
+        ("promote", clusters.in_bake, CANARY),
+        ("abort", clusters.in_bake, CANARY),
+        ("retry", clusters.rolled_back, CANARY),
         ("retry", rejected_by_person, STABLE),
         ("rollback", model, OLD),
-        ("rollback", worlds.in_bake, STABLE),
+        ("rollback", clusters.in_bake, STABLE),
     ],
 )
 def test_a_command_is_one_annotation_that_names_its_revision(
@@ -52,7 +52,7 @@ def test_a_command_is_one_annotation_that_names_its_revision(
 
 
 def test_two_equal_commands_have_two_ids(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.operator = says(True, "")
     cli("pause", "digits")
     cli("pause", "digits")
@@ -60,7 +60,7 @@ def test_two_equal_commands_have_two_ids(cli: Cli) -> None:
 
 
 def test_a_refusal_is_told_in_the_operators_words(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.operator = says(False, "the canary is in its last step: there is none to skip to")
     shown = cli("skip", "digits")
     assert shown.exit_code == 1
@@ -71,7 +71,7 @@ def test_a_refusal_is_told_in_the_operators_words(cli: Cli) -> None:
 
 
 def test_an_operator_that_is_down_ends_in_a_timeout(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     shown = cli("abort", "digits", "--timeout", "5s")
     assert shown.exit_code == 4
     assert time_of_test.passed == pytest.approx(5)
@@ -80,7 +80,7 @@ def test_an_operator_that_is_down_ends_in_a_timeout(cli: Cli, time_of_test: Time
 
 
 def test_no_wait_only_writes(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     shown = cli("abort", "digits", "--no-wait")
     assert shown.exit_code == 0
     assert time_of_test.passed == 0
@@ -88,7 +88,7 @@ def test_no_wait_only_writes(cli: Cli, time_of_test: Time) -> None:
 
 
 def test_a_command_that_is_overtaken_says_so(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
 
     def overtake() -> None:
         cli.world.models[0]["metadata"]["annotations"]["slipway.dev/command"] = f"abort/{CANARY}/other"
@@ -100,7 +100,7 @@ def test_a_command_that_is_overtaken_says_so(cli: Cli, time_of_test: Time) -> No
 
 
 def test_taking_the_place_of_an_unread_command_is_noted(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.models[0]["metadata"]["annotations"] = {"slipway.dev/command": f"pause/{CANARY}/unread"}
     cli.world.operator = says(True, "back")
     shown = cli("abort", "digits")
@@ -112,7 +112,7 @@ def test_taking_the_place_of_an_unread_command_is_noted(cli: Cli) -> None:
 
 
 def test_scripts_read_what_the_operator_said(cli: Cli) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.operator = says(False, "no")
     shown = cli("skip", "digits", "-o", "json")
     assert shown.exit_code == 1
@@ -121,13 +121,13 @@ def test_scripts_read_what_the_operator_said(cli: Cli) -> None:
 
 
 def rolling() -> Json:
-    body = worlds.in_canary(step=None, verdict=None)
+    body = clusters.in_canary(step=None, verdict=None)
     body["status"]["canary"]["strategy"] = "RollingUpdate"
     return body
 
 
 def paused() -> Json:
-    body = worlds.in_canary()
+    body = clusters.in_canary()
     body["status"]["step"]["paused"] = True
     return body
 
@@ -143,14 +143,14 @@ def only_first() -> Json:
     [
         (("promote", "digits"), model, "no revision of digits is taking over, so there is nothing to promote"),
         (("abort", "digits"), model, "rollback goes back to the revision before it"),
-        (("promote", "digits"), worlds.rolled_back, f"{CANARY} is rejected; retry tries it again"),
-        (("pause", "digits"), worlds.in_bake, "nothing to pause"),
+        (("promote", "digits"), clusters.rolled_back, f"{CANARY} is rejected; retry tries it again"),
+        (("pause", "digits"), clusters.in_bake, "nothing to pause"),
         (("pause", "digits"), paused, "is paused already; resume goes on"),
-        (("resume", "digits"), worlds.in_canary, "isn't paused; skip ends its step now"),
+        (("resume", "digits"), clusters.in_canary, "isn't paused; skip ends its step now"),
         (("pause", "digits"), rolling, "arrives pod by pod; abort takes it back"),
         (("retry", "digits"), model, "nothing of digits is rejected"),
-        (("rollback", "digits"), worlds.in_canary, f"abort sends everything back to {STABLE}"),
-        (("rollback", "digits", "--to", "canary"), worlds.in_canary, "promote sends it to 100 % now"),
+        (("rollback", "digits"), clusters.in_canary, f"abort sends everything back to {STABLE}"),
+        (("rollback", "digits", "--to", "canary"), clusters.in_canary, "promote sends it to 100 % now"),
         (("rollback", "digits", "--to", STABLE), model, "serves already; history lists the others"),
         (("rollback", "digits"), only_first, "no revision is older than"),
     ],
@@ -187,7 +187,7 @@ def test_an_unknown_revision_is_answered_with_those_there_are(cli: Cli, typed: s
 
 def test_a_version_that_two_revisions_serve_is_not_guessed(cli: Cli) -> None:
     cli.world.models = [model()]
-    cli.world.revisions = [worlds.kept(OLD, 1, 1), worlds.kept("aaaabbbbcc", 2, 1), worlds.kept(STABLE, 3, 2)]
+    cli.world.revisions = [clusters.kept(OLD, 1, 1), clusters.kept("aaaabbbbcc", 2, 1), clusters.kept(STABLE, 3, 2)]
     shown = cli("rollback", "digits", "--to", "1")
     assert shown.exit_code == 2
     assert "name one by its hash" in shown.stderr
@@ -198,10 +198,10 @@ def test_a_version_that_two_revisions_serve_is_not_guessed(cli: Cli) -> None:
 def test_rollback_passes_over_what_was_rejected(cli: Cli) -> None:
     body = model()
     body["status"]["rejected"] = [
-        {"revision": "aaaabbbbcc", "content": "c", "reason": "GoldenFailed", "message": "", "at": worlds.ago(hours=1)}
+        {"revision": "aaaabbbbcc", "content": "c", "reason": "GoldenFailed", "message": "", "at": clusters.ago(hours=1)}
     ]
     cli.world.models = [body]
-    cli.world.revisions = [worlds.kept(OLD, 1, 1), worlds.kept("aaaabbbbcc", 2, 1), worlds.kept(STABLE, 3, 2)]
+    cli.world.revisions = [clusters.kept(OLD, 1, 1), clusters.kept("aaaabbbbcc", 2, 1), clusters.kept(STABLE, 3, 2)]
     cli.world.operator = says(True, "")
     assert cli("rollback", "digits").exit_code == 0
     assert f"rollback/{OLD}/" in cli.world.annotated[0]

@@ -15,12 +15,12 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from slipway.cli import clock
+from slipway.cli.client import Json, Request, World
 from slipway.cli.counters import Curve, Readings, Track, curve_of, follow
-from slipway.cli.endings import CommandError, Exit, failed, not_found
+from slipway.cli.errors import CommandError, Exit, failed, not_found
 from slipway.cli.picture import draw
 from slipway.cli.session import Session
 from slipway.cli.view import View, view_of
-from slipway.cli.world import Json, Request, World
 from slipway.evidence import Counts
 from slipway.traffic.router import read_report
 

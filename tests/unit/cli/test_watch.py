@@ -10,14 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from slipway.cli import following
+from slipway.cli import watch
+from slipway.cli.client import Answer, Request
 from slipway.cli.counters import Track, curve_of, follow, quantile_of, spark
-from slipway.cli.endings import CommandError, Exit
+from slipway.cli.errors import CommandError, Exit
 from slipway.cli.terminal import Terminal
-from slipway.cli.world import Answer, Request
 from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
-from tests.unit.cli import worlds
-from tests.unit.cli.worlds import CANARY, STABLE, Cli, Time
+from tests.unit.cli import clusters
+from tests.unit.cli.clusters import CANARY, STABLE, Cli, Time
 
 BUCKETS = len(LATENCY_BOUNDS_MILLISECONDS)
 
@@ -112,7 +112,7 @@ def last_picture(console: Console) -> list[str]:
 
 def play(cli: Cli, time: Time, seconds: int) -> None:
     """A canary under traffic, one reading a second, until a person has seen enough."""
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
 
     def answer(kind: str, name: str, port: str, request: Request) -> Answer:
         assert (kind, name, port, request.path, request.body) == (
@@ -141,7 +141,7 @@ def read_stats(text: str) -> dict[str, Counts]:
 def test_watch_draws_curves_of_both_and_ends_by_ctrl_c(
     cli: Cli, time_of_test: Time, screen: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "read_counts", read_stats)
+    monkeypatch.setattr(watch, "read_counts", read_stats)
     play(cli, time_of_test, 12)
     ended = cli("status", "digits", "--watch")
     assert ended.exit_code == Exit.INTERRUPTED
@@ -156,7 +156,7 @@ def test_watch_draws_curves_of_both_and_ends_by_ctrl_c(
 def test_the_picture_stays_within_its_screen(
     cli: Cli, time_of_test: Time, screen: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "read_counts", read_stats)
+    monkeypatch.setattr(watch, "read_counts", read_stats)
     play(cli, time_of_test, 12)
     cli("status", "digits", "--watch")
     shown = last_picture(screen)
@@ -184,7 +184,7 @@ def test_without_permission_the_rest_is_drawn(cli: Cli, time_of_test: Time, scre
 def test_a_router_that_ends_leaves_a_gap_only(
     cli: Cli, time_of_test: Time, screen: Console, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(following, "read_counts", read_stats)
+    monkeypatch.setattr(watch, "read_counts", read_stats)
     play(cli, time_of_test, 12)
     answer = cli.world.answers
     assert answer is not None
@@ -200,12 +200,12 @@ def test_a_router_that_ends_leaves_a_gap_only(
 
 
 def test_watch_with_wait_ends_with_the_rollout(cli: Cli, time_of_test: Time, screen: Console) -> None:
-    cli.world.models = [worlds.in_canary()]
+    cli.world.models = [clusters.in_canary()]
     cli.world.running = []
 
     def finish() -> None:
         if time_of_test.passed >= 3:
-            cli.world.models = [worlds.model()]
+            cli.world.models = [clusters.model()]
 
     time_of_test.each_sleep = finish
     ended = cli("status", "digits", "--watch", "--wait")
@@ -228,4 +228,4 @@ def test_a_list_is_watched_on_a_terminal_only(cli: Cli, time_of_test: Time, scre
 
 
 def test_real_stats_of_a_router_are_read() -> None:
-    assert following.read_counts("nonsense") == {}
+    assert watch.read_counts("nonsense") == {}
