@@ -1,9 +1,12 @@
-"""The API server, as the commands ask it: `World`, answered by the official kubernetes client.
+"""The API server: `Client` over HTTP, with what the official kubernetes client reads in a kubeconfig.
 
-Invariant: every way in which a cluster can't be reached or refuses ends as one line of a CommandError, never as one of
-the client's own exceptions; nothing is written but one annotation.
-Facts (of the client, 37): without `retries` urllib3 tries four times and logs each; a kubeconfig's exec plugin that
-fails raises ConfigException or leaves the request without a token.
+Of that client only its reading of a kubeconfig is used (contexts, tokens, certificates, exec plugins, proxies); the
+requests are urllib3's. The client's own `call_api` parses and writes anew every JSON body, which would change what
+`predict` sends, and lengthen the time that it measures.
+Invariant: whatever keeps a cluster from answering ends as a CommandError of one line, never as an exception of one of
+the two libraries; nothing is written but one annotation.
+Facts (of the kubernetes client, 37): an exec plugin that fails raises ConfigException, or logs an error to the root
+logger and leaves the settings without a token.
 Must not import: kopf, the operator's own client. The only module of the CLI that imports kubernetes.
 """
 
@@ -22,10 +25,12 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes import config
-from kubernetes.client import ApiClient, Configuration
+from kubernetes.client import Configuration
 from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import should_bypass_proxies
 from urllib3.exceptions import HTTPError, MaxRetryError
 
+from slipway import __version__
 from slipway.api.v1alpha1 import GROUP, PLURAL, VERSION
 from slipway.cli.client import Answer, Json, Request, Target
 from slipway.cli.errors import CommandError, Exit, failed
@@ -37,33 +42,52 @@ MODEL_LABEL = f"{GROUP}/model"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class _Heard(logging.Handler):
-    """What the client logs of a login that fails, where it raises nothing."""
+class _LoginErrors(logging.Handler):
+    """Keeps what the kubernetes client logs about a failed login, where it raises nothing."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.words: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember it; print nothing."""
-        self.words.append(record.getMessage())
+        """Keep the message; print nothing."""
+        self.messages.append(record.getMessage())
 
 
 def connect(target: Target) -> Cluster:
-    """The cluster of the kubeconfig, or the one that this pod runs in where there is no kubeconfig."""
-    # What the client logs on the way to an error would be lines beside ours.
+    """The cluster of the kubeconfig. Without a kubeconfig: the cluster of the pod that the command runs in."""
+    # Whatever the libraries log on the way to an error would be lines beside ours.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")  # of TLS that the kubeconfig itself says not to verify
+    warnings.simplefilter("ignore")  # urllib3's, about a kubeconfig with insecure-skip-tls-verify
     settings = Configuration()
-    heard = _Heard()
-    logging.getLogger().addHandler(heard)  # and it stays: a login that runs again in mid-watch is logged there, too
+    errors = _LoginErrors()
+    logging.getLogger().addHandler(errors)  # for good: a login that is repeated in mid-watch logs there, too
     namespace = _load(settings, target)
-    if heard.words:
-        message = f"the kubeconfig's login fails: {heard.words[-1]}; what does kubectl get mdep say?"
+    if errors.messages:
+        message = f"the login of the kubeconfig fails: {errors.messages[-1]}; what does kubectl get mdep say?"
         raise CommandError(Exit.NO_CLUSTER, message)
-    settings.retries = urllib3.Retry(0, redirect=False)
-    return Cluster(ApiClient(settings), target.namespace or namespace, target)
+    return Cluster(settings, target.namespace or namespace)
+
+
+def _connections(settings: Configuration) -> urllib3.PoolManager:
+    """Connections with the TLS and the proxy of the settings. No request is repeated."""
+    options: dict[str, Any] = {
+        "cert_reqs": ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE,
+        "ca_certs": settings.ssl_ca_cert,
+        "cert_file": settings.cert_file,
+        "key_file": settings.key_file,
+        "retries": urllib3.Retry(0, redirect=False),  # by default urllib3 tries four times, and logs each
+    }
+    if settings.tls_server_name:
+        options["server_hostname"] = settings.tls_server_name
+    if not settings.proxy or should_bypass_proxies(settings.host, settings.no_proxy or ""):
+        return urllib3.PoolManager(**options)
+    if settings.proxy.startswith("socks"):
+        from urllib3.contrib.socks import SOCKSProxyManager  # needs PySocks
+
+        return SOCKSProxyManager(settings.proxy, **options)
+    return urllib3.ProxyManager(settings.proxy, **options)
 
 
 def _load(settings: Configuration, target: Target) -> str:
@@ -108,10 +132,15 @@ def _no_settings(target: Target, error: Exception) -> str:
 class Cluster:
     """One API server, and the namespace that is meant."""
 
-    def __init__(self, client: ApiClient, namespace: str, target: Target) -> None:
-        self._client = client
+    def __init__(self, settings: Configuration, namespace: str) -> None:
+        """Connect to nothing yet. Raises CommandError where the settings name no usable server or proxy."""
+        self._settings = settings
         self._namespace = namespace
-        self._target = target
+        try:
+            self._connections = _connections(settings)
+        except (HTTPError, ImportError, ValueError) as error:  # a proxy of an unknown kind
+            message = f"the proxy {settings.proxy} can't be used: {error}; try kubectl config view"
+            raise CommandError(Exit.NO_CLUSTER, message) from None
 
     @property
     def namespace(self) -> str:
@@ -192,15 +221,17 @@ class Cluster:
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_seconds: float
     ) -> tuple[int, bytes, Mapping[str, str]]:
         """One request, never repeated: its status, body and headers."""
-        host = self._client.configuration.host
+        host = self._settings.host
+        signed = urllib3.HTTPHeaderDict({"User-Agent": f"slipway/{__version__}"})
+        signed.update(headers)
         try:
-            _, url, signed, _, _ = self._client.param_serialize(
-                method, path, header_params=dict(headers), auth_settings=["BearerToken"]
-            )
-            # The client's own request() would encode a body that is bytes already; its pool has TLS and proxy set up.
-            answer = self._client.rest_client.pool_manager.request(
+            # Logs in again where the token has expired. Read per request: a watch may last longer than a token.
+            token = self._settings.get_api_key_with_prefix("BearerToken", alias="authorization")
+            if token:
+                signed["authorization"] = token
+            answer = self._connections.request(
                 method,
-                url,
+                f"{host}{path}",
                 body=body,
                 headers=signed,
                 timeout=urllib3.Timeout(connect=min(5.0, timeout_seconds), read=timeout_seconds),
@@ -223,7 +254,7 @@ class Cluster:
                 found = None
             if isinstance(found, dict):
                 return found
-            host = self._client.configuration.host
+            host = self._settings.host
             message = f"{host} answers, but not as an API server; is it the right one? Look at kubectl config view"
             raise CommandError(Exit.NO_CLUSTER, message)
         words = _status_message(body)

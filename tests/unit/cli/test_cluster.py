@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import ssl
+import sys
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 import yaml
 
 from slipway.cli import cluster
@@ -43,6 +48,13 @@ class Played:
 
 @pytest.fixture
 def server() -> Iterator[tuple[Played, str]]:
+    with serve() as served:
+        yield served
+
+
+@contextmanager
+def serve(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Played, str]]:
+    """The API server, and its URL."""
     played = Played()
 
     class Handler(BaseHTTPRequestHandler):
@@ -62,16 +74,20 @@ def server() -> Iterator[tuple[Played, str]]:
             pass
 
     listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if tls is not None:
+        listening.socket = tls.wrap_socket(listening.socket, server_side=True)
     thread = threading.Thread(target=listening.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
-    yield played, f"http://127.0.0.1:{listening.server_address[1]}"
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+    try:
+        yield played, f"{'https' if tls else 'http'}://127.0.0.1:{listening.server_address[1]}"
+    finally:
+        listening.shutdown()
+        listening.server_close()
+        thread.join()
 
 
-def kubeconfig(folder: Path, host: str) -> str:
-    """Two contexts, of which the first is current and names a namespace."""
+def kubeconfig(folder: Path, host: str, user: Json | None = None, more: Json | None = None) -> str:
+    """Two contexts, of which the first is current and names a namespace. more: about its cluster."""
     path = folder / "config"
     path.write_text(
         yaml.safe_dump(
@@ -79,8 +95,8 @@ def kubeconfig(folder: Path, host: str) -> str:
                 "apiVersion": "v1",
                 "kind": "Config",
                 "current-context": "here",
-                "clusters": [{"name": "one", "cluster": {"server": host}}],
-                "users": [{"name": "me", "user": {"token": "secret"}}],
+                "clusters": [{"name": "one", "cluster": {"server": host} | (more or {})}],
+                "users": [{"name": "me", "user": user or {"token": "secret"}}],
                 "contexts": [
                     {"name": "here", "context": {"cluster": "one", "user": "me", "namespace": "team-a"}},
                     {"name": "there", "context": {"cluster": "one", "user": "me"}},
@@ -201,3 +217,104 @@ def test_names_cant_leave_their_place_in_a_path(server: tuple[Played, str], worl
     server[0].says(404, refusal(404, "NotFound", "not found", name="x"))
     world.read_model("../../secrets/x?watch=1")
     assert server[0].asked[0][1].endswith("/modeldeployments/..%2F..%2Fsecrets%2Fx%3Fwatch%3D1")
+
+
+# --- what a kubeconfig may hold ---
+
+
+def data_of(blob: trustme.Blob) -> str:
+    """As the fields of a kubeconfig hold it whose names end in -data."""
+    return base64.b64encode(blob.bytes()).decode()
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def secured(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Played, str]]:
+    """An API server that asks for a client's certificate, and whose own is for the name api.example."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    authority.issue_cert("api.example").configure_cert(tls)
+    authority.configure_trust(tls)
+    tls.verify_mode = ssl.CERT_OPTIONAL
+    with serve(tls) as served:
+        yield served
+
+
+def refused_with(path: str) -> str:
+    with pytest.raises(CommandError) as caught:
+        cluster.connect(Target(kubeconfig=path)).list_models()
+    assert caught.value.code is Exit.NO_CLUSTER
+    return caught.value.message
+
+
+def test_certificates_of_the_kubeconfig_are_used(
+    secured: tuple[Played, str], authority: trustme.CA, tmp_path: Path
+) -> None:
+    mine, strange = authority.issue_cert("me@api.example"), trustme.CA().issue_cert("me@api.example")
+    trust = {"certificate-authority-data": data_of(authority.cert_pem), "tls-server-name": "api.example"}
+
+    def user(certificate: trustme.LeafCert) -> Json:
+        return {
+            "client-certificate-data": data_of(certificate.cert_chain_pems[0]),
+            "client-key-data": data_of(certificate.private_key_pem),
+        }
+
+    trusted = kubeconfig(tmp_path, secured[1], user(mine), more=trust)
+    assert cluster.connect(Target(kubeconfig=trusted)).list_models() == []
+    assert "authorization" not in secured[0].asked[0][2]
+    assert "no answer" in refused_with(kubeconfig(tmp_path, secured[1], user(strange), more=trust))
+
+
+def test_a_certificate_that_is_not_trusted_is_said(
+    secured: tuple[Played, str], authority: trustme.CA, tmp_path: Path
+) -> None:
+    assert "its certificate is not trusted" in refused_with(kubeconfig(tmp_path, secured[1]))
+    trust = {"certificate-authority-data": data_of(authority.cert_pem)}
+    assert "its certificate is not trusted" in refused_with(kubeconfig(tmp_path, secured[1], more=trust))
+    careless = kubeconfig(tmp_path, secured[1], more={"insecure-skip-tls-verify": True})
+    assert cluster.connect(Target(kubeconfig=careless)).list_models() == []
+
+
+def test_requests_go_through_the_proxy_of_the_kubeconfig(server: tuple[Played, str], tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, "http://api.example", more={"proxy-url": server[1]})
+    assert cluster.connect(Target(kubeconfig=path)).list_models() == []
+    assert server[0].asked[0][1].startswith("http://api.example/apis/slipway.dev/")
+
+
+def test_a_proxy_of_an_unknown_kind_is_said(tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, "http://api.example", more={"proxy-url": "gopher://127.0.0.1:1"})
+    assert "the proxy gopher://127.0.0.1:1 can't be used" in refused_with(path)
+
+
+def exec_plugin(folder: Path, program: str) -> Json:
+    (folder / "login.py").write_text(program)
+    return {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": sys.executable,
+            "args": [str(folder / "login.py")],
+            "interactiveMode": "Never",
+        }
+    }
+
+
+def test_an_exec_plugin_logs_in(server: tuple[Played, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    login = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "kind": "ExecCredential",
+        "status": {"token": "of-the-plugin"},
+    }
+    path = kubeconfig(tmp_path, server[1], exec_plugin(tmp_path, f"print({json.dumps(json.dumps(login))})"))
+    cluster.connect(Target(kubeconfig=path)).list_models()
+    assert server[0].asked[0][2]["authorization"] == "Bearer of-the-plugin"
+
+
+def test_an_exec_plugin_that_fails_is_said(server: tuple[Played, str], tmp_path: Path) -> None:
+    path = kubeconfig(tmp_path, server[1], exec_plugin(tmp_path, "raise SystemExit(7)"))
+    assert "the login of the kubeconfig fails: exec: process returned 7" in refused_with(path)
+    assert server[0].asked == []
