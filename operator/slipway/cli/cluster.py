@@ -32,7 +32,7 @@ from urllib3.exceptions import HTTPError, MaxRetryError
 
 from slipway import __version__
 from slipway.api.v1alpha1 import GROUP, PLURAL, VERSION
-from slipway.cli.client import Answer, Json, Request, Target
+from slipway.cli.client import ClusterFlags, Json, Request, Response
 from slipway.cli.errors import CommandError, Exit, failed
 
 TIMEOUT_SECONDS = 15
@@ -54,8 +54,8 @@ class _LoginErrors(logging.Handler):
         self.messages.append(record.getMessage())
 
 
-def connect(target: Target) -> Cluster:
-    """The cluster of the kubeconfig. Without a kubeconfig: the cluster of the pod that the command runs in."""
+def connect(flags: ClusterFlags) -> Cluster:
+    """The cluster of the kubeconfig; without a kubeconfig, the cluster that this pod runs in."""
     # Whatever the libraries log on the way to an error would be lines beside ours.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
@@ -63,11 +63,15 @@ def connect(target: Target) -> Cluster:
     settings = Configuration()
     errors = _LoginErrors()
     logging.getLogger().addHandler(errors)  # for good: a login that is repeated in mid-watch logs there, too
-    namespace = _load(settings, target)
+    namespace = _load(settings, flags)
     if errors.messages:
-        message = f"the login of the kubeconfig fails: {errors.messages[-1]}; what does kubectl get mdep say?"
-        raise CommandError(Exit.NO_CLUSTER, message)
-    return Cluster(settings, target.namespace or namespace)
+        raise _login_fails(errors.messages[-1])
+    return Cluster(settings, flags.namespace or namespace)
+
+
+def _login_fails(reason: object) -> CommandError:
+    message = f"the login of the kubeconfig fails: {reason}; what does kubectl get mdep say?"
+    return CommandError(Exit.NO_CLUSTER, message)
 
 
 def _connections(settings: Configuration) -> urllib3.PoolManager:
@@ -90,26 +94,26 @@ def _connections(settings: Configuration) -> urllib3.PoolManager:
     return urllib3.ProxyManager(settings.proxy, **options)
 
 
-def _load(settings: Configuration, target: Target) -> str:
-    """Fill the settings; returns the namespace that they name."""
+def _load(settings: Configuration, flags: ClusterFlags) -> str:
+    """Fill the settings; returns the namespace of the kubeconfig's context, or of this pod."""
     try:
         config.load_kube_config(  # type: ignore[no-untyped-call]  # not typed
-            config_file=target.kubeconfig,
-            context=target.context,
+            config_file=flags.kubeconfig,
+            context=flags.context,
             client_configuration=settings,
             persist_config=False,
         )
-        contexts, active = config.list_kube_config_contexts(target.kubeconfig)  # type: ignore[no-untyped-call]
-        mine: Mapping[str, Any] = next((each for each in contexts if each["name"] == target.context), active)
+        contexts, active = config.list_kube_config_contexts(flags.kubeconfig)  # type: ignore[no-untyped-call]
+        mine: Mapping[str, Any] = next((each for each in contexts if each["name"] == flags.context), active)
         return str((mine.get("context") or {}).get("namespace") or "default")
     except config.ConfigException as error:
-        if target.kubeconfig is None and target.context is None and _load_from_pod(settings):
+        if flags.kubeconfig is None and flags.context is None and _load_from_pod(settings):
             return NAMESPACE_FILE.read_text().strip()
-        raise CommandError(Exit.NO_CLUSTER, _no_settings(target, error)) from None
+        raise CommandError(Exit.NO_CLUSTER, _no_settings(flags, error)) from None
     except OSError as error:
         message = f"the kubeconfig can't be read: {error.strerror}: {error.filename}; name another with --kubeconfig"
         raise CommandError(Exit.NO_CLUSTER, message) from None
-    except Exception as error:  # a broken kubeconfig breaks the client's loader in many ways
+    except Exception as error:  # the client's loader has no error of its own for a broken kubeconfig
         message = f"the kubeconfig can't be used ({type(error).__name__}: {error}); try kubectl config view"
         raise CommandError(Exit.NO_CLUSTER, message) from None
 
@@ -122,15 +126,15 @@ def _load_from_pod(settings: Configuration) -> bool:
     return True
 
 
-def _no_settings(target: Target, error: Exception) -> str:
-    if target.context is not None and "context" in str(error).lower():
-        return f"there is no context {target.context!r} in the kubeconfig; kubectl config get-contexts lists them"
-    where = target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+def _no_settings(flags: ClusterFlags, error: Exception) -> str:
+    if flags.context is not None and "context" in str(error).lower():
+        return f"there is no context {flags.context!r} in the kubeconfig; kubectl config get-contexts lists them"
+    where = flags.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
     return f"no cluster to talk to: {where} names none ({error}); set KUBECONFIG, or name a file with --kubeconfig"
 
 
 class Cluster:
-    """One API server, and the namespace that is meant."""
+    """One API server, and the namespace that all requests use."""
 
     def __init__(self, settings: Configuration, namespace: str) -> None:
         """Connect to nothing yet. Raises CommandError where the settings name no usable server or proxy."""
@@ -155,7 +159,7 @@ class Cluster:
         return self._checked(status, body, "get", "modeldeployments")
 
     def list_models(self, *, everywhere: bool = False) -> list[Json]:
-        """Those of the namespace, or of all namespaces."""
+        """The ModelDeployments of the namespace, or of all namespaces."""
         path = f"{MODELS}/{PLURAL}" if everywhere else self._models()
         return self._listed(path, "modeldeployments", everywhere=everywhere)
 
@@ -171,7 +175,7 @@ class Cluster:
         return self._listed(path, "pods")
 
     def has_namespace(self) -> bool | None:
-        """Whether the namespace exists; None: can't tell."""
+        """Whether the namespace exists; None: this user may not know."""
         status, _ = self._get(f"/api/v1/namespaces/{quote(self._namespace)}")
         return {200: True, 404: False}.get(status)
 
@@ -187,7 +191,7 @@ class Cluster:
         )
         return self._checked(status, body, "patch", "modeldeployments")
 
-    def ask(self, kind: str, name: str, port: str, request: Request) -> Answer:
+    def send(self, kind: str, name: str, port: str, request: Request) -> Response:
         """Send a request to a port of a pod or Service, through the API server's proxy."""
         path = f"/api/v1/namespaces/{quote(self._namespace)}/{kind}/{quote(name)}:{port}/proxy{request.path}"
         method = "GET" if request.body is None else "POST"
@@ -195,13 +199,13 @@ class Cluster:
         status, body, headers = self._send(method, path, request.body, request.headers, request.timeout_seconds)
         milliseconds = (time.perf_counter() - began) * 1000
         words = _status_message(body)
-        if status in (401, 403) and words:  # the API server's own; a model's has another form
+        if status in (401, 403) and words:  # from the API server; a model's own 403 is no metav1.Status
             self._checked(status, body, "get" if request.body is None else "create", f"{kind}/proxy")
         if status == 404 and words:
             raise failed(f"{kind.removesuffix('s')} {name} can't be reached: {words}")
         if status >= 500 and (trouble := _unreachable(body)):
             raise failed(f"{kind.removesuffix('s')} {name} did not answer on port {port}: {trouble}")
-        return Answer(status, body, milliseconds, headers)
+        return Response(status, body, milliseconds, headers)
 
     # --- requests ---
 
@@ -229,7 +233,7 @@ class Cluster:
             token = self._settings.get_api_key_with_prefix("BearerToken", alias="authorization")
             if token:
                 signed["authorization"] = token
-            answer = self._connections.request(
+            response = self._connections.request(
                 method,
                 f"{host}{path}",
                 body=body,
@@ -238,15 +242,16 @@ class Cluster:
                 redirect=False,
             )
         except config.ConfigException as error:
-            raise CommandError(Exit.NO_CLUSTER, f"the kubeconfig's credentials can't be had: {error}") from None
+            raise _login_fails(error) from None
         except (HTTPError, ApiException, OSError) as error:
             raise CommandError(Exit.NO_CLUSTER, f"no answer from {host}: {_why(error)}", may_pass=True) from None
         except ValueError as error:
-            raise CommandError(Exit.NO_CLUSTER, f"{host} can't be asked: {error}; try kubectl config view") from None
-        return answer.status, answer.data, answer.headers
+            message = f"no request can be sent to {host}: {error}; try kubectl config view"
+            raise CommandError(Exit.NO_CLUSTER, message) from None
+        return response.status, response.data, response.headers
 
     def _checked(self, status: int, body: bytes, verb: str, kind: str, *, everywhere: bool = False) -> Json:
-        """The answer's JSON. Raises CommandError for everything but a success."""
+        """The response's JSON. Raises CommandError for all but a success."""
         if status < 400:
             try:
                 found = json.loads(body)
@@ -260,10 +265,10 @@ class Cluster:
         words = _status_message(body)
         match status:
             case 401:
-                message = "the cluster does not know you: log in again; kubectl get mdep says the same"
+                message = "the cluster does not know you: log in again; kubectl get mdep fails, too"
             case 403:
                 where = "in all namespaces" if everywhere else f"in namespace {self._namespace}"
-                message = f"you may not {verb} {kind} {where}; ask who runs the cluster for a role that allows it"
+                message = f"you may not {verb} {kind} {where}; ask the cluster's owner for a role that allows it"
                 if words:
                     message += f" ({words})"
             case 404 if kind == "modeldeployments" and not _says_not_found(body):
@@ -272,16 +277,16 @@ class Cluster:
                     "charts/slipway), or name another cluster with --context"
                 )
             case 404 if kind == "modeldeployments":
-                raise CommandError(Exit.NOT_FOUND, words or "it is gone")
+                raise CommandError(Exit.NOT_FOUND, words or "the ModelDeployment is gone")
             case 409 | 422:
-                raise failed(f"the API server refuses it: {words}")
+                raise failed(f"the API server refuses the {verb}: {words}")
             case _:
-                message = f"the API server answers {status} to {verb} {kind}: {words or 'nothing more'}; try again"
+                message = f"the API server answers {status} to {verb} {kind}: {words or 'without a reason'}; try again"
         raise CommandError(Exit.NO_CLUSTER, message, may_pass=status == 429 or status >= 500)
 
 
 def _status_message(body: bytes) -> str:
-    """The words of a metav1.Status; empty when the body is none."""
+    """The message of a metav1.Status; empty when the body is something else."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -291,7 +296,7 @@ def _status_message(body: bytes) -> str:
 
 
 def _says_not_found(body: bytes) -> bool:
-    """Whether the object is missing, rather than its kind: for that the API server answers a plain text."""
+    """Whether the object is missing. For a missing kind the API server sends plain text, not a Status with a name."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -300,7 +305,7 @@ def _says_not_found(body: bytes) -> bool:
 
 
 def _unreachable(body: bytes) -> str:
-    """Why the API server could not reach a pod; empty when the pod answered by itself."""
+    """Why the API server could not reach a pod; empty when the response is the pod's own."""
     text = body[:2000].decode(errors="replace").strip()
     if text.startswith("error trying to reach service: "):
         return text.removeprefix("error trying to reach service: ")
@@ -310,7 +315,7 @@ def _unreachable(body: bytes) -> str:
 def _why(error: Exception) -> str:
     reason: object = error.reason if isinstance(error, MaxRetryError) else error
     text = str(reason)
-    if "refused" in text.lower():  # first: for urllib3 this, too, is a kind of timeout
+    if "refused" in text.lower():  # first: urllib3 counts this as a timeout, too
         return "connection refused; is the cluster up, and is it the right --context?"
     if isinstance(reason, urllib3.exceptions.SSLError | ssl.SSLError):
         return f"its certificate is not trusted ({text.rpartition(': ')[2] or text}); look at kubectl config view"
@@ -319,5 +324,5 @@ def _why(error: Exception) -> str:
     if isinstance(reason, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
         return "it takes too long; is the network (VPN) up?"
     if isinstance(reason, urllib3.exceptions.ProxyError):
-        return f"the proxy of HTTPS_PROXY does not let it through ({text}); name the host in NO_PROXY"
+        return f"the proxy does not connect to it ({text}); NO_PROXY names hosts that need no proxy"
     return text.rpartition(": ")[2] or type(reason).__name__

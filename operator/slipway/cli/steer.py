@@ -1,4 +1,4 @@
-"""`promote`, `pause`, `resume`, `skip`, `abort`, `retry` and `rollback`: checked, written, waited for, told.
+"""`promote`, `pause`, `resume`, `skip`, `abort`, `retry` and `rollback`: check, write, wait, print the answer.
 
 Must not import: kubernetes.
 """
@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from slipway.api.status import CommandStatus
 from slipway.cli import clock
-from slipway.cli.command import Order, give, new_order, wait
+from slipway.cli.command import Command, new_command, wait_for_answer, write_command
 from slipway.cli.errors import failed
 from slipway.cli.history import read_history
-from slipway.cli.output import plain, written
-from slipway.cli.resolve import choose_revision, revision_before, target_of
+from slipway.cli.output import as_json, serialized
+from slipway.cli.resolve import choose_revision, revision_before, revision_for
 from slipway.cli.session import Session
 from slipway.cli.view import View, view_of
 from slipway.revisions import Revision
@@ -21,7 +21,7 @@ def steer(
     session: Session,
     verb: str,
     name: str,
-    form: str | None,
+    format: str | None,
     *,
     to: str | None,
     waits: bool,
@@ -30,22 +30,22 @@ def steer(
     """Give a command. Raises CommandError(FAILED) when it can't work, or when the operator refuses it."""
     body = session.model(name)
     view = view_of(body, clock.now())
-    revision = _back_to(session, view, to) if verb == "rollback" else target_of(verb, view)
-    order = new_order(view.name, verb, revision)
-    give(session.world, order, body)
-    said = wait(session.world, order, timeout_seconds) if waits else None
-    if form is not None:
-        session.terminal.write(written(_document(order, view, said), form))
-    elif said is None:
-        session.terminal.write(f"{verb} of {revision} is written; the operator reads it when it looks next\n")
-    elif said.accepted:
-        session.terminal.write(f"{view.name}: {said.message or verb + ' is carried out'}\n")
-    if said is not None and not said.accepted:
-        raise failed(f"the operator does not {verb} {revision}: {said.message}")
+    revision = _rollback_revision(session, view, to) if verb == "rollback" else revision_for(verb, view)
+    command = new_command(view.name, verb, revision)
+    write_command(session.client, command, body)
+    answer = wait_for_answer(session.client, command, timeout_seconds) if waits else None
+    if format is not None:
+        session.terminal.write(serialized(_document(command, view, answer), format))
+    elif answer is None:
+        session.terminal.write(f"{verb} of {revision} is written; the operator reads it in its next pass\n")
+    elif answer.accepted:
+        session.terminal.write(f"{view.name}: {answer.message or verb + ' is carried out'}\n")
+    if answer is not None and not answer.accepted:
+        raise failed(f"the operator does not {verb} {revision}: {answer.message}")
 
 
-def _back_to(session: Session, view: View, to: str | None) -> str:
-    history = read_history(session.world.list_revisions(view.name))
+def _rollback_revision(session: Session, view: View, to: str | None) -> str:
+    history = read_history(session.client.list_revisions(view.name))
     chosen = revision_before(history, view) if to is None else choose_revision(to, history, view)
     _refuse_no_change(chosen, view)
     return chosen.hash
@@ -59,15 +59,15 @@ def _refuse_no_change(chosen: Revision, view: View) -> None:
         raise failed(f"revision {chosen.hash} (version {chosen.version}) serves already; history lists the others")
 
 
-def _document(order: Order, view: View, said: CommandStatus | None) -> dict[str, object]:
-    """What the operator said; null before it said anything."""
+def _document(command: Command, view: View, answer: CommandStatus | None) -> dict[str, object]:
+    """answer None: not waited for; its fields are null."""
     return {
         "name": view.name,
         "namespace": view.namespace,
-        "verb": order.verb,
-        "revision": order.revision,
-        "id": order.id,
-        "accepted": None if said is None else said.accepted,
-        "message": None if said is None else said.message,
-        "at": None if said is None else plain(said.at),
+        "verb": command.verb,
+        "revision": command.revision,
+        "id": command.id,
+        "accepted": None if answer is None else answer.accepted,
+        "message": None if answer is None else answer.message,
+        "at": None if answer is None else as_json(answer.at),
     }

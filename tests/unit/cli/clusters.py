@@ -1,6 +1,6 @@
 """A cluster in memory for the commands: ModelDeployments, their history and pods, and an operator that answers.
 
-It stands at the seam `slipway.cli.client.World`; what the real API server does is for tests/e2e/test_cli.py.
+It stands at the seam `slipway.cli.client.Client`; what the real API server does is for tests/e2e/test_cli.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from typer.testing import CliRunner, Result
 
 from slipway.cli.app import app
-from slipway.cli.client import Answer, Request, Target
+from slipway.cli.client import ClusterFlags, Request, Response
 
 Json = dict[str, Any]
 
@@ -261,7 +261,7 @@ def pods(name: str = "digits") -> list[Json]:
 
 
 @dataclass
-class FakeWorld:
+class FakeCluster:
     """models: all there are. operator: what happens to a model when it is annotated. answers: what pods say."""
 
     namespace: str = "team-a"
@@ -269,7 +269,7 @@ class FakeWorld:
     revisions: list[Json] = field(default_factory=history)
     running: list[Json] = field(default_factory=pods)
     operator: Callable[[Json, str], None] | None = None
-    answers: Callable[[str, str, str, Request], Answer] | None = None
+    answers: Callable[[str, str, str, Request], Response] | None = None
     failing: Exception | None = None
     asked: list[tuple[str, str, str, Request]] = field(default_factory=list)
     annotated: list[str] = field(default_factory=list)
@@ -308,7 +308,7 @@ class FakeWorld:
             self.operator(body, value)
         return body
 
-    def ask(self, kind: str, name: str, port: str, request: Request) -> Answer:
+    def send(self, kind: str, name: str, port: str, request: Request) -> Response:
         self._fail()
         self.asked.append((kind, name, port, request))
         assert self.answers is not None, "this test's pods are never asked"
@@ -353,10 +353,10 @@ class Time:
 
 @dataclass
 class Cli:
-    """`cli.world` is the cluster; `cli(...)` types a command. targets: what was connected to."""
+    """`cli.cluster` is the cluster; `cli(...)` types a command. targets: what was connected to."""
 
-    world: FakeWorld
-    targets: list[Target]
+    cluster: FakeCluster
+    connections: list[ClusterFlags]
 
     def __call__(self, *words: str, columns: int | None = 100, stdin: bytes | None = None) -> Result:
         environment = {"COLUMNS": str(columns) if columns else "", "SLIPWAY_TRACE": ""}

@@ -19,7 +19,7 @@ import trustme
 import yaml
 
 from slipway.cli import cluster
-from slipway.cli.client import Request, Target
+from slipway.cli.client import ClusterFlags, Request
 from slipway.cli.cluster import Cluster
 from slipway.cli.errors import CommandError, Exit
 
@@ -39,7 +39,7 @@ class Played:
     status: int = 200
     body: bytes = b"{}"
     content_type: str = "application/json"
-    asked: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
+    requests: list[tuple[str, str, dict[str, str], bytes]] = field(default_factory=list)
 
     def says(self, status: int, body: Json | bytes) -> None:
         self.status = status
@@ -61,7 +61,7 @@ def serve(tls: ssl.SSLContext | None = None) -> Iterator[tuple[Played, str]]:
         def answer(self) -> None:
             length = int(self.headers.get("content-length") or 0)
             sent = self.rfile.read(length)
-            played.asked.append((self.command, self.path, dict(self.headers), sent))
+            played.requests.append((self.command, self.path, dict(self.headers), sent))
             self.send_response(played.status)
             self.send_header("content-type", played.content_type)
             self.send_header("content-length", str(len(played.body)))
@@ -108,21 +108,21 @@ def kubeconfig(folder: Path, host: str, user: Json | None = None, more: Json | N
 
 
 @pytest.fixture
-def world(server: tuple[Played, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+def client(server: tuple[Played, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    return cluster.connect(Target(kubeconfig=kubeconfig(tmp_path, server[1])))
+    return cluster.connect(ClusterFlags(kubeconfig=kubeconfig(tmp_path, server[1])))
 
 
 def test_the_namespace_is_the_flags_then_the_contexts_then_default(server: tuple[Played, str], tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, server[1])
-    assert cluster.connect(Target(kubeconfig=path)).namespace == "team-a"
-    assert cluster.connect(Target(context="there", kubeconfig=path)).namespace == "default"
-    assert cluster.connect(Target("mine", "there", path)).namespace == "mine"
+    assert cluster.connect(ClusterFlags(kubeconfig=path)).namespace == "team-a"
+    assert cluster.connect(ClusterFlags(context="there", kubeconfig=path)).namespace == "default"
+    assert cluster.connect(ClusterFlags("mine", "there", path)).namespace == "mine"
 
 
-def test_only_one_annotation_is_written(server: tuple[Played, str], world: Cluster) -> None:
-    world.annotate("digits", "slipway.dev/command", "abort/1/x")
-    ((method, path, headers, sent),) = server[0].asked
+def test_only_one_annotation_is_written(server: tuple[Played, str], client: Cluster) -> None:
+    client.annotate("digits", "slipway.dev/command", "abort/1/x")
+    ((method, path, headers, sent),) = server[0].requests
     assert method == "PATCH"
     assert path == "/apis/slipway.dev/v1alpha1/namespaces/team-a/modeldeployments/digits?fieldManager=slipway-cli"
     assert headers["Content-Type"] == "application/merge-patch+json"
@@ -130,9 +130,9 @@ def test_only_one_annotation_is_written(server: tuple[Played, str], world: Clust
     assert json.loads(sent) == {"metadata": {"annotations": {"slipway.dev/command": "abort/1/x"}}}
 
 
-def test_an_object_that_is_missing_is_none(server: tuple[Played, str], world: Cluster) -> None:
+def test_an_object_that_is_missing_is_none(server: tuple[Played, str], client: Cluster) -> None:
     server[0].says(404, refusal(404, "NotFound", 'modeldeployments "digits" not found', name="digits"))
-    assert world.read_model("digits") is None
+    assert client.read_model("digits") is None
 
 
 @pytest.mark.parametrize(
@@ -148,29 +148,29 @@ def test_an_object_that_is_missing_is_none(server: tuple[Played, str], world: Cl
     ],
 )
 def test_what_the_api_server_says_becomes_one_line(
-    server: tuple[Played, str], world: Cluster, status: int, body: Json | bytes, says: str
+    server: tuple[Played, str], client: Cluster, status: int, body: Json | bytes, says: str
 ) -> None:
     server[0].says(status, body)
     with pytest.raises(CommandError) as caught:
-        world.list_models()
+        client.list_models()
     assert caught.value.code is Exit.NO_CLUSTER
     assert says in caught.value.message
     assert caught.value.may_pass == (status in (429, 500))
-    assert len(server[0].asked) == 1, "nothing is asked twice"
+    assert len(server[0].requests) == 1, "nothing is asked twice"
 
 
-def test_a_refused_write_is_no_matter_of_the_cluster(server: tuple[Played, str], world: Cluster) -> None:
+def test_a_refused_write_is_no_matter_of_the_cluster(server: tuple[Played, str], client: Cluster) -> None:
     server[0].says(422, refusal(422, "Invalid", "metadata.annotations: too long"))
     with pytest.raises(CommandError) as caught:
-        world.annotate("digits", "slipway.dev/command", "x")
+        client.annotate("digits", "slipway.dev/command", "x")
     assert caught.value.code is Exit.FAILED
 
 
-def test_a_pod_is_asked_through_the_api_server(server: tuple[Played, str], world: Cluster) -> None:
+def test_a_pod_is_asked_through_the_api_server(server: tuple[Played, str], client: Cluster) -> None:
     server[0].says(200, b'{"outputs": []}')
     request = Request("/v2/models/digits/infer", b'{"inputs": []}', {"Content-Type": "application/json"})
-    answer = world.ask("pods", "digits-1-x", "8000", request)
-    ((method, path, headers, sent),) = server[0].asked
+    answer = client.send("pods", "digits-1-x", "8000", request)
+    ((method, path, headers, sent),) = server[0].requests
     assert (method, sent) == ("POST", b'{"inputs": []}')
     assert path == "/api/v1/namespaces/team-a/pods/digits-1-x:8000/proxy/v2/models/digits/infer"
     assert headers["Content-Type"] == "application/json"
@@ -178,10 +178,10 @@ def test_a_pod_is_asked_through_the_api_server(server: tuple[Played, str], world
     assert answer.milliseconds > 0
 
 
-def test_an_error_of_the_models_own_is_an_answer(server: tuple[Played, str], world: Cluster) -> None:
+def test_an_error_of_the_models_own_is_an_answer(server: tuple[Played, str], client: Cluster) -> None:
     for status in (400, 404, 500, 503):
         server[0].says(status, b'{"error": "no such input"}')
-        assert world.ask("pods", "x", "8000", Request("/", b"{}")).status == status
+        assert client.send("pods", "x", "8000", Request("/", b"{}")).status == status
 
 
 @pytest.mark.parametrize(
@@ -194,29 +194,29 @@ def test_an_error_of_the_models_own_is_an_answer(server: tuple[Played, str], wor
     ],
 )
 def test_a_pod_that_cant_be_reached_is_said(
-    server: tuple[Played, str], world: Cluster, status: int, body: Json | bytes, code: Exit, says: str
+    server: tuple[Played, str], client: Cluster, status: int, body: Json | bytes, code: Exit, says: str
 ) -> None:
     server[0].says(status, body)
     with pytest.raises(CommandError) as caught:
-        world.ask("pods", "x", "8000", Request("/", b"{}"))
+        client.send("pods", "x", "8000", Request("/", b"{}"))
     assert caught.value.code is code
     assert says in caught.value.message
 
 
 def test_a_server_that_is_gone_is_said_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    world = cluster.connect(Target(kubeconfig=kubeconfig(tmp_path, "http://127.0.0.1:1")))
+    client = cluster.connect(ClusterFlags(kubeconfig=kubeconfig(tmp_path, "http://127.0.0.1:1")))
     with pytest.raises(CommandError) as caught:
-        world.list_models()
+        client.list_models()
     assert caught.value.code is Exit.NO_CLUSTER
     assert caught.value.may_pass
     assert "no answer from http://127.0.0.1:1: connection refused" in caught.value.message
 
 
-def test_names_cant_leave_their_place_in_a_path(server: tuple[Played, str], world: Cluster) -> None:
+def test_names_cant_leave_their_place_in_a_path(server: tuple[Played, str], client: Cluster) -> None:
     server[0].says(404, refusal(404, "NotFound", "not found", name="x"))
-    world.read_model("../../secrets/x?watch=1")
-    assert server[0].asked[0][1].endswith("/modeldeployments/..%2F..%2Fsecrets%2Fx%3Fwatch%3D1")
+    client.read_model("../../secrets/x?watch=1")
+    assert server[0].requests[0][1].endswith("/modeldeployments/..%2F..%2Fsecrets%2Fx%3Fwatch%3D1")
 
 
 # --- what a kubeconfig may hold ---
@@ -246,7 +246,7 @@ def secured(authority: trustme.CA, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def refused_with(path: str) -> str:
     with pytest.raises(CommandError) as caught:
-        cluster.connect(Target(kubeconfig=path)).list_models()
+        cluster.connect(ClusterFlags(kubeconfig=path)).list_models()
     assert caught.value.code is Exit.NO_CLUSTER
     return caught.value.message
 
@@ -264,8 +264,8 @@ def test_certificates_of_the_kubeconfig_are_used(
         }
 
     trusted = kubeconfig(tmp_path, secured[1], user(mine), more=trust)
-    assert cluster.connect(Target(kubeconfig=trusted)).list_models() == []
-    assert "authorization" not in secured[0].asked[0][2]
+    assert cluster.connect(ClusterFlags(kubeconfig=trusted)).list_models() == []
+    assert "authorization" not in secured[0].requests[0][2]
     assert "no answer" in refused_with(kubeconfig(tmp_path, secured[1], user(strange), more=trust))
 
 
@@ -276,13 +276,13 @@ def test_a_certificate_that_is_not_trusted_is_said(
     trust = {"certificate-authority-data": data_of(authority.cert_pem)}
     assert "its certificate is not trusted" in refused_with(kubeconfig(tmp_path, secured[1], more=trust))
     careless = kubeconfig(tmp_path, secured[1], more={"insecure-skip-tls-verify": True})
-    assert cluster.connect(Target(kubeconfig=careless)).list_models() == []
+    assert cluster.connect(ClusterFlags(kubeconfig=careless)).list_models() == []
 
 
 def test_requests_go_through_the_proxy_of_the_kubeconfig(server: tuple[Played, str], tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, "http://api.example", more={"proxy-url": server[1]})
-    assert cluster.connect(Target(kubeconfig=path)).list_models() == []
-    assert server[0].asked[0][1].startswith("http://api.example/apis/slipway.dev/")
+    assert cluster.connect(ClusterFlags(kubeconfig=path)).list_models() == []
+    assert server[0].requests[0][1].startswith("http://api.example/apis/slipway.dev/")
 
 
 def test_a_proxy_of_an_unknown_kind_is_said(tmp_path: Path) -> None:
@@ -310,11 +310,11 @@ def test_an_exec_plugin_logs_in(server: tuple[Played, str], tmp_path: Path, monk
         "status": {"token": "of-the-plugin"},
     }
     path = kubeconfig(tmp_path, server[1], exec_plugin(tmp_path, f"print({json.dumps(json.dumps(login))})"))
-    cluster.connect(Target(kubeconfig=path)).list_models()
-    assert server[0].asked[0][2]["authorization"] == "Bearer of-the-plugin"
+    cluster.connect(ClusterFlags(kubeconfig=path)).list_models()
+    assert server[0].requests[0][2]["authorization"] == "Bearer of-the-plugin"
 
 
 def test_an_exec_plugin_that_fails_is_said(server: tuple[Played, str], tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, server[1], exec_plugin(tmp_path, "raise SystemExit(7)"))
     assert "the login of the kubeconfig fails: exec: process returned 7" in refused_with(path)
-    assert server[0].asked == []
+    assert server[0].requests == []

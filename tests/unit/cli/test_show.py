@@ -24,14 +24,14 @@ from tests.unit.cli.test_status import agree
 
 @pytest.mark.parametrize("columns", [80, 120])
 def test_history_tells_what_each_revision_changed(cli: Cli, request: pytest.FixtureRequest, columns: int) -> None:
-    cli.world.models = [clusters.rolled_back()]
+    cli.cluster.models = [clusters.rolled_back()]
     shown = cli("history", "digits", columns=columns)
     assert shown.exit_code == 0, shown.output
     agree(request, f"history-{columns}", shown.stdout)
 
 
 def test_history_for_scripts(cli: Cli) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     told = json.loads(cli("history", "digits", "-o", "json").stdout)["revisions"]
     assert [(each["revision"], each["number"], each["state"]) for each in told] == [
         (CANARY, 3, "canary"),
@@ -44,15 +44,15 @@ def test_history_for_scripts(cli: Cli) -> None:
 
 
 def test_objects_of_others_are_no_history(cli: Cli) -> None:
-    cli.world.models = [model()]
-    cli.world.revisions = [*clusters.history(), {"metadata": {"name": "web-1"}, "revision": 1, "data": {"x": 1}}]
+    cli.cluster.models = [model()]
+    cli.cluster.revisions = [*clusters.history(), {"metadata": {"name": "web-1"}, "revision": 1, "data": {"x": 1}}]
     assert len(cli("history", "digits").stdout.splitlines()) == 4
 
 
 def test_a_model_without_history_says_so(cli: Cli) -> None:
-    cli.world.models = [model()]
-    cli.world.revisions = []
-    assert "the operator has not read its spec" in cli("history", "digits").stdout
+    cli.cluster.models = [model()]
+    cli.cluster.revisions = []
+    assert "the operator has not read the spec" in cli("history", "digits").stdout
     assert cli("diff", "digits").exit_code == 1
 
 
@@ -64,7 +64,7 @@ def test_changes_are_named_by_the_shortest_path() -> None:
 
 
 def test_diff_shows_what_the_canary_changes(cli: Cli) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     shown = cli("diff", "digits").stdout
     assert shown.splitlines()[:2] == [f"--- stable {STABLE} (version 2)", f"+++ canary {CANARY} (version 3)"]
     assert [line for line in shown.splitlines()[2:] if line[0] in "+-"] == [
@@ -76,7 +76,7 @@ def test_diff_shows_what_the_canary_changes(cli: Cli) -> None:
 
 
 def test_diff_of_one_revision_is_against_stable(cli: Cli) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     assert cli("diff", "digits", "1").stdout.splitlines()[:2] == [
         f"--- stable {STABLE} (version 2)",
         f"+++ {OLD} (version 1)",
@@ -84,7 +84,7 @@ def test_diff_of_one_revision_is_against_stable(cli: Cli) -> None:
 
 
 def test_diff_of_two_is_from_the_first_to_the_second(cli: Cli) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     told = json.loads(cli("diff", "digits", "1", "canary", "-o", "json").stdout)
     assert told["before"]["choice"]["model"]["version"] == 1
     assert told["after"]["choice"]["model"]["version"] == 3
@@ -92,17 +92,17 @@ def test_diff_of_two_is_from_the_first_to_the_second(cli: Cli) -> None:
 
 
 def test_diff_without_a_canary_is_against_the_spec(cli: Cli) -> None:
-    cli.world.models = [model(resources={"limits": {"cpu": "2"}})]
+    cli.cluster.models = [model(resources={"limits": {"cpu": "2"}})]
     assert cli("diff", "digits").stdout.startswith("no difference: stable")
-    cli.world.models = [model(resources={"limits": {"cpu": "3"}})]
+    cli.cluster.models = [model(resources={"limits": {"cpu": "3"}})]
     assert "+    cpu: '3'" in cli("diff", "digits").stdout.splitlines()
 
 
 def test_diff_with_a_spec_that_cant_be_read_says_why(cli: Cli) -> None:
-    cli.world.models = [model(runtime={"name": "Abacus"})]
+    cli.cluster.models = [model(runtime={"name": "Abacus"})]
     shown = cli("diff", "digits")
     assert shown.exit_code == 1
-    assert "the spec can't be carried out (spec.runtime.name" in shown.stderr
+    assert "the spec is invalid (spec.runtime.name" in shown.stderr
 
 
 # --- digest ---
@@ -144,7 +144,7 @@ def test_the_digest_of_a_file_is_its_sha256(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "model.mar").write_bytes(b"bytes")
     shown = cli("digest", str(tmp_path / "model.mar"))
     assert shown.stdout == hashlib.sha256(b"bytes").hexdigest() + "\n"
-    assert cli.targets == [], "a digest needs no cluster"
+    assert cli.connections == [], "a digest needs no cluster"
 
 
 def test_several_digests_have_their_paths(cli: Cli, tmp_path: Path) -> None:
@@ -154,12 +154,12 @@ def test_several_digests_have_their_paths(cli: Cli, tmp_path: Path) -> None:
     assert [line.split("  ")[1] for line in lines] == [str(tmp_path / "1"), str(tmp_path / "2")]
 
 
-@pytest.mark.parametrize(("form", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_digests_for_scripts(cli: Cli, tmp_path: Path, form: str, read: Callable[[str], object]) -> None:
+@pytest.mark.parametrize(("format", "read"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_digests_for_scripts(cli: Cli, tmp_path: Path, format: str, read: Callable[[str], object]) -> None:
     (tmp_path / "model.mar").write_bytes(b"bytes")
     path = str(tmp_path / "model.mar")
     expected = {"digests": [{"path": path, "sha256": hashlib.sha256(b"bytes").hexdigest()}]}
-    assert read(cli("digest", path, "-o", form).stdout) == expected
+    assert read(cli("digest", path, "-o", format).stdout) == expected
 
 
 def test_a_loop_of_links_ends_in_a_line(cli: Cli, tmp_path: Path) -> None:

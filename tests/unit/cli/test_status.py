@@ -126,7 +126,7 @@ def agree(request: pytest.FixtureRequest, name: str, text: str) -> None:
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("name", PICTURES)
 def test_status_draws_what_a_person_needs(cli: Cli, request: pytest.FixtureRequest, name: str, columns: int) -> None:
-    cli.world.models = [PICTURES[name]()]
+    cli.cluster.models = [PICTURES[name]()]
     shown = cli("status", "digits", columns=columns)
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.stdout.splitlines())) <= columns
@@ -134,7 +134,7 @@ def test_status_draws_what_a_person_needs(cli: Cli, request: pytest.FixtureReque
 
 
 def test_a_pipe_gets_long_lines_and_no_colours(cli: Cli) -> None:
-    cli.world.models = [clusters.rolled_back()]
+    cli.cluster.models = [clusters.rolled_back()]
     shown = cli("status", "digits", columns=None)
     assert "\x1b" not in shown.stdout
     assert any("golden request 2 of 8" in line and "tolerance" in line for line in shown.stdout.splitlines())
@@ -142,7 +142,7 @@ def test_a_pipe_gets_long_lines_and_no_colours(cli: Cli) -> None:
 
 
 def test_a_narrow_terminal_shows_revisions_whole(cli: Cli) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     shown = cli("status", "digits", columns=50).stdout
     assert max(map(len, shown.splitlines())) <= 50
     assert STABLE in shown
@@ -153,8 +153,8 @@ def test_a_narrow_terminal_shows_revisions_whole(cli: Cli) -> None:
 def test_the_list_tells_what_is_under_way_and_what_is_wrong(
     cli: Cli, request: pytest.FixtureRequest, columns: int
 ) -> None:
-    cli.world.models = [clusters.in_canary(), clusters.rolled_back(), first(), clusters.in_bake()]
-    for number, body in enumerate(cli.world.models):
+    cli.cluster.models = [clusters.in_canary(), clusters.rolled_back(), first(), clusters.in_bake()]
+    for number, body in enumerate(cli.cluster.models):
         body["metadata"]["name"] = f"digits-{number}"
     shown = cli("status", columns=columns)
     assert shown.exit_code == 0
@@ -162,7 +162,7 @@ def test_the_list_tells_what_is_under_way_and_what_is_wrong(
 
 
 def test_all_namespaces_are_listed_with_theirs(cli: Cli) -> None:
-    cli.world.models = [model("digits", "team-b"), model("digits", "team-a")]
+    cli.cluster.models = [model("digits", "team-b"), model("digits", "team-a")]
     lines = cli("status", "-A").stdout.splitlines()
     assert [line.split()[:2] for line in lines] == [
         ["NAMESPACE", "NAME"],
@@ -177,7 +177,7 @@ def test_an_empty_namespace_is_said(cli: Cli) -> None:
 
 
 def test_the_json_has_every_number_of_the_picture(cli: Cli) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     told = json.loads(cli("status", "digits", "-o", "json").stdout)
     assert [(each["role"], each["weightPercent"], each["weightInForce"]) for each in told["revisions"]] == [
         ("stable", 75, 75),
@@ -198,7 +198,7 @@ def test_the_json_has_every_number_of_the_picture(cli: Cli) -> None:
 def test_the_json_keeps_its_fields_whatever_the_state(cli: Cli) -> None:
     documents = []
     for make in PICTURES.values():
-        cli.world.models = [make()]
+        cli.cluster.models = [make()]
         documents.append(json.loads(cli("status", "digits", "-o", "json").stdout))
     assert len({tuple(sorted(document)) for document in documents}) == 1
 
@@ -206,7 +206,7 @@ def test_the_json_keeps_its_fields_whatever_the_state(cli: Cli) -> None:
 def test_gates_that_are_there_by_default_are_shown(cli: Cli) -> None:
     body = clusters.in_canary()
     del body["spec"]["rollout"]["gates"]
-    cli.world.models = [body]
+    cli.cluster.models = [body]
     assert json.loads(cli("status", "digits", "-o", "json").stdout)["gates"] == [
         {"name": "signature", "state": "passed"}
     ]
@@ -216,7 +216,7 @@ def test_gates_that_are_there_by_default_are_shown(cli: Cli) -> None:
 
 def gates(cli: Cli, body: Json) -> dict[str, str]:
     """Gate → its state, as scripts read it."""
-    cli.world.models = [body]
+    cli.cluster.models = [body]
     return {each["name"]: each["state"] for each in json.loads(cli("status", "digits", "-o", "json").stdout)["gates"]}
 
 
@@ -297,15 +297,15 @@ def test_gates_fail_for_reasons_that_there_are() -> None:
 
 
 def test_hints_can_be_typed_as_they_stand(cli: Cli) -> None:
-    cli.world.models = [clusters.at_pause()]
+    cli.cluster.models = [clusters.at_pause()]
     shown = cli("status", "digits", "-n", "team-a", "--context", "prod").stdout
     assert "kubectl slipway resume digits -n team-a --context prod" in shown
 
 
 def test_flags_before_the_command_count_too(cli: Cli) -> None:
-    cli.world.models = [model("digits", "team-b")]
+    cli.cluster.models = [model("digits", "team-b")]
     assert cli("-n", "team-b", "--context", "prod", "status", "digits").exit_code == 0
-    assert (cli.targets[-1].namespace, cli.targets[-1].context) == ("team-b", "prod")
+    assert (cli.connections[-1].namespace, cli.connections[-1].context) == ("team-b", "prod")
 
 
 # --- waiting ---
@@ -319,13 +319,13 @@ def finish(cli: Cli, time: Time, after: int, body: Json) -> None:
         nonlocal looks
         looks += 1
         if looks == after:
-            cli.world.models = [body]
+            cli.cluster.models = [body]
 
     time.each_sleep = look
 
 
 def test_wait_ends_well_when_promoted(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     finish(cli, time_of_test, 3, model())
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 0, shown.output
@@ -336,7 +336,7 @@ def test_wait_ends_well_when_promoted(cli: Cli, time_of_test: Time) -> None:
 
 
 def test_wait_tells_what_happens_meanwhile_once(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     after = clusters.at_pause()
     after["status"]["transitions"].append(
         {"at": clusters.ago(), "revision": CANARY, "reason": "Step", "message": "step 3 of 4 begins: weight 25"}
@@ -347,11 +347,11 @@ def test_wait_tells_what_happens_meanwhile_once(cli: Cli, time_of_test: Time) ->
     assert [line for line in shown.stdout.splitlines() if "begins" in line] == [
         f"{clusters.ago()} {CANARY} Step: step 3 of 4 begins: weight 25"
     ]
-    assert "paused: resume it; it has not ended within 6 s" in shown.stderr
+    assert "paused: resume continues it; the rollout has not ended within 6 s" in shown.stderr
 
 
 def test_wait_fails_when_taken_back(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     finish(cli, time_of_test, 2, clusters.rolled_back())
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 1
@@ -385,7 +385,7 @@ def cannot_be_carried_out(reason: str) -> Json:
 
 @pytest.mark.parametrize("reason", sorted(spec_errors() - MAY_PASS))
 def test_wait_fails_when_the_spec_cannot_be_carried_out(cli: Cli, time_of_test: Time, reason: str) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     finish(cli, time_of_test, 2, cannot_be_carried_out(reason))
     shown = cli("status", "digits", "--wait")
     assert shown.exit_code == 1
@@ -394,7 +394,7 @@ def test_wait_fails_when_the_spec_cannot_be_carried_out(cli: Cli, time_of_test: 
 
 @pytest.mark.parametrize("reason", sorted(MAY_PASS))
 def test_wait_goes_on_while_what_stands_in_the_way_may_pass(cli: Cli, time_of_test: Time, reason: str) -> None:
-    cli.world.models = [cannot_be_carried_out(reason)]
+    cli.cluster.models = [cannot_be_carried_out(reason)]
     assert cli("status", "digits", "--wait", "--timeout", "3s").exit_code == 4
 
 
@@ -402,19 +402,19 @@ def test_wait_does_not_take_the_last_rollout_for_this_one(cli: Cli) -> None:
     """A spec that was written a moment ago is not promoted because the one before it was."""
     body = model()
     body["metadata"]["generation"] = 4
-    cli.world.models = [body]
+    cli.cluster.models = [body]
     shown = cli("status", "digits", "--wait", "--timeout", "3s")
     assert shown.exit_code == 4
     assert "has not acted on the spec yet" in shown.stderr
 
 
 def test_wait_lasts_through_bake(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [clusters.in_bake()]
+    cli.cluster.models = [clusters.in_bake()]
     assert cli("status", "digits", "--wait", "--timeout", "3s").exit_code == 4
 
 
 def test_wait_prints_the_document_when_it_ends(cli: Cli, time_of_test: Time) -> None:
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
     finish(cli, time_of_test, 2, clusters.rolled_back())
     shown = cli("status", "digits", "--wait", "-o", "json")
     assert shown.exit_code == 1
@@ -424,13 +424,13 @@ def test_wait_prints_the_document_when_it_ends(cli: Cli, time_of_test: Time) -> 
 def test_a_silent_api_server_is_waited_for(cli: Cli, time_of_test: Time) -> None:
     from slipway.cli.errors import CommandError, Exit
 
-    cli.world.models = [model()]
+    cli.cluster.models = [model()]
     broken = CommandError(Exit.NO_CLUSTER, "no answer from https://192.0.2.1: it takes too long", may_pass=True)
 
     def begin() -> None:
-        cli.world.failing = broken if time_of_test.passed < 10 else None
+        cli.cluster.failing = broken if time_of_test.passed < 10 else None
 
-    cli.world.models[0]["metadata"]["generation"] = 4
+    cli.cluster.models[0]["metadata"]["generation"] = 4
     time_of_test.each_sleep = begin
     shown = cli("status", "digits", "--wait", "--timeout", "20s")
     assert shown.exit_code == 4

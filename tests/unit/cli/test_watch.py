@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from slipway.cli import watch
-from slipway.cli.client import Answer, Request
-from slipway.cli.counters import Track, curve_of, follow, quantile_of, spark
+from slipway.cli.client import Request, Response
+from slipway.cli.counters import Track, add_readings, curve_of, quantile_of, spark
 from slipway.cli.errors import CommandError, Exit
 from slipway.cli.terminal import Terminal
 from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
@@ -33,7 +33,7 @@ def counts(requests: int, errors: int = 0, slow: int = 0) -> Counts:
 def track_of(*readings: dict[str, Counts]) -> Track:
     track = Track()
     for second, reading in enumerate(readings):
-        track = follow(track, {"router": reading}, float(second))
+        track = add_readings(track, {"router": reading}, float(second))
     return track
 
 
@@ -55,14 +55,14 @@ def test_no_requests_are_no_point() -> None:
 
 
 def test_two_routers_add_up() -> None:
-    track = follow(Track(), {"one": {"a": counts(0)}, "two": {"a": counts(0)}}, 0.0)
-    track = follow(track, {"one": {"a": counts(10, 1)}, "two": {"a": counts(30, 1)}}, 1.0)
+    track = add_readings(Track(), {"one": {"a": counts(0)}, "two": {"a": counts(0)}}, 0.0)
+    track = add_readings(track, {"one": {"a": counts(10, 1)}, "two": {"a": counts(30, 1)}}, 1.0)
     assert curve_of(track, "a", 0.99).error_shares == (0.05,)
 
 
 def test_a_router_seen_for_the_first_time_is_no_burst() -> None:
-    track = follow(Track(), {"one": {"a": counts(10)}}, 0.0)
-    track = follow(track, {"one": {"a": counts(20)}, "two": {"a": counts(90_000, 90_000)}}, 1.0)
+    track = add_readings(Track(), {"one": {"a": counts(10)}}, 0.0)
+    track = add_readings(track, {"one": {"a": counts(20)}, "two": {"a": counts(90_000, 90_000)}}, 1.0)
     assert curve_of(track, "a", 0.99).requests_per_second == 10
 
 
@@ -112,9 +112,9 @@ def last_picture(console: Console) -> list[str]:
 
 def play(cli: Cli, time: Time, seconds: int) -> None:
     """A canary under traffic, one reading a second, until a person has seen enough."""
-    cli.world.models = [clusters.in_canary()]
+    cli.cluster.models = [clusters.in_canary()]
 
-    def answer(kind: str, name: str, port: str, request: Request) -> Answer:
+    def answer(kind: str, name: str, port: str, request: Request) -> Response:
         assert (kind, name, port, request.path, request.body) == (
             "pods",
             "digits-router-c",
@@ -123,13 +123,13 @@ def play(cli: Cli, time: Time, seconds: int) -> None:
             None,
         )
         second = int(time.passed)
-        return Answer(200, stats(75 * second, 25 * second, second), 1.0)
+        return Response(200, stats(75 * second, 25 * second, second), 1.0)
 
     def look() -> None:
         if time.passed >= seconds:
             raise KeyboardInterrupt
 
-    cli.world.answers = answer
+    cli.cluster.answers = answer
     time.each_sleep = look
 
 
@@ -169,11 +169,11 @@ def test_without_permission_the_rest_is_drawn(cli: Cli, time_of_test: Time, scre
     play(cli, time_of_test, 5)
     asked = []
 
-    def forbid(*question: object) -> Answer:
+    def forbid(*question: object) -> Response:
         asked.append(question)
         raise CommandError(Exit.NO_CLUSTER, "you may not get pods/proxy in namespace team-a")
 
-    cli.world.answers = forbid
+    cli.cluster.answers = forbid
     assert cli("status", "digits", "--watch").exit_code == Exit.INTERRUPTED
     shown = last_picture(screen)
     assert any(line.startswith("verdict") for line in shown)
@@ -186,26 +186,26 @@ def test_a_router_that_ends_leaves_a_gap_only(
 ) -> None:
     monkeypatch.setattr(watch, "read_counts", read_stats)
     play(cli, time_of_test, 12)
-    answer = cli.world.answers
+    answer = cli.cluster.answers
     assert answer is not None
 
-    def sometimes(kind: str, name: str, port: str, request: Request) -> Answer:
+    def sometimes(kind: str, name: str, port: str, request: Request) -> Response:
         if 4 <= time_of_test.passed < 6:
             raise CommandError(Exit.FAILED, "pod digits-router-c did not answer on port 10090: connection refused")
         return answer(kind, name, port, request)
 
-    cli.world.answers = sometimes
+    cli.cluster.answers = sometimes
     cli("status", "digits", "--watch")
     assert any(line.startswith("canary ") and "4.0 % errors" in line for line in last_picture(screen))
 
 
 def test_watch_with_wait_ends_with_the_rollout(cli: Cli, time_of_test: Time, screen: Console) -> None:
-    cli.world.models = [clusters.in_canary()]
-    cli.world.running = []
+    cli.cluster.models = [clusters.in_canary()]
+    cli.cluster.running = []
 
     def finish() -> None:
         if time_of_test.passed >= 3:
-            cli.world.models = [clusters.model()]
+            cli.cluster.models = [clusters.model()]
 
     time_of_test.each_sleep = finish
     ended = cli("status", "digits", "--watch", "--wait")
@@ -218,7 +218,7 @@ def test_watch_in_a_pipe_tells_line_by_line(cli: Cli, time_of_test: Time) -> Non
     shown = cli("status", "digits", "--watch")
     assert shown.exit_code == Exit.INTERRUPTED
     assert shown.stdout == f"digits: {CANARY} (version 3) is taking over, step 2 of 4 at 25 %\n"
-    assert cli.world.asked == []
+    assert cli.cluster.asked == []
 
 
 def test_a_list_is_watched_on_a_terminal_only(cli: Cli, time_of_test: Time, screen: Console) -> None:
