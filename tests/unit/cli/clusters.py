@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from slipway.cli.app import app
 from slipway.cli.client import ClusterFlags, Request, Response
+from tests.unit import specs
 
 Json = dict[str, Any]
 
@@ -48,166 +49,120 @@ def healthy(generation: int = 3) -> list[Json]:
     ]
 
 
+def serving(revision: str, version: int, ready: int = 2, weight: int | None = None, **fields: Any) -> Json:
+    """A revision in status. weight: desired, and in force."""
+    weights = {} if weight is None else {"weightPercent": weight, "weightInForce": weight}
+    return {"revision": revision, "version": version, "readyReplicas": ready, "carrier": revision} | weights | fields
+
+
+def transition(reason: str, message: str, **span: float) -> Json:
+    return {"at": ago(**span), "revision": CANARY, "reason": reason, "message": message}
+
+
+def command(verb: str, revision: str, *, accepted: bool, message: str, id: str = "x", **span: float) -> Json:
+    """The last command in status."""
+    answer = {"accepted": accepted, "message": message}
+    return {"id": id, "verb": verb, "revision": revision, "at": ago(**span)} | answer
+
+
 def model(name: str = "digits", namespace: str = "team-a", status: Json | None = None, **spec: Any) -> Json:
     """A ModelDeployment that serves version 2 on two pods; `status` replaces fields of its status."""
-    return {
-        "apiVersion": "slipway.dev/v1alpha1",
-        "kind": "ModelDeployment",
-        "metadata": {
-            "name": name,
-            "namespace": namespace,
-            "uid": "1",
-            "generation": 3,
-            "creationTimestamp": ago(days=12),
-        },
-        "spec": {
-            "runtime": {"name": "Triton"},
-            "model": {"uri": f"s3://models/{name}", "version": 2},
-            "replicas": 2,
-        }
-        | spec,
-        "status": {
-            "observedGeneration": 3,
-            "phase": "Ready",
-            "stable": {"revision": STABLE, "version": 2, "readyReplicas": 2, "carrier": STABLE},
-            "replicas": 2,
-            "readyReplicas": 2,
-            "ready": "2/2",
-            "conditions": healthy(),
-        }
-        | (status or {}),
-    }
+    body = specs.body({"model": {"uri": f"s3://models/{name}", "version": 2}, "replicas": 2}, name=name, generation=3)
+    body["metadata"] |= {"namespace": namespace, "creationTimestamp": ago(days=12)}
+    body["spec"] |= spec
+    body["status"] = {
+        "observedGeneration": 3,
+        "phase": "Ready",
+        "stable": serving(STABLE, 2),
+        "replicas": 2,
+        "readyReplicas": 2,
+        "ready": "2/2",
+        "conditions": healthy(),
+    } | (status or {})
+    return body
 
 
 def in_canary(**status: Any) -> Json:
     """Version 3 has a quarter of the requests, in the second of its steps."""
+    gates = {"golden": {"file": "golden.json"}, "signature": "Compatible"}
+    found: Json = {
+        "phase": "RollingOut",
+        "stable": serving(STABLE, 2, weight=75),
+        "canary": serving(CANARY, 3, 1, weight=25, strategy="Canary"),
+        "readyReplicas": 3,
+        "replicas": 3,
+        "ready": "3/2",
+        "step": {"index": 2, "count": 4, "since": ago(seconds=42), "waitsFor": "its hold to end at 09:30:18 UTC"},
+        "verdict": {
+            "result": "Inconclusive",
+            "reason": "DifferenceNotSurelySmall",
+            "message": "canary 3/812 errors, stable 10/2,401 (at most 1.80% more); canary 9/812 slower than "
+            "200 ms, stable 24/2,401 (at most 1.04% more); margin 1.00%",
+        },
+        "traffic": {"entry": "Router", "message": ""},
+        "conditions": [
+            condition("Ready", "True", "MinimumReplicasReady"),
+            condition("Promoted", "False", "InProgress", f"revision {CANARY} is in step 2 of 4 at 25 %"),
+            condition("VersionsReady", "True", "AllAvailable"),
+            condition("Degraded", "False", "AsExpected"),
+        ],
+        "transitions": [
+            transition("Started", f"revision {CANARY} prepares beside {STABLE}", minutes=4),
+            transition("Step", "step 1 of 4 begins: weight 5", seconds=130),
+            transition("Step", "step 2 of 4 begins: weight 25", seconds=45),
+        ],
+    }
     return model(
         model={"uri": "s3://models/digits", "version": 3},
-        rollout={
-            "steps": STEPS,
-            "gates": {"golden": {"file": "golden.json"}, "signature": "Compatible"},
-            "analysis": {},
-        },
-        status={
-            "phase": "RollingOut",
-            "stable": {
-                "revision": STABLE,
-                "version": 2,
-                "readyReplicas": 2,
-                "weightPercent": 75,
-                "weightInForce": 75,
-                "carrier": STABLE,
-            },
-            "canary": {
-                "revision": CANARY,
-                "version": 3,
-                "readyReplicas": 1,
-                "weightPercent": 25,
-                "weightInForce": 25,
-                "carrier": CANARY,
-                "strategy": "Canary",
-            },
-            "readyReplicas": 3,
-            "replicas": 3,
-            "ready": "3/2",
-            "step": {
-                "index": 2,
-                "count": 4,
-                "since": ago(seconds=42),
-                "waitsFor": "its hold to end at 09:30:18 UTC",
-            },
-            "verdict": {
-                "result": "Inconclusive",
-                "reason": "DifferenceNotSurelySmall",
-                "message": "canary 3/812 errors, stable 10/2,401 (at most 1.80% more); canary 9/812 slower than "
-                "200 ms, stable 24/2,401 (at most 1.04% more); margin 1.00%",
-            },
-            "traffic": {"entry": "Router", "message": ""},
-            "conditions": [
-                condition("Ready", "True", "MinimumReplicasReady"),
-                condition("Promoted", "False", "InProgress", f"revision {CANARY} is in step 2 of 4 at 25 %"),
-                condition("VersionsReady", "True", "AllAvailable"),
-                condition("Degraded", "False", "AsExpected"),
-            ],
-            "transitions": [
-                {
-                    "at": ago(minutes=4),
-                    "revision": CANARY,
-                    "reason": "Started",
-                    "message": f"revision {CANARY} prepares beside {STABLE}",
-                },
-                {
-                    "at": ago(seconds=130),
-                    "revision": CANARY,
-                    "reason": "Step",
-                    "message": "step 1 of 4 begins: weight 5",
-                },
-                {
-                    "at": ago(seconds=45),
-                    "revision": CANARY,
-                    "reason": "Step",
-                    "message": "step 2 of 4 begins: weight 25",
-                },
-            ],
-        }
-        | status,
+        rollout={"steps": STEPS, "gates": gates, "analysis": {}},
+        status=found | status,
     )
 
 
 def at_pause() -> Json:
     """In the pause that only a person ends."""
-    body = in_canary()
-    body["status"]["step"] = {"index": 3, "count": 4, "since": ago(minutes=9), "waitsFor": "a person to resume"}
-    body["status"]["phase"] = "Paused"
-    body["status"]["verdict"] = {
-        "result": "Pass",
-        "reason": "NotWorse",
-        "message": "canary 3/812 errors, stable 10/2,401",
-    }
+    body = in_canary(
+        phase="Paused",
+        step={"index": 3, "count": 4, "since": ago(minutes=9), "waitsFor": "a person to resume"},
+        verdict={"result": "Pass", "reason": "NotWorse", "message": "canary 3/812 errors, stable 10/2,401"},
+    )
     body["status"]["conditions"][1] = condition("Promoted", "False", "Paused", "a person has to resume")
     return body
 
 
 def in_bake() -> Json:
     """Version 3 was promoted; version 2 is kept warm."""
-    body = in_canary(canary=None, step=None, verdict=None)
-    body["status"]["stable"] = {
-        "revision": CANARY,
-        "version": 3,
-        "readyReplicas": 2,
-        "weightPercent": 100,
-        "weightInForce": 100,
-        "carrier": CANARY,
-    }
-    body["status"]["previous"] = {
-        "revision": STABLE,
-        "version": 2,
-        "readyReplicas": 2,
-        "weightPercent": 0,
-        "weightInForce": 0,
-        "carrier": STABLE,
-    }
-    body["status"]["bakeUntil"] = (NOW + timedelta(seconds=192)).strftime("%Y-%m-%dT%H:%M:%SZ")
-    return body
+    return in_canary(
+        canary=None,
+        step=None,
+        verdict=None,
+        stable=serving(CANARY, 3, weight=100),
+        previous=serving(STABLE, 2, weight=0),
+        bakeUntil=ago(seconds=-192),
+    )
 
 
 def rolled_back() -> Json:
-    """Version 3 failed and is not tried again."""
-    told = "golden request 2 of 8: outputs[0].data[3] is 0.91, not 0.11 (tolerance 0.0001)"
-    body = in_canary(canary=None, step=None, verdict=None)
-    body["status"]["phase"] = "RolledBack"
-    body["status"]["stable"] |= {"weightPercent": 100, "weightInForce": 100}
-    body["status"]["readyReplicas"] = 2
-    body["status"]["rejected"] = [
-        {"revision": CANARY, "content": "c", "reason": "GoldenFailed", "message": told, "at": ago(minutes=6)}
-    ]
-    body["status"]["conditions"] = [
-        condition("Ready", "True", "MinimumReplicasReady"),
-        condition("Promoted", "False", "RolledBack", f"revision {CANARY} was taken back: {told}"),
-        condition("VersionsReady", "True", "AllAvailable"),
-        condition("Degraded", "True", "RolledBack", f"revision {CANARY} was taken back: {told}"),
-    ]
-    return body
+    """Version 3 failed; the operator does not try it again."""
+    message = "golden request 2 of 8: outputs[0].data[3] is 0.91, not 0.11 (tolerance 0.0001)"
+    back = f"revision {CANARY} was taken back: {message}"
+    return in_canary(
+        canary=None,
+        step=None,
+        verdict=None,
+        phase="RolledBack",
+        stable=serving(STABLE, 2, weight=100),
+        readyReplicas=2,
+        rejected=[
+            {"revision": CANARY, "content": "c", "reason": "GoldenFailed", "message": message, "at": ago(minutes=6)}
+        ],
+        conditions=[
+            condition("Ready", "True", "MinimumReplicasReady"),
+            condition("Promoted", "False", "RolledBack", back),
+            condition("VersionsReady", "True", "AllAvailable"),
+            condition("Degraded", "True", "RolledBack", back),
+        ],
+    )
 
 
 def kept(
@@ -262,16 +217,19 @@ def pods(name: str = "digits") -> list[Json]:
 
 @dataclass
 class FakeCluster:
-    """models: all there are. operator: what happens to a model when it is annotated. answers: what pods say."""
+    """operator: called with a model and the annotation that was written to it. respond: what pods and Services answer.
+
+    failing: what every call raises. sent: the requests to pods and Services.
+    """
 
     namespace: str = "team-a"
     models: list[Json] = field(default_factory=list)
     revisions: list[Json] = field(default_factory=history)
-    running: list[Json] = field(default_factory=pods)
+    pods: list[Json] = field(default_factory=pods)
     operator: Callable[[Json, str], None] | None = None
-    answers: Callable[[str, str, str, Request], Response] | None = None
+    respond: Callable[[str, str, str, Request], Response] | None = None
     failing: Exception | None = None
-    asked: list[tuple[str, str, str, Request]] = field(default_factory=list)
+    sent: list[tuple[str, str, str, Request]] = field(default_factory=list)
     annotated: list[str] = field(default_factory=list)
 
     def read_model(self, name: str) -> Json | None:
@@ -293,8 +251,8 @@ class FakeCluster:
 
     def list_pods(self, selector: str) -> list[Json]:
         self._fail()
-        wanted = dict(pair.split("=") for pair in selector.split(","))
-        return [each for each in self.running if wanted.items() <= each["metadata"]["labels"].items()]
+        labels = dict(pair.split("=") for pair in selector.split(","))
+        return [each for each in self.pods if labels.items() <= each["metadata"]["labels"].items()]
 
     def has_namespace(self) -> bool | None:
         return self.namespace != "nowhere"
@@ -310,9 +268,9 @@ class FakeCluster:
 
     def send(self, kind: str, name: str, port: str, request: Request) -> Response:
         self._fail()
-        self.asked.append((kind, name, port, request))
-        assert self.answers is not None, "this test's pods are never asked"
-        return self.answers(kind, name, port, request)
+        self.sent.append((kind, name, port, request))
+        assert self.respond is not None, "this test sends nothing to pods"
+        return self.respond(kind, name, port, request)
 
     def _fail(self) -> None:
         if self.failing is not None:
@@ -320,25 +278,18 @@ class FakeCluster:
 
 
 def says(accepted: bool, message: str) -> Callable[[Json, str], None]:
-    """An operator that answers every command so."""
+    """An operator that gives every command this answer."""
 
     def answer(body: Json, text: str) -> None:
-        verb, revision, name = text.split("/")
-        body["status"]["lastCommand"] = {
-            "id": name,
-            "verb": verb,
-            "revision": revision,
-            "at": ago(),
-            "accepted": accepted,
-            "message": message,
-        }
+        verb, revision, id = text.split("/")
+        body["status"]["lastCommand"] = command(verb, revision, accepted=accepted, message=message, id=id)
 
     return answer
 
 
 @dataclass
 class Time:
-    """Goes on by what commands sleep, and not otherwise. each_sleep: something that happens meanwhile."""
+    """Passes only while commands sleep. each_sleep: called after every sleep."""
 
     passed: float = 0.0
     each_sleep: Callable[[], None] = lambda: None

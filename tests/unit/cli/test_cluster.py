@@ -34,7 +34,7 @@ def refusal(code: int, reason: str, message: str, **details: str) -> Json:
 
 @dataclass
 class Played:
-    """An API server that gives the same answer to everything, and remembers what it was asked."""
+    """An API server that gives the same answer to everything, and keeps the requests."""
 
     status: int = 200
     body: bytes = b"{}"
@@ -156,7 +156,7 @@ def test_what_the_api_server_says_becomes_one_line(
     assert caught.value.code is Exit.NO_CLUSTER
     assert says in caught.value.message
     assert caught.value.may_pass == (status in (429, 500))
-    assert len(server[0].requests) == 1, "nothing is asked twice"
+    assert len(server[0].requests) == 1, "no request is repeated"
 
 
 def test_a_refused_write_is_no_matter_of_the_cluster(server: tuple[Played, str], client: Cluster) -> None:
@@ -166,7 +166,7 @@ def test_a_refused_write_is_no_matter_of_the_cluster(server: tuple[Played, str],
     assert caught.value.code is Exit.FAILED
 
 
-def test_a_pod_is_asked_through_the_api_server(server: tuple[Played, str], client: Cluster) -> None:
+def test_a_request_reaches_a_pod_through_the_api_server(server: tuple[Played, str], client: Cluster) -> None:
     server[0].says(200, b'{"outputs": []}')
     request = Request("/v2/models/digits/infer", b'{"inputs": []}', {"Content-Type": "application/json"})
     answer = client.send("pods", "digits-1-x", "8000", request)

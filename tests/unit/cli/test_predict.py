@@ -1,4 +1,4 @@
-"""`predict`: who is asked what, and how two answers are compared."""
+"""`predict`: where a request goes, and how two answers are compared."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def tensors(version: str, *values: float) -> bytes:
     return json.dumps({"model_name": "digits", "model_version": version, "outputs": outputs}).encode()
 
 
-def answers(kind: str, name: str, port: str, request: Request) -> Response:
+def respond(kind: str, name: str, port: str, request: Request) -> Response:
     return Response(200, tensors("3", 0.25, 0.75) if CANARY in name else tensors("2", 0.5, 0.75), 3.25)
 
 
@@ -34,15 +34,15 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_stable_pod_is_asked_where_its_server_predicts(cli: Cli, file: str) -> None:
-    cli.cluster.models, cli.cluster.answers = [clusters.in_canary()], answers
+def test_a_request_to_stable_goes_to_its_servers_predict_path(cli: Cli, file: str) -> None:
+    cli.cluster.models, cli.cluster.respond = [clusters.in_canary()], respond
     shown = cli("predict", "digits", "-f", file, "--to", "stable")
     assert shown.exit_code == 0, shown.output
-    (asked,) = cli.cluster.asked
-    assert asked[:3] == ("pods", f"digits-{STABLE}-a", "8000")
-    assert asked[3].path == "/v2/models/digits/infer"
-    assert asked[3].body == BODY
-    assert asked[3].headers == {"Content-Type": "application/json"}
+    (sent,) = cli.cluster.sent
+    assert sent[:3] == ("pods", f"digits-{STABLE}-a", "8000")
+    assert sent[3].path == "/v2/models/digits/infer"
+    assert sent[3].body == BODY
+    assert sent[3].headers == {"Content-Type": "application/json"}
     assert json.loads(shown.stdout)["model_version"] == "2"
     assert f"stable {STABLE} (version 2, pod digits-{STABLE}-a) answered 200 in 3.2 ms" in shown.stderr
 
@@ -59,49 +59,49 @@ def test_a_stable_pod_is_asked_where_its_server_predicts(cli: Cli, file: str) ->
         ),
     ],
 )
-def test_each_runtime_is_asked_in_its_own_way(
+def test_each_runtime_has_its_own_predict_path(
     cli: Cli, file: str, runtime: dict[str, Any], port: str, path: str
 ) -> None:
-    cli.cluster.models, cli.cluster.answers = [clusters.in_canary()], answers
+    cli.cluster.models, cli.cluster.respond = [clusters.in_canary()], respond
     cli.cluster.revisions = [clusters.kept(STABLE, 1, 2, runtime=runtime), clusters.kept(CANARY, 2, 3, runtime=runtime)]
     assert cli("predict", "digits", "-f", file, "--to", "canary").exit_code == 0
-    (asked,) = cli.cluster.asked
-    assert (asked[1], asked[2], asked[3].path) == (f"digits-{CANARY}-b", port, path)
+    (sent,) = cli.cluster.sent
+    assert (sent[1], sent[2], sent[3].path) == (f"digits-{CANARY}-b", port, path)
 
 
-def test_without_to_the_service_is_asked(cli: Cli, file: str) -> None:
-    cli.cluster.models, cli.cluster.answers = [model()], answers
+def test_without_to_the_request_goes_to_the_service(cli: Cli, file: str) -> None:
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     assert cli("predict", "digits", "-f", file).exit_code == 0
-    assert cli.cluster.asked[0][:3] == ("services", "digits", "http")
+    assert cli.cluster.sent[0][:3] == ("services", "digits", "http")
 
 
-def test_in_place_each_revision_is_asked_by_its_version(cli: Cli, file: str) -> None:
+def test_in_place_each_path_names_a_version(cli: Cli, file: str) -> None:
     body = clusters.in_canary()
     body["status"]["canary"]["carrier"] = STABLE
-    cli.cluster.models, cli.cluster.answers = [body], answers
+    cli.cluster.models, cli.cluster.respond = [body], respond
     assert cli("predict", "digits", "-f", file, "--to", "both").exit_code == 0
-    assert [asked[3].path for asked in cli.cluster.asked] == [
+    assert [sent[3].path for sent in cli.cluster.sent] == [
         "/v2/models/digits/versions/2/infer",
         "/v2/models/digits/versions/3/infer",
     ]
 
 
 def test_both_are_compared_output_by_output(cli: Cli, file: str) -> None:
-    cli.cluster.models, cli.cluster.answers = [clusters.in_canary()], answers
+    cli.cluster.models, cli.cluster.respond = [clusters.in_canary()], respond
     lines = cli("predict", "digits", "-f", file, "--to", "both").stdout.splitlines()
     assert [line.split() for line in lines if line][3:] == [
         ["OUTPUT", "VALUES", "DIFFER", "MOST", "RELATIVE"],
         ["label", "1", "same"],
         ["probabilities", "2", "1", "0.25", "50.00", "%"],
     ]
-    told = json.loads(cli("predict", "digits", "-f", file, "--to", "both", "-o", "json").stdout)
-    assert [each["body"]["model_version"] for each in told["answers"]] == ["2", "3"]
-    assert told["compared"][1]["mostAbsolute"] == 0.25
+    document = json.loads(cli("predict", "digits", "-f", file, "--to", "both", "-o", "json").stdout)
+    assert [each["body"]["model_version"] for each in document["answers"]] == ["2", "3"]
+    assert document["compared"][1]["mostAbsolute"] == 0.25
 
 
 def test_an_error_of_the_model_fails_and_is_shown(cli: Cli, file: str) -> None:
     cli.cluster.models = [clusters.in_canary()]
-    cli.cluster.answers = lambda *asked: Response(400, b'{"error": "unexpected shape for input x"}', 1.0)
+    cli.cluster.respond = lambda *sent: Response(400, b'{"error": "unexpected shape for input x"}', 1.0)
     shown = cli("predict", "digits", "-f", file, "--to", "canary")
     assert shown.exit_code == 1
     assert "unexpected shape" in shown.stdout
@@ -109,18 +109,18 @@ def test_an_error_of_the_model_fails_and_is_shown(cli: Cli, file: str) -> None:
 
 
 def test_a_body_that_is_no_json_is_sent_as_bytes(cli: Cli, tmp_path: Path) -> None:
-    cli.cluster.models, cli.cluster.answers = [model()], answers
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     (tmp_path / "image.jpg").write_bytes(b"\xff\xd8\xff")
     cli("predict", "digits", "-f", str(tmp_path / "image.jpg"), "-H", "X-Trace: 1")
-    assert cli.cluster.asked[0][3].headers == {"X-Trace": "1", "Content-Type": "application/octet-stream"}
+    assert cli.cluster.sent[0][3].headers == {"X-Trace": "1", "Content-Type": "application/octet-stream"}
     cli("predict", "digits", "-f", str(tmp_path / "image.jpg"), "-H", "content-type: image/jpeg")
-    assert cli.cluster.asked[1][3].headers == {"content-type": "image/jpeg"}
+    assert cli.cluster.sent[1][3].headers == {"content-type": "image/jpeg"}
 
 
 def test_the_body_may_come_from_stdin(cli: Cli) -> None:
-    cli.cluster.models, cli.cluster.answers = [model()], answers
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     assert cli("predict", "digits", "-f", "-", stdin=BODY).exit_code == 0
-    assert cli.cluster.asked[0][3].body == BODY
+    assert cli.cluster.sent[0][3].body == BODY
 
 
 @pytest.mark.parametrize(
@@ -136,18 +136,18 @@ def test_the_body_may_come_from_stdin(cli: Cli) -> None:
         ((), 2, "missing option '--file'"),
     ],
 )
-def test_mistakes_ask_nobody(cli: Cli, file: str, words: tuple[str, ...], code: int, says: str) -> None:
-    cli.cluster.models, cli.cluster.answers = [model()], answers
+def test_mistakes_send_nothing(cli: Cli, file: str, words: tuple[str, ...], code: int, says: str) -> None:
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     shown = cli("predict", "digits", *(file if word == "FILE" else word for word in words))
     assert shown.exit_code == code
     assert says in shown.stderr
     assert len(shown.stderr.splitlines()) == 1
-    assert cli.cluster.asked == []
+    assert cli.cluster.sent == []
 
 
-def test_without_a_ready_pod_nobody_is_asked(cli: Cli, file: str) -> None:
+def test_without_a_ready_pod_nothing_is_sent(cli: Cli, file: str) -> None:
     cli.cluster.models = [clusters.in_canary()]
-    cli.cluster.running = []
+    cli.cluster.pods = []
     shown = cli("predict", "digits", "-f", file, "--to", "canary")
     assert shown.exit_code == 1
     assert f"no pod of the canary revision {CANARY} is ready" in shown.stderr

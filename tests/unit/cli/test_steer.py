@@ -59,7 +59,7 @@ def test_two_equal_commands_have_two_ids(cli: Cli) -> None:
     assert len(set(cli.cluster.annotated)) == 2
 
 
-def test_a_refusal_is_told_in_the_operators_words(cli: Cli) -> None:
+def test_a_refusal_is_printed_in_the_operators_words(cli: Cli) -> None:
     cli.cluster.models = [clusters.in_canary()]
     cli.cluster.operator = says(False, "the canary is in its last step: there is none to skip to")
     shown = cli("skip", "digits")
@@ -113,8 +113,13 @@ def test_scripts_read_what_the_operator_said(cli: Cli) -> None:
     cli.cluster.operator = says(False, "no")
     shown = cli("skip", "digits", "-o", "json")
     assert shown.exit_code == 1
-    told = json.loads(shown.stdout)
-    assert (told["verb"], told["revision"], told["accepted"], told["message"]) == ("skip", CANARY, False, "no")
+    document = json.loads(shown.stdout)
+    assert (document["verb"], document["revision"], document["accepted"], document["message"]) == (
+        "skip",
+        CANARY,
+        False,
+        "no",
+    )
 
 
 def rolling() -> Json:

@@ -1,9 +1,13 @@
-"""`status --watch`: the routers' counters as curves, and a picture that fits its screen."""
+"""`status --watch` and `--wait`: curves of the routers' counters, a picture that fits its screen, how a wait ends."""
 
 from __future__ import annotations
 
+import ast
 import io
+import json
 import re
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -15,10 +19,13 @@ from slipway.cli.client import Request, Response
 from slipway.cli.counters import Track, add_readings, curve_of, quantile_of, spark
 from slipway.cli.errors import CommandError, Exit
 from slipway.cli.terminal import Terminal
+from slipway.cli.view import FINAL_REASONS
 from slipway.evidence import LATENCY_BOUNDS_MILLISECONDS, Counts
 from tests.unit.cli import clusters
-from tests.unit.cli.clusters import CANARY, STABLE, Cli, Time
+from tests.unit.cli.clusters import CANARY, STABLE, Cli, Time, condition, model
 
+OPERATOR = Path(__file__).resolve().parents[3] / "operator" / "slipway"
+Json = dict[str, Any]
 BUCKETS = len(LATENCY_BOUNDS_MILLISECONDS)
 
 
@@ -79,7 +86,7 @@ def test_a_slow_hundredth_shows_in_the_quantile() -> None:
 
 
 @given(points=st.lists(st.none() | st.floats(0, 1e6)), width=st.integers(1, 60), is_unicode=st.booleans())
-def test_a_spark_is_as_wide_as_asked(points: list[float | None], width: int, is_unicode: bool) -> None:
+def test_a_spark_has_the_width_that_it_is_given(points: list[float | None], width: int, is_unicode: bool) -> None:
     top = max((point for point in points if point is not None), default=0.0)
     assert len(spark(points, top, width, is_unicode=is_unicode)) == width
 
@@ -129,7 +136,7 @@ def play(cli: Cli, time: Time, seconds: int) -> None:
         if time.passed >= seconds:
             raise KeyboardInterrupt
 
-    cli.cluster.answers = answer
+    cli.cluster.respond = answer
     time.each_sleep = look
 
 
@@ -167,18 +174,18 @@ def test_the_picture_stays_within_its_screen(
 
 def test_without_permission_the_rest_is_drawn(cli: Cli, time_of_test: Time, screen: Console) -> None:
     play(cli, time_of_test, 5)
-    asked = []
+    sent = []
 
     def forbid(*question: object) -> Response:
-        asked.append(question)
+        sent.append(question)
         raise CommandError(Exit.NO_CLUSTER, "you may not get pods/proxy in namespace team-a")
 
-    cli.cluster.answers = forbid
+    cli.cluster.respond = forbid
     assert cli("status", "digits", "--watch").exit_code == Exit.INTERRUPTED
     shown = last_picture(screen)
     assert any(line.startswith("verdict") for line in shown)
     assert not any(line.startswith("stable ") for line in shown)
-    assert len(asked) == 1, "a permission does not come by asking again"
+    assert len(sent) == 1, "a permission does not come by asking again"
 
 
 def test_a_router_that_ends_leaves_a_gap_only(
@@ -186,7 +193,7 @@ def test_a_router_that_ends_leaves_a_gap_only(
 ) -> None:
     monkeypatch.setattr(watch, "read_counts", read_stats)
     play(cli, time_of_test, 12)
-    answer = cli.cluster.answers
+    answer = cli.cluster.respond
     assert answer is not None
 
     def sometimes(kind: str, name: str, port: str, request: Request) -> Response:
@@ -194,14 +201,14 @@ def test_a_router_that_ends_leaves_a_gap_only(
             raise CommandError(Exit.FAILED, "pod digits-router-c did not answer on port 10090: connection refused")
         return answer(kind, name, port, request)
 
-    cli.cluster.answers = sometimes
+    cli.cluster.respond = sometimes
     cli("status", "digits", "--watch")
     assert any(line.startswith("canary ") and "4.0 % errors" in line for line in last_picture(screen))
 
 
 def test_watch_with_wait_ends_with_the_rollout(cli: Cli, time_of_test: Time, screen: Console) -> None:
     cli.cluster.models = [clusters.in_canary()]
-    cli.cluster.running = []
+    cli.cluster.pods = []
 
     def finish() -> None:
         if time_of_test.passed >= 3:
@@ -218,7 +225,7 @@ def test_watch_in_a_pipe_tells_line_by_line(cli: Cli, time_of_test: Time) -> Non
     shown = cli("status", "digits", "--watch")
     assert shown.exit_code == Exit.INTERRUPTED
     assert shown.stdout == f"digits: {CANARY} (version 3) is taking over, step 2 of 4 at 25 %\n"
-    assert cli.cluster.asked == []
+    assert cli.cluster.sent == []
 
 
 def test_a_list_is_watched_on_a_terminal_only(cli: Cli, time_of_test: Time, screen: Console) -> None:
@@ -229,3 +236,130 @@ def test_a_list_is_watched_on_a_terminal_only(cli: Cli, time_of_test: Time, scre
 
 def test_real_stats_of_a_router_are_read() -> None:
     assert watch.read_counts("nonsense") == {}
+
+
+# --- until the rollout has ended ---
+
+
+def finish(cli: Cli, time: Time, after: int, body: Json) -> None:
+    """The rollout comes to this after so many looks."""
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == after:
+            cli.cluster.models = [body]
+
+    time.each_sleep = look
+
+
+def test_wait_ends_well_when_promoted(cli: Cli, time_of_test: Time) -> None:
+    cli.cluster.models = [clusters.in_canary()]
+    finish(cli, time_of_test, 3, model())
+    shown = cli("status", "digits", "--wait")
+    assert shown.exit_code == 0, shown.output
+    assert shown.stdout.splitlines() == [
+        f"digits: {CANARY} (version 3) is taking over, step 2 of 4 at 25 %",
+        f"digits: {STABLE} (version 2) serves",
+    ]
+
+
+def test_wait_tells_what_happens_meanwhile_once(cli: Cli, time_of_test: Time) -> None:
+    cli.cluster.models = [clusters.in_canary()]
+    after = clusters.at_pause()
+    after["status"]["transitions"].append(
+        {"at": clusters.ago(), "revision": CANARY, "reason": "Step", "message": "step 3 of 4 begins: weight 25"}
+    )
+    finish(cli, time_of_test, 2, after)
+    shown = cli("status", "digits", "--wait", "--timeout", "6s")
+    assert shown.exit_code == 4
+    assert [line for line in shown.stdout.splitlines() if "begins" in line] == [
+        f"{clusters.ago()} {CANARY} Step: step 3 of 4 begins: weight 25"
+    ]
+    assert "paused: resume continues it; the rollout has not ended within 6 s" in shown.stderr
+
+
+def test_wait_fails_when_taken_back(cli: Cli, time_of_test: Time) -> None:
+    cli.cluster.models = [clusters.in_canary()]
+    finish(cli, time_of_test, 2, clusters.rolled_back())
+    shown = cli("status", "digits", "--wait")
+    assert shown.exit_code == 1
+    assert "RolledBack: revision 9c01fe2233 was taken back: golden request 2 of 8" in shown.stderr
+
+
+MAY_PASS = {"NameConflict", "QuotaExceeded", "Refused", "GoldenUnreadable"}
+"""What stands in the way outside the spec: the operator looks again by itself, so that a script goes on waiting."""
+
+
+def spec_errors() -> set[str]:
+    """The reasons of every SpecError that the operator raises; one that is no constant can't be document here."""
+    found = set()
+    for file in OPERATOR.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "SpecError":
+                found.add(ast.literal_eval(node.args[0]))
+    return found
+
+
+def test_every_error_of_a_spec_ends_a_wait_or_may_pass() -> None:
+    assert spec_errors() - MAY_PASS == FINAL_REASONS - {"RolledBack"}
+    assert spec_errors() >= MAY_PASS
+
+
+def cannot_be_carried_out(reason: str) -> Json:
+    body = model()
+    body["status"]["conditions"][1] = condition("Promoted", "False", reason, "spec.x is wrong; write y")
+    return body
+
+
+@pytest.mark.parametrize("reason", sorted(spec_errors() - MAY_PASS))
+def test_wait_fails_when_the_spec_cannot_be_carried_out(cli: Cli, time_of_test: Time, reason: str) -> None:
+    cli.cluster.models = [clusters.in_canary()]
+    finish(cli, time_of_test, 2, cannot_be_carried_out(reason))
+    shown = cli("status", "digits", "--wait")
+    assert shown.exit_code == 1
+    assert f"{reason}: spec.x is wrong; write y" in shown.stderr
+
+
+@pytest.mark.parametrize("reason", sorted(MAY_PASS))
+def test_wait_goes_on_while_what_stands_in_the_way_may_pass(cli: Cli, time_of_test: Time, reason: str) -> None:
+    cli.cluster.models = [cannot_be_carried_out(reason)]
+    assert cli("status", "digits", "--wait", "--timeout", "3s").exit_code == 4
+
+
+def test_wait_does_not_take_the_last_rollout_for_this_one(cli: Cli) -> None:
+    """A spec that was written a moment ago is not promoted because the one before it was."""
+    body = model()
+    body["metadata"]["generation"] = 4
+    cli.cluster.models = [body]
+    shown = cli("status", "digits", "--wait", "--timeout", "3s")
+    assert shown.exit_code == 4
+    assert "has not acted on the spec yet" in shown.stderr
+
+
+def test_wait_lasts_through_bake(cli: Cli, time_of_test: Time) -> None:
+    cli.cluster.models = [clusters.in_bake()]
+    assert cli("status", "digits", "--wait", "--timeout", "3s").exit_code == 4
+
+
+def test_wait_prints_the_document_when_it_ends(cli: Cli, time_of_test: Time) -> None:
+    cli.cluster.models = [clusters.in_canary()]
+    finish(cli, time_of_test, 2, clusters.rolled_back())
+    shown = cli("status", "digits", "--wait", "-o", "json")
+    assert shown.exit_code == 1
+    assert json.loads(shown.stdout)["outcome"] == "failed"
+
+
+def test_a_silent_api_server_is_waited_for(cli: Cli, time_of_test: Time) -> None:
+    cli.cluster.models = [model()]
+    broken = CommandError(Exit.NO_CLUSTER, "no answer from https://192.0.2.1: it takes too long", may_pass=True)
+
+    def begin() -> None:
+        cli.cluster.failing = broken if time_of_test.passed < 10 else None
+
+    cli.cluster.models[0]["metadata"]["generation"] = 4
+    time_of_test.each_sleep = begin
+    shown = cli("status", "digits", "--wait", "--timeout", "20s")
+    assert shown.exit_code == 4
+    assert time_of_test.passed >= 20
