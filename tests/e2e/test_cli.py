@@ -238,7 +238,10 @@ def test_a_kubeconfig_that_cant_work_ends_in_one_line(slipway: Slipway, tmp_path
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(("--kubeconfig", "/none"), "names none"), (("--context", "nowhere"), "kubectl config get-contexts lists them")],
+    [
+        (("--kubeconfig", "/none"), "there is no file /none"),
+        (("--context", "nowhere"), "kubectl config get-contexts lists them"),
+    ],
 )
 def test_a_cluster_that_is_not_known_is_named(slipway: Slipway, words: tuple[str, ...], says: str) -> None:
     ran = slipway("status", *words)

@@ -60,7 +60,8 @@ def _unexpected(error: Exception) -> int:
         return Exit.FAILED
     command = getattr(getattr(error, "ctx", None), "command_path", None) or "slipway"
     message = str(format_message()).rstrip(".")
-    _complain(f"{message[:1].lower()}{message[1:]}; see {command} --help")
+    stop = "" if message.endswith("?") else ";"
+    _complain(f"{message[:1].lower()}{message[1:]}{stop} see {command} --help")
     return Exit.USAGE
 
 
@@ -260,7 +261,7 @@ def predict(
     *,
     name: Name,
     file: Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="The request's body; - is stdin.")],
-    to: Annotated[To, typer.Option("--to", help="Who gets it; both: stable and canary, compared.")] = To.SERVICE,
+    to: Annotated[To, typer.Option("--to", help="Who gets the request; both: stable and canary.")] = To.SERVICE,
     header: Annotated[
         list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="Another header; may be repeated.")
     ] = None,
@@ -270,9 +271,9 @@ def predict(
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Send a prediction to one revision, or to two and compare.
+    """Send a prediction request to one revision, or to both and compare the answers.
 
-    It goes through the API server to a pod of the revision. Exit 0: every answer is a 2xx.
+    The request goes through the API server to a pod of the revision. Exit 0: every answer is a 2xx.
     """
     from slipway.cli.predict import predict, read_request
     from slipway.cli.resolve import parse_span

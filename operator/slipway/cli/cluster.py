@@ -130,7 +130,11 @@ def _no_settings(flags: ClusterFlags, error: Exception) -> str:
     if flags.context is not None and "context" in str(error).lower():
         return f"there is no context {flags.context!r} in the kubeconfig; kubectl config get-contexts lists them"
     where = flags.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    return f"no cluster to talk to: {where} names none ({error}); set KUBECONFIG, or name a file with --kubeconfig"
+    if any(Path(each).expanduser().exists() for each in where.split(os.pathsep)):
+        why = f"{where} names none ({error})"
+    else:
+        why = f"there is no file {where}"
+    return f"no cluster to talk to: {why}; set KUBECONFIG, or name a file with --kubeconfig"
 
 
 class Cluster:

@@ -178,7 +178,7 @@ def _curves(view: View, canvas: Canvas, curves: Mapping[str, Curve]) -> Table:
         table.add_row(
             Text(f"{role:<{LABEL_WIDTH - 1}}", ROLE_STYLES[role]),
             Text(spark(curve.error_shares, max(top_share, 0.01), width, is_unicode=canvas.is_unicode), "red"),
-            Text(f"{'no' if share is None else f'{share:.1%}'.replace('%', ' %'):>6} errors"),
+            Text(f"{canvas.sign('none') if share is None else f'{share:.1%}'.replace('%', ' %'):>6} errors"),
             Text(spark(curve.latencies, top_latency, width, is_unicode=canvas.is_unicode), "cyan"),
             Text(f"p99 {canvas.sign('none') if latency is None else f'{latency:g} ms':>8}"),
             Text(f"{curve.requests_per_second:>6.1f}/s", "dim"),

@@ -279,6 +279,20 @@ def test_a_certificate_that_is_not_trusted_is_said(
     assert cluster.connect(ClusterFlags(kubeconfig=careless)).list_models() == []
 
 
+def test_a_kubeconfig_that_names_no_cluster_is_said(
+    server: tuple[Played, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    good = kubeconfig(tmp_path, server[1])
+    (tmp_path / "empty").write_text("")
+    (tmp_path / "words").write_text("hello")
+    assert "no cluster to talk to: there is no file /none;" in refused_with("/none")
+    assert f"no cluster to talk to: {tmp_path}/empty names none" in refused_with(f"{tmp_path}/empty")
+    assert "the kubeconfig can't be used" in refused_with(f"{tmp_path}/words")
+    with pytest.raises(CommandError) as caught:
+        cluster.connect(ClusterFlags(context="nowhere", kubeconfig=good))
+    assert "there is no context 'nowhere' in the kubeconfig" in caught.value.message
+
+
 def test_requests_go_through_the_proxy_of_the_kubeconfig(server: tuple[Played, str], tmp_path: Path) -> None:
     path = kubeconfig(tmp_path, "http://api.example", more={"proxy-url": server[1]})
     assert cluster.connect(ClusterFlags(kubeconfig=path)).list_models() == []
