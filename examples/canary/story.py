@@ -50,7 +50,7 @@ def has_routers(found: Manifest | None) -> bool | None:
     status = (found or {}).get("status") or {}
     if found is None or status.get("observedGeneration") != found["metadata"]["generation"]:
         return None
-    is_there = (status.get("traffic") or {}).get("entry") == "Router"
+    is_there = (status.get("traffic") or {}).get("serviceTarget") == "Router"
     is_alone = (status.get("stable") or {}).get("version") == BEFORE and not status.get("canary")
     return True if is_there and is_alone and not status.get("previous") else None
 

@@ -181,7 +181,7 @@ def then_routed(served: Served, *, is_routed: bool = True, seconds: float = 90) 
     """Waits until the Service reaches the routers; or not them any more."""
 
     def is_so(status: Manifest) -> bool | None:
-        entry = (status.get("traffic") or {}).get("entry")
+        entry = (status.get("traffic") or {}).get("serviceTarget")
         return True if entry is not None and (entry == "Router") == is_routed else None
 
     then_status(served, "behind routers" if is_routed else "behind no router", is_so, seconds)

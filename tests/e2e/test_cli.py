@@ -238,7 +238,10 @@ def test_a_kubeconfig_that_cant_work_ends_in_one_line(slipway: Slipway, tmp_path
 
 @pytest.mark.parametrize(
     ("words", "says"),
-    [(("--kubeconfig", "/none"), "names none"), (("--context", "nowhere"), "kubectl config get-contexts lists them")],
+    [
+        (("--kubeconfig", "/none"), "there is no file /none"),
+        (("--context", "nowhere"), "kubectl config get-contexts lists them"),
+    ],
 )
 def test_a_cluster_that_is_not_known_is_named(slipway: Slipway, words: tuple[str, ...], says: str) -> None:
     ran = slipway("status", *words)
@@ -348,7 +351,7 @@ def test_a_person_leads_a_canary_to_the_end_and_back(
     )
     baking = slipway("status", *flags, "--wait", "--timeout", "1s")
     assert baking.status == 4
-    assert "and bakes" in baking.out
+    assert "in bake" in baking.out
 
     promoted = slipway("promote", *flags)
     assert promoted.status == 0, promoted.err
@@ -386,7 +389,7 @@ def test_an_abort_is_remembered_until_retried(slipway: Slipway, stage: Stage, di
     assert second in aborted.out
     ended = slipway("status", *flags, "--wait", "--timeout", "60s")
     assert ended.status == 1
-    assert "slipway: digits does not serve what its spec asks for" in ended.err
+    assert "slipway: digits does not serve the spec's revision" in ended.err
     assert "rejected" in slipway("history", *flags).out
     tried = slipway("retry", *flags)
     assert tried.status == 0, tried.err

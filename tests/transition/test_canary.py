@@ -1054,7 +1054,7 @@ def test_the_provider_is_switched_there_and_back_without_a_lost_request(*, is_on
     run(operator, 15)
     assert len(world.routers()) == 2
     assert weights(world) == ((75, 25) if is_on_the_way else (100, None))
-    assert status(world)["traffic"]["entry"] == "Router"
+    assert status(world)["traffic"]["serviceTarget"] == "Router"
     assert world.lost == 0
 
 

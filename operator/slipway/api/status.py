@@ -133,7 +133,9 @@ class Pinned(_Report):
 class TrafficStatus(_Report):
     """Who splits the requests."""
 
-    entry: str = Field(max_length=64, description="What Service <name> reaches: Router, Pods, or one workload's pods.")
+    service_target: str = Field(
+        max_length=64, description="What Service <name> reaches: Router, Pods, or one workload's pods."
+    )
     message: str = Field(default="", max_length=1024, description="Weights that can't be reached; what is missing.")
 
 
@@ -196,7 +198,12 @@ class ModelDeploymentStatus(_Report):
         return next((condition for condition in self.conditions if condition.type == kind), None)
 
 
-FORMER_NAMES = {"carrier": "workload", "hurried": "promoteRequested", "weightedSince": "trafficSince"}
+FORMER_NAMES = {
+    "carrier": "workload",
+    "entry": "serviceTarget",
+    "hurried": "promoteRequested",
+    "weightedSince": "trafficSince",
+}
 """What 0.1 called fields. A status that it wrote in mid-rollout is read under today's names, and written so."""
 
 
@@ -215,9 +222,9 @@ def read_status(stored: dict[str, Any] | None) -> ModelDeploymentStatus:
 
 
 def _under_names_of_today(stored: dict[str, Any]) -> dict[str, Any]:
-    """The status, the revisions and the step in it, without the names in FORMER_NAMES."""
+    """The status and the parts of it that had other names."""
     renamed = {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
-    for part in ("stable", "canary", "previous", "step"):
+    for part in ("stable", "canary", "previous", "step", "traffic"):
         if isinstance(renamed.get(part), dict):
             renamed[part] = {FORMER_NAMES.get(name, name): value for name, value in renamed[part].items()}
     return renamed

@@ -11,9 +11,9 @@ def main() -> None:
     missing = [name for name in ("typer", "rich") if find_spec(name) is None]
     if missing:
         sys.exit(f"slipway: the commands need {' and '.join(missing)}: pip install 'slipway[cli]'")
-    from slipway.cli.app import app, how_typed
+    from slipway.cli.app import app, program_name
 
-    app(prog_name=how_typed())
+    app(prog_name=program_name())
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""The commands: their names, options and help; what they do is in the modules that they call.
+"""The commands: names, options and help. What a command does is in the module that it calls.
 
-Invariant: nothing but one line on stderr and an exit code of `endings` comes of a mistake, whatever it is.
-Must not import: kubernetes, or anything that does; `slipway --help` is to be there at once.
+Invariant: every mistake ends in one line on stderr and an exit code of `errors`.
+Must not import: kubernetes, or anything that imports it, so that `slipway --help` prints at once; each command imports
+what it needs when it runs.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ import typer
 from typer.core import TyperGroup
 
 from slipway import __version__
-from slipway.cli.endings import CommandError, Exit, failed, misused
+from slipway.cli.errors import CommandError, Exit, failed, misused
 
 if TYPE_CHECKING:
-    from slipway.cli.world import Target
+    from slipway.cli.client import ClusterFlags
 
 TRACE_VARIABLE = "SLIPWAY_TRACE"
 
 
 class OneLine(TyperGroup):
-    """A group of commands whose mistakes end in one line and an exit code."""
+    """A group of commands in which every error ends as one line and an exit code."""
 
     def main(self, args: Any = None, *, standalone_mode: bool = True, **options: Any) -> Any:  # type: ignore[override]
-        """Run a command. In standalone mode, as in a terminal, the process ends with its exit code."""
-        code = self._ended(args, **options)
+        """Run a command; in standalone mode, as in a terminal, exit with its code."""
+        code = self._exit_code(args, **options)
         if standalone_mode:
             sys.exit(code)
         return code
 
-    def _ended(self, args: Any, **options: Any) -> int:
+    def _exit_code(self, args: Any, **options: Any) -> int:
         try:
             result = super().main(args, standalone_mode=False, **options)
         except CommandError as error:
@@ -52,15 +53,15 @@ class OneLine(TyperGroup):
 
 
 def _unexpected(error: Exception) -> int:
-    tell = getattr(error, "format_message", None)
-    if tell is None:  # not typer's, for what was typed
+    format_message = getattr(error, "format_message", None)
+    if format_message is None:  # not one of typer's errors about the command line
         words = f"{type(error).__name__}: {error}"
-        _complain(f"this should not have happened: {words}; {TRACE_VARIABLE}=1 shows where, please report it")
+        _complain(f"this is a bug in slipway: {words}; {TRACE_VARIABLE}=1 shows where, please report it")
         return Exit.FAILED
-    context = getattr(error, "ctx", None)
-    path = getattr(context, "command_path", None) or "slipway"
-    message = str(tell()).rstrip(".")
-    _complain(f"{message[:1].lower()}{message[1:]}; {path} --help tells more")
+    command = getattr(getattr(error, "ctx", None), "command_path", None) or "slipway"
+    message = str(format_message()).rstrip(".")
+    stop = "" if message.endswith("?") else ";"
+    _complain(f"{message[:1].lower()}{message[1:]}{stop} see {command} --help")
     return Exit.USAGE
 
 
@@ -79,15 +80,15 @@ app = typer.Typer(
 )
 
 
-class Form(StrEnum):
-    """What scripts read."""
+class Format(StrEnum):
+    """The documents for scripts."""
 
     JSON = "json"
     YAML = "yaml"
 
 
-class Whom(StrEnum):
-    """Who answers a prediction."""
+class To(StrEnum):
+    """Who gets a prediction's request."""
 
     SERVICE = "service"
     STABLE = "stable"
@@ -95,24 +96,29 @@ class Whom(StrEnum):
     BOTH = "both"
 
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The ModelDeployment; mdep/NAME is fine too.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The ModelDeployment; mdep/NAME works, too.")]
 Namespace = Annotated[str | None, typer.Option("--namespace", "-n", metavar="NS", help="As in kubectl.")]
 Context = Annotated[str | None, typer.Option("--context", metavar="NAME", help="As in kubectl.")]
 Kubeconfig = Annotated[str | None, typer.Option("--kubeconfig", metavar="FILE", help="As in kubectl.")]
-Output = Annotated[Form | None, typer.Option("--output", "-o", help="Print this instead, for scripts.")]
-Waits = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for what the operator says to it.")]
-Timeout = Annotated[str, typer.Option("--timeout", metavar="SPAN", help="How long at most: 90s, 10m, 1h30m.")]
+Output = Annotated[Format | None, typer.Option("--output", "-o", help="Print a document for scripts instead.")]
+Waits = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait for the operator's answer.")]
+Timeout = Annotated[str, typer.Option("--timeout", metavar="SPAN", help="The longest wait: 90s, 10m, 1h30m.")]
+
+
+Flags = tuple[str | None, str | None, str | None]
+"""Namespace, context and kubeconfig, as typed after the command."""
 
 
 @app.callback(invoke_without_command=True)
 def slipway(
     context: typer.Context,
+    *,
     namespace: Namespace = None,
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
 ) -> None:
-    """See and steer how new versions of a model take over.
+    """See and steer the rollout of a model's new versions.
 
     Exit codes: 0 done, 1 refused or failed, 2 mistyped, 3 not found, 4 timed out, 5 no cluster or no permission.
     """
@@ -124,81 +130,86 @@ def slipway(
         typer.echo(context.get_help())
 
 
-def _target(context: typer.Context, namespace: str | None, named: str | None, kubeconfig: str | None) -> Target:
-    """The flags, whether they stood before the command or after it."""
-    from slipway.cli.world import Target
+def _flags(context: typer.Context, after: Flags) -> ClusterFlags:
+    """The flags, which may stand before the command or after it."""
+    from slipway.cli.client import ClusterFlags
 
-    before = context.obj or (None, None, None)
-    return Target(namespace or before[0], named or before[1], kubeconfig or before[2])
+    before: Flags = context.obj or (None, None, None)
+    return ClusterFlags(*(late or early for late, early in zip(after, before, strict=True)))
 
 
-def how_typed() -> str:
-    """How this command was called, for hints that can be typed as they stand."""
+def program_name() -> str:
+    """`slipway` or `kubectl slipway`, as it was called, for hints that a person can paste."""
     called = os.path.basename(sys.argv[0] if sys.argv else "")
     return "kubectl slipway" if called.startswith("kubectl") else "slipway"
 
 
-# --- looking ---
+# --- look ---
 
 
 @app.command(rich_help_panel="Look")
 def status(
     context: typer.Context,
-    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Without it: a list of all.")] = None,
-    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="A list over all namespaces.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="A live picture, until Ctrl-C.")] = False,
+    *,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Without it: a list.")] = None,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="List all namespaces.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Redraw each second, until Ctrl-C.")] = False,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until the rollout has ended: exit 0 promoted, 1 taken back.")
+        bool, typer.Option("--wait", help="Wait for the end of the rollout: exit 0 promoted, 1 not.")
     ] = False,
-    timeout: Annotated[str | None, typer.Option("--timeout", metavar="SPAN", help="With --wait; then exit 4.")] = None,
+    timeout: Annotated[
+        str | None, typer.Option("--timeout", metavar="SPAN", help="The longest --wait; then exit 4.")
+    ] = None,
     output: Output = None,
     namespace: Namespace = None,
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Show how far a rollout is, and what to type next."""
-    from slipway.cli import looking
-    from slipway.cli.choice import parse_span
+    """Show a rollout, and the commands that may come next."""
+    from slipway.cli.resolve import parse_span
     from slipway.cli.session import open_session
+    from slipway.cli.show import show_list, show_status
 
     if name is not None and everywhere:
-        raise misused("-A lists all namespaces, and NAME is one ModelDeployment: leave one of them out")
+        raise misused("-A lists all namespaces, NAME shows one ModelDeployment: leave one of them out")
     if name is None and (wait or timeout is not None):
         raise misused("--wait and --timeout need the NAME of one ModelDeployment")
     if output is not None and watch:
-        raise misused("--watch draws a picture; -o prints once, or with --wait when the rollout has ended")
+        raise misused("--watch draws a picture, -o prints a document: leave one of them out")
     if timeout is not None and not (wait or watch):
         raise misused("--timeout goes with --wait")
     seconds = None if timeout is None else parse_span(timeout)
-    session = open_session(_target(context, namespace, kube_context, kubeconfig), how_typed())
+    session = open_session(_flags(context, (namespace, kube_context, kubeconfig)), program_name())
     if name is None:
-        looking.show_list(session, output, everywhere=everywhere, watches=watch)
+        show_list(session, output, everywhere=everywhere, watches=watch)
     else:
-        looking.show_status(session, name, output, watches=watch, waits=wait, timeout_seconds=seconds)
+        show_status(session, name, output, watches=watch, waits=wait, timeout_seconds=seconds)
 
 
 @app.command(rich_help_panel="Look")
 def history(
     context: typer.Context,
+    *,
     name: Name,
     output: Output = None,
     namespace: Namespace = None,
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List the revisions: what each changed, what became of it."""
-    from slipway.cli import looking
+    """List the revisions: what each one changed, and what became of it."""
     from slipway.cli.session import open_session
+    from slipway.cli.show import show_history
 
-    looking.show_history(open_session(_target(context, namespace, kube_context, kubeconfig), how_typed()), name, output)
+    show_history(open_session(_flags(context, (namespace, kube_context, kubeconfig)), program_name()), name, output)
 
 
 @app.command(rich_help_panel="Look")
 def diff(
     context: typer.Context,
+    *,
     name: Name,
-    before: Annotated[str | None, typer.Argument(metavar="REV", help="Alone: against stable.")] = None,
-    after: Annotated[str | None, typer.Argument(metavar="REV", help="Against the first.")] = None,
+    before: Annotated[str | None, typer.Argument(metavar="REV", help="Alone: compared with stable.")] = None,
+    after: Annotated[str | None, typer.Argument(metavar="REV", help="Compared with the first.")] = None,
     output: Output = None,
     namespace: Namespace = None,
     kube_context: Context = None,
@@ -206,28 +217,28 @@ def diff(
 ) -> None:
     """Show what differs between two revisions.
 
-    Without REV: between stable and what takes over, or the spec.
+    Without REV: between stable and the canary, or the spec where there is no canary.
 
     REV: a hash, the beginning of one, a version number, stable, canary or previous.
     """
-    from slipway.cli import looking
     from slipway.cli.session import open_session
+    from slipway.cli.show import show_difference
 
-    session = open_session(_target(context, namespace, kube_context, kubeconfig), how_typed())
-    looking.show_difference(session, name, before, after, output)
+    session = open_session(_flags(context, (namespace, kube_context, kubeconfig)), program_name())
+    show_difference(session, name, before, after, output)
 
 
 @app.command(rich_help_panel="Look")
 def digest(
-    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="A model's file, or the folder of a version.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="A model file, or the folder of a version.")],
     output: Output = None,
 ) -> None:
-    """Print the sha256 of a model, as spec.model.sha256 pins it.
+    """Print the sha256 of a model, for spec.model.sha256.
 
     Needs no cluster.
     """
     from slipway.cli.digest import digest_of
-    from slipway.cli.document import written
+    from slipway.cli.output import serialized
 
     digests = []
     for path in paths:
@@ -241,17 +252,18 @@ def digest(
         if output is None:
             typer.echo(found if len(paths) == 1 else f"{found}  {path}")
     if output is not None:
-        typer.echo(written({"digests": digests}, output), nl=False)
+        typer.echo(serialized({"digests": digests}, output), nl=False)
 
 
 @app.command(rich_help_panel="Look")
 def predict(
     context: typer.Context,
+    *,
     name: Name,
     file: Annotated[str, typer.Option("--file", "-f", metavar="FILE", help="The request's body; - is stdin.")],
-    to: Annotated[Whom, typer.Option("--to", help="Who is asked; both: stable and canary, compared.")] = Whom.SERVICE,
+    to: Annotated[To, typer.Option("--to", help="Who gets the request; both: stable and canary.")] = To.SERVICE,
     header: Annotated[
-        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="More headers; may be repeated.")
+        list[str] | None, typer.Option("--header", "-H", metavar="NAME:VALUE", help="Another header; may be repeated.")
     ] = None,
     timeout: Timeout = "60s",
     output: Output = None,
@@ -259,57 +271,58 @@ def predict(
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Ask for a prediction: one revision, or two and compare.
+    """Send a prediction request to one revision, or to both and compare the answers.
 
-    Goes through the API server to a pod of the revision; exit 0 when every answer is a success.
+    The request goes through the API server to a pod of the revision. Exit 0: every answer is a 2xx.
     """
-    from slipway.cli import asking
-    from slipway.cli.choice import parse_span
+    from slipway.cli.predict import predict, read_request
+    from slipway.cli.resolve import parse_span
     from slipway.cli.session import open_session
 
-    body, headers = asking.read_body(file), asking.read_headers(header or [])
-    seconds = parse_span(timeout)
-    session = open_session(_target(context, namespace, kube_context, kubeconfig), how_typed())
-    asking.predict(session, name, to, body, headers, seconds, output)
+    request = read_request(file, header or [], parse_span(timeout))
+    session = open_session(_flags(context, (namespace, kube_context, kubeconfig)), program_name())
+    predict(session, name, to, request, output)
 
 
-# --- steering ---
+# --- steer ---
 
 
 def _steer(
     context: typer.Context,
     verb: str,
     name: str,
+    flags: Flags,
+    *,
     wait: bool,
     timeout: str,
-    output: Form | None,
-    flags: tuple[str | None, str | None, str | None],
+    output: Format | None,
     to: str | None = None,
 ) -> None:
-    from slipway.cli import steering
-    from slipway.cli.choice import parse_span
+    from slipway.cli.resolve import parse_span
     from slipway.cli.session import open_session
+    from slipway.cli.steer import steer
 
     seconds = parse_span(timeout)
-    session = open_session(_target(context, *flags), how_typed())
-    steering.steer(session, verb, name, output, to=to, waits=wait, timeout_seconds=seconds)
+    session = open_session(_flags(context, flags), program_name())
+    steer(session, verb, name, output, to=to, waits=wait, timeout_seconds=seconds)
 
 
 STEERING = {
     "promote": "Send the canary to 100 percent now; in bake, end the bake.",
-    "pause": "Hold the canary at the weight that it has.",
-    "resume": "Go on with a canary that a person or its steps paused.",
-    "skip": "End the canary's current step now, and begin the next one.",
-    "abort": "Take the canary back; in bake, go back to what is warm.\n\n"
-    "The revision is rejected then: it is not tried again by itself.",
+    "pause": "Hold the canary at its weight.",
+    "resume": "Continue a paused canary, or end its pause step.",
+    "skip": "End the canary's step now, and begin the next.",
+    "abort": "Take the canary back; in bake, go back to the warm revision.\n\n"
+    "The revision is rejected: only retry, or another spec, tries it again.",
     "retry": "Try a rejected revision again.",
 }
-"""The commands that need nothing but a name."""
+"""The commands whose only argument is a name."""
 
 
 def _steering(verb: str) -> Callable[..., None]:
     def steer(
         context: typer.Context,
+        *,
         name: Name,
         wait: Waits = True,
         timeout: Timeout = "30s",
@@ -318,7 +331,8 @@ def _steering(verb: str) -> Callable[..., None]:
         kube_context: Context = None,
         kubeconfig: Kubeconfig = None,
     ) -> None:
-        _steer(context, verb, name, wait, timeout, output, (namespace, kube_context, kubeconfig))
+        flags = (namespace, kube_context, kubeconfig)
+        _steer(context, verb, name, flags, wait=wait, timeout=timeout, output=output)
 
     return steer
 
@@ -330,6 +344,7 @@ for _verb, _help in STEERING.items():
 @app.command(rich_help_panel="Steer")
 def rollback(
     context: typer.Context,
+    *,
     name: Name,
     to: Annotated[
         str | None,
@@ -344,6 +359,7 @@ def rollback(
 ) -> None:
     """Serve an earlier revision until the spec names another.
 
-    The spec is not changed.
+    The spec stays unchanged.
     """
-    _steer(context, "rollback", name, wait, timeout, output, (namespace, kube_context, kubeconfig), to)
+    flags = (namespace, kube_context, kubeconfig)
+    _steer(context, "rollback", name, flags, wait=wait, timeout=timeout, output=output, to=to)

@@ -1,4 +1,4 @@
-"""The clock that commands wait by; tests put another in its place.
+"""The clock of the commands; tests replace it.
 
 Must not import: anything of Slipway.
 """

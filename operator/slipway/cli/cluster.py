@@ -1,9 +1,12 @@
-"""The API server, as the commands ask it: `World`, answered by the official kubernetes client.
+"""The API server: `Client` over HTTP, with what the official kubernetes client reads in a kubeconfig.
 
-Invariant: every way in which a cluster can't be reached or refuses ends as one line of a CommandError, never as one of
-the client's own exceptions; nothing is written but one annotation.
-Facts (of the client, 37): without `retries` urllib3 tries four times and logs each; a kubeconfig's exec plugin that
-fails raises ConfigException or leaves the request without a token.
+Of that client only its reading of a kubeconfig is used (contexts, tokens, certificates, exec plugins, proxies); the
+requests are urllib3's. The client's own `call_api` parses and writes anew every JSON body, which would change what
+`predict` sends, and lengthen the time that it measures.
+Invariant: whatever keeps a cluster from answering ends as a CommandError of one line, never as an exception of one of
+the two libraries; nothing is written but one annotation.
+Facts (of the kubernetes client, 37): an exec plugin that fails raises ConfigException, or logs an error to the root
+logger and leaves the settings without a token.
 Must not import: kopf, the operator's own client. The only module of the CLI that imports kubernetes.
 """
 
@@ -22,13 +25,15 @@ from urllib.parse import quote, urlencode
 
 import urllib3
 from kubernetes import config
-from kubernetes.client import ApiClient, Configuration
+from kubernetes.client import Configuration
 from kubernetes.client.exceptions import ApiException
+from kubernetes.client.rest import should_bypass_proxies
 from urllib3.exceptions import HTTPError, MaxRetryError
 
+from slipway import __version__
 from slipway.api.v1alpha1 import GROUP, PLURAL, VERSION
-from slipway.cli.endings import CommandError, Exit, failed
-from slipway.cli.world import Answer, Json, Request, Target
+from slipway.cli.client import ClusterFlags, Json, Request, Response
+from slipway.cli.errors import CommandError, Exit, failed
 
 TIMEOUT_SECONDS = 15
 FIELD_MANAGER = "slipway-cli"
@@ -37,55 +42,78 @@ MODEL_LABEL = f"{GROUP}/model"
 NAMESPACE_FILE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-class _Heard(logging.Handler):
-    """What the client logs of a login that fails, where it raises nothing."""
+class _LoginErrors(logging.Handler):
+    """Keeps what the kubernetes client logs about a failed login, where it raises nothing."""
 
     def __init__(self) -> None:
         super().__init__(logging.ERROR)
-        self.words: list[str] = []
+        self.messages: list[str] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Remember it; print nothing."""
-        self.words.append(record.getMessage())
+        """Keep the message; print nothing."""
+        self.messages.append(record.getMessage())
 
 
-def connect(target: Target) -> Cluster:
-    """The cluster of the kubeconfig, or the one that this pod runs in where there is no kubeconfig."""
-    # What the client logs on the way to an error would be lines beside ours.
+def connect(flags: ClusterFlags) -> Cluster:
+    """The cluster of the kubeconfig; without a kubeconfig, the cluster that this pod runs in."""
+    # Whatever the libraries log on the way to an error would be lines beside ours.
     logging.getLogger("urllib3").setLevel(logging.CRITICAL)
     logging.getLogger("kubernetes").setLevel(logging.CRITICAL)
-    warnings.simplefilter("ignore")  # of TLS that the kubeconfig itself says not to verify
+    warnings.simplefilter("ignore")  # urllib3's, about a kubeconfig with insecure-skip-tls-verify
     settings = Configuration()
-    heard = _Heard()
-    logging.getLogger().addHandler(heard)  # and it stays: a login that runs again in mid-watch is logged there, too
-    namespace = _load(settings, target)
-    if heard.words:
-        message = f"the kubeconfig's login fails: {heard.words[-1]}; what does kubectl get mdep say?"
-        raise CommandError(Exit.NO_CLUSTER, message)
-    settings.retries = urllib3.Retry(0, redirect=False)
-    return Cluster(ApiClient(settings), target.namespace or namespace, target)
+    errors = _LoginErrors()
+    logging.getLogger().addHandler(errors)  # for good: a login that is repeated in mid-watch logs there, too
+    namespace = _load(settings, flags)
+    if errors.messages:
+        raise _login_fails(errors.messages[-1])
+    return Cluster(settings, flags.namespace or namespace)
 
 
-def _load(settings: Configuration, target: Target) -> str:
-    """Fill the settings; returns the namespace that they name."""
+def _login_fails(reason: object) -> CommandError:
+    message = f"the login of the kubeconfig fails: {reason}; what does kubectl get mdep say?"
+    return CommandError(Exit.NO_CLUSTER, message)
+
+
+def _connections(settings: Configuration) -> urllib3.PoolManager:
+    """Connections with the TLS and the proxy of the settings. No request is repeated."""
+    options: dict[str, Any] = {
+        "cert_reqs": ssl.CERT_REQUIRED if settings.verify_ssl else ssl.CERT_NONE,
+        "ca_certs": settings.ssl_ca_cert,
+        "cert_file": settings.cert_file,
+        "key_file": settings.key_file,
+        "retries": urllib3.Retry(0, redirect=False),  # by default urllib3 tries four times, and logs each
+    }
+    if settings.tls_server_name:
+        options["server_hostname"] = settings.tls_server_name
+    if not settings.proxy or should_bypass_proxies(settings.host, settings.no_proxy or ""):
+        return urllib3.PoolManager(**options)
+    if settings.proxy.startswith("socks"):
+        from urllib3.contrib.socks import SOCKSProxyManager  # needs PySocks
+
+        return SOCKSProxyManager(settings.proxy, **options)
+    return urllib3.ProxyManager(settings.proxy, **options)
+
+
+def _load(settings: Configuration, flags: ClusterFlags) -> str:
+    """Fill the settings; returns the namespace of the kubeconfig's context, or of this pod."""
     try:
         config.load_kube_config(  # type: ignore[no-untyped-call]  # not typed
-            config_file=target.kubeconfig,
-            context=target.context,
+            config_file=flags.kubeconfig,
+            context=flags.context,
             client_configuration=settings,
             persist_config=False,
         )
-        contexts, active = config.list_kube_config_contexts(target.kubeconfig)  # type: ignore[no-untyped-call]
-        mine: Mapping[str, Any] = next((each for each in contexts if each["name"] == target.context), active)
+        contexts, active = config.list_kube_config_contexts(flags.kubeconfig)  # type: ignore[no-untyped-call]
+        mine: Mapping[str, Any] = next((each for each in contexts if each["name"] == flags.context), active)
         return str((mine.get("context") or {}).get("namespace") or "default")
     except config.ConfigException as error:
-        if target.kubeconfig is None and target.context is None and _load_from_pod(settings):
+        if flags.kubeconfig is None and flags.context is None and _load_from_pod(settings):
             return NAMESPACE_FILE.read_text().strip()
-        raise CommandError(Exit.NO_CLUSTER, _no_settings(target, error)) from None
+        raise CommandError(Exit.NO_CLUSTER, _no_settings(flags, error)) from None
     except OSError as error:
         message = f"the kubeconfig can't be read: {error.strerror}: {error.filename}; name another with --kubeconfig"
         raise CommandError(Exit.NO_CLUSTER, message) from None
-    except Exception as error:  # a broken kubeconfig breaks the client's loader in many ways
+    except Exception as error:  # the client's loader has no error of its own for a broken kubeconfig
         message = f"the kubeconfig can't be used ({type(error).__name__}: {error}); try kubectl config view"
         raise CommandError(Exit.NO_CLUSTER, message) from None
 
@@ -98,20 +126,29 @@ def _load_from_pod(settings: Configuration) -> bool:
     return True
 
 
-def _no_settings(target: Target, error: Exception) -> str:
-    if target.context is not None and "context" in str(error).lower():
-        return f"there is no context {target.context!r} in the kubeconfig; kubectl config get-contexts lists them"
-    where = target.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
-    return f"no cluster to talk to: {where} names none ({error}); set KUBECONFIG, or name a file with --kubeconfig"
+def _no_settings(flags: ClusterFlags, error: Exception) -> str:
+    if flags.context is not None and "context" in str(error).lower():
+        return f"there is no context {flags.context!r} in the kubeconfig; kubectl config get-contexts lists them"
+    where = flags.kubeconfig or os.environ.get("KUBECONFIG") or "~/.kube/config"
+    if any(Path(each).expanduser().exists() for each in where.split(os.pathsep)):
+        why = f"{where} names none ({error})"
+    else:
+        why = f"there is no file {where}"
+    return f"no cluster to talk to: {why}; set KUBECONFIG, or name a file with --kubeconfig"
 
 
 class Cluster:
-    """One API server, and the namespace that is meant."""
+    """One API server, and the namespace that all requests use."""
 
-    def __init__(self, client: ApiClient, namespace: str, target: Target) -> None:
-        self._client = client
+    def __init__(self, settings: Configuration, namespace: str) -> None:
+        """Connect to nothing yet. Raises CommandError where the settings name no usable server or proxy."""
+        self._settings = settings
         self._namespace = namespace
-        self._target = target
+        try:
+            self._connections = _connections(settings)
+        except (HTTPError, ImportError, ValueError) as error:  # a proxy of an unknown kind
+            message = f"the proxy {settings.proxy} can't be used: {error}; try kubectl config view"
+            raise CommandError(Exit.NO_CLUSTER, message) from None
 
     @property
     def namespace(self) -> str:
@@ -126,7 +163,7 @@ class Cluster:
         return self._checked(status, body, "get", "modeldeployments")
 
     def list_models(self, *, everywhere: bool = False) -> list[Json]:
-        """Those of the namespace, or of all namespaces."""
+        """The ModelDeployments of the namespace, or of all namespaces."""
         path = f"{MODELS}/{PLURAL}" if everywhere else self._models()
         return self._listed(path, "modeldeployments", everywhere=everywhere)
 
@@ -142,7 +179,7 @@ class Cluster:
         return self._listed(path, "pods")
 
     def has_namespace(self) -> bool | None:
-        """Whether the namespace exists; None: can't tell."""
+        """Whether the namespace exists; None: this user may not know."""
         status, _ = self._get(f"/api/v1/namespaces/{quote(self._namespace)}")
         return {200: True, 404: False}.get(status)
 
@@ -158,7 +195,7 @@ class Cluster:
         )
         return self._checked(status, body, "patch", "modeldeployments")
 
-    def ask(self, kind: str, name: str, port: str, request: Request) -> Answer:
+    def send(self, kind: str, name: str, port: str, request: Request) -> Response:
         """Send a request to a port of a pod or Service, through the API server's proxy."""
         path = f"/api/v1/namespaces/{quote(self._namespace)}/{kind}/{quote(name)}:{port}/proxy{request.path}"
         method = "GET" if request.body is None else "POST"
@@ -166,13 +203,13 @@ class Cluster:
         status, body, headers = self._send(method, path, request.body, request.headers, request.timeout_seconds)
         milliseconds = (time.perf_counter() - began) * 1000
         words = _status_message(body)
-        if status in (401, 403) and words:  # the API server's own; a model's has another form
+        if status in (401, 403) and words:  # from the API server; a model's own 403 is no metav1.Status
             self._checked(status, body, "get" if request.body is None else "create", f"{kind}/proxy")
         if status == 404 and words:
             raise failed(f"{kind.removesuffix('s')} {name} can't be reached: {words}")
         if status >= 500 and (trouble := _unreachable(body)):
             raise failed(f"{kind.removesuffix('s')} {name} did not answer on port {port}: {trouble}")
-        return Answer(status, body, milliseconds, headers)
+        return Response(status, body, milliseconds, headers)
 
     # --- requests ---
 
@@ -192,30 +229,33 @@ class Cluster:
         self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], timeout_seconds: float
     ) -> tuple[int, bytes, Mapping[str, str]]:
         """One request, never repeated: its status, body and headers."""
-        host = self._client.configuration.host
+        host = self._settings.host
+        signed = urllib3.HTTPHeaderDict({"User-Agent": f"slipway/{__version__}"})
+        signed.update(headers)
         try:
-            _, url, signed, _, _ = self._client.param_serialize(
-                method, path, header_params=dict(headers), auth_settings=["BearerToken"]
-            )
-            # The client's own request() would encode a body that is bytes already; its pool has TLS and proxy set up.
-            answer = self._client.rest_client.pool_manager.request(
+            # Logs in again where the token has expired. Read per request: a watch may last longer than a token.
+            token = self._settings.get_api_key_with_prefix("BearerToken", alias="authorization")
+            if token:
+                signed["authorization"] = token
+            response = self._connections.request(
                 method,
-                url,
+                f"{host}{path}",
                 body=body,
                 headers=signed,
                 timeout=urllib3.Timeout(connect=min(5.0, timeout_seconds), read=timeout_seconds),
                 redirect=False,
             )
         except config.ConfigException as error:
-            raise CommandError(Exit.NO_CLUSTER, f"the kubeconfig's credentials can't be had: {error}") from None
+            raise _login_fails(error) from None
         except (HTTPError, ApiException, OSError) as error:
             raise CommandError(Exit.NO_CLUSTER, f"no answer from {host}: {_why(error)}", may_pass=True) from None
         except ValueError as error:
-            raise CommandError(Exit.NO_CLUSTER, f"{host} can't be asked: {error}; try kubectl config view") from None
-        return answer.status, answer.data, answer.headers
+            message = f"no request can be sent to {host}: {error}; try kubectl config view"
+            raise CommandError(Exit.NO_CLUSTER, message) from None
+        return response.status, response.data, response.headers
 
     def _checked(self, status: int, body: bytes, verb: str, kind: str, *, everywhere: bool = False) -> Json:
-        """The answer's JSON. Raises CommandError for everything but a success."""
+        """The response's JSON. Raises CommandError for all but a success."""
         if status < 400:
             try:
                 found = json.loads(body)
@@ -223,16 +263,16 @@ class Cluster:
                 found = None
             if isinstance(found, dict):
                 return found
-            host = self._client.configuration.host
+            host = self._settings.host
             message = f"{host} answers, but not as an API server; is it the right one? Look at kubectl config view"
             raise CommandError(Exit.NO_CLUSTER, message)
         words = _status_message(body)
         match status:
             case 401:
-                message = "the cluster does not know you: log in again; kubectl get mdep says the same"
+                message = "the cluster does not know you: log in again; kubectl get mdep fails, too"
             case 403:
                 where = "in all namespaces" if everywhere else f"in namespace {self._namespace}"
-                message = f"you may not {verb} {kind} {where}; ask who runs the cluster for a role that allows it"
+                message = f"you may not {verb} {kind} {where}; ask the cluster's owner for a role that allows it"
                 if words:
                     message += f" ({words})"
             case 404 if kind == "modeldeployments" and not _says_not_found(body):
@@ -241,16 +281,16 @@ class Cluster:
                     "charts/slipway), or name another cluster with --context"
                 )
             case 404 if kind == "modeldeployments":
-                raise CommandError(Exit.NOT_FOUND, words or "it is gone")
+                raise CommandError(Exit.NOT_FOUND, words or "the ModelDeployment is gone")
             case 409 | 422:
-                raise failed(f"the API server refuses it: {words}")
+                raise failed(f"the API server refuses the {verb}: {words}")
             case _:
-                message = f"the API server answers {status} to {verb} {kind}: {words or 'nothing more'}; try again"
+                message = f"the API server answers {status} to {verb} {kind}: {words or 'without a reason'}; try again"
         raise CommandError(Exit.NO_CLUSTER, message, may_pass=status == 429 or status >= 500)
 
 
 def _status_message(body: bytes) -> str:
-    """The words of a metav1.Status; empty when the body is none."""
+    """The message of a metav1.Status; empty when the body is something else."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -260,7 +300,7 @@ def _status_message(body: bytes) -> str:
 
 
 def _says_not_found(body: bytes) -> bool:
-    """Whether the object is missing, rather than its kind: for that the API server answers a plain text."""
+    """Whether the object is missing. For a missing kind the API server sends plain text, not a Status with a name."""
     try:
         found = json.loads(body)
     except ValueError:
@@ -269,7 +309,7 @@ def _says_not_found(body: bytes) -> bool:
 
 
 def _unreachable(body: bytes) -> str:
-    """Why the API server could not reach a pod; empty when the pod answered by itself."""
+    """Why the API server could not reach a pod; empty when the response is the pod's own."""
     text = body[:2000].decode(errors="replace").strip()
     if text.startswith("error trying to reach service: "):
         return text.removeprefix("error trying to reach service: ")
@@ -279,7 +319,7 @@ def _unreachable(body: bytes) -> str:
 def _why(error: Exception) -> str:
     reason: object = error.reason if isinstance(error, MaxRetryError) else error
     text = str(reason)
-    if "refused" in text.lower():  # first: for urllib3 this, too, is a kind of timeout
+    if "refused" in text.lower():  # first: urllib3 counts this as a timeout, too
         return "connection refused; is the cluster up, and is it the right --context?"
     if isinstance(reason, urllib3.exceptions.SSLError | ssl.SSLError):
         return f"its certificate is not trusted ({text.rpartition(': ')[2] or text}); look at kubectl config view"
@@ -288,5 +328,5 @@ def _why(error: Exception) -> str:
     if isinstance(reason, urllib3.exceptions.ConnectTimeoutError | urllib3.exceptions.ReadTimeoutError):
         return "it takes too long; is the network (VPN) up?"
     if isinstance(reason, urllib3.exceptions.ProxyError):
-        return f"the proxy of HTTPS_PROXY does not let it through ({text}); name the host in NO_PROXY"
+        return f"the proxy does not connect to it ({text}); NO_PROXY names hosts that need no proxy"
     return text.rpartition(": ")[2] or type(reason).__name__

@@ -1,9 +1,9 @@
-"""The routers' counters, followed for a person who watches: errors and latencies of each revision, as small curves.
+"""The routers' counters over time: errors and latencies of each revision, as small curves for `--watch`.
 
-Nothing is judged by these: verdicts come from the operator. Each point speaks of the few seconds before it.
+Nothing is judged by these; verdicts come from the operator. Each point covers the few seconds before it.
 
     counter of requests  100, 150, 150, 210    one reading a second
-    in between                50,   0,  60     a source that was seen for the first time gives nothing yet
+    gains                     50,   0,  60     a router's first reading gives no gain
 
 Pure.
 """
@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
 
 Readings = Mapping[str, Mapping[str, Counts]]
-"""Source (a router's pod) → carrier → its counts since the source began."""
+"""Source (a router's pod) → workload → its counts since that pod started."""
 
 KEPT = 60
 WINDOW = 5
-"""Readings that one point speaks of: a second of a slow model has no quantile."""
+"""Readings that one point covers: one second of a slow model has too few requests for a quantile."""
 LEVELS = " ▁▂▃▄▅▆▇█"
 ASCII_LEVELS = " ._-=+*#@"
 
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """What was read so far. gains: for each span between two readings, its seconds and what each carrier gained."""
+    """The readings so far. gains: for each span between two readings, its seconds and the gain of each workload."""
 
     at: float | None = None
     last: Readings = field(default_factory=dict)
@@ -36,10 +36,9 @@ class Track:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """One carrier's points, the oldest first. None: no request in that time.
+    """One workload's points, the oldest first. None: no request in that time.
 
-    error_shares: 0 to 1. latencies: milliseconds that the asked share of answers took at most. requests_per_second:
-    now.
+    error_shares: 0 to 1. latencies: a quantile, in milliseconds. requests_per_second: of the newest point.
     """
 
     error_shares: tuple[float | None, ...]
@@ -47,30 +46,30 @@ class Curve:
     requests_per_second: float
 
 
-def follow(track: Track, readings: Readings, at_seconds: float) -> Track:
+def add_readings(track: Track, readings: Readings, at_seconds: float) -> Track:
     """The track with one more reading."""
     if track.at is None:
         return Track(at_seconds, readings)
     gained: dict[str, Counts] = {}
-    for source, carriers in readings.items():
+    for source, workloads in readings.items():
         before = track.last.get(source)
         if before is None:
             continue
-        for carrier, counts in carriers.items():
-            gain = _gain(before.get(carrier, Counts()), counts)
-            gained[carrier] = _sum((gained.get(carrier, Counts()), gain))
+        for workload, counts in workloads.items():
+            gain = _gain(before.get(workload, Counts()), counts)
+            gained[workload] = _sum((gained.get(workload, Counts()), gain))
     gains = (*track.gains, (max(1e-3, at_seconds - track.at), gained))
     return Track(at_seconds, {**track.last, **readings}, gains[-(KEPT + WINDOW) :])
 
 
-def curve_of(track: Track, carrier: str, quantile: float) -> Curve:
-    """The curve of a carrier. quantile: 0.99 is the latency that 99 of 100 answers kept."""
+def curve_of(track: Track, workload: str, quantile: float) -> Curve:
+    """The curve of a workload. quantile: with 0.99, 99 of 100 requests were as fast as the latency or faster."""
     shares: list[float | None] = []
     latencies: list[float | None] = []
     rate = 0.0
     for end in range(1, len(track.gains) + 1):
         window = track.gains[max(0, end - WINDOW) : end]
-        counts = _sum([gained[carrier] for _, gained in window if carrier in gained])
+        counts = _sum([gained[workload] for _, gained in window if workload in gained])
         shares.append(counts.errors / counts.requests if counts.requests else None)
         latencies.append(quantile_of(counts.within, quantile))
         rate = counts.requests / sum(seconds for seconds, _ in window)
@@ -78,20 +77,20 @@ def curve_of(track: Track, carrier: str, quantile: float) -> Curve:
 
 
 def quantile_of(within: Sequence[int], quantile: float) -> float | None:
-    """Milliseconds: the upper bound of the bucket that holds the quantile; None without answers.
+    """Milliseconds: the upper bound of the bucket that holds the quantile; None without requests.
 
     >>> quantile_of((0, 0, 9, 10, *[10] * 23), 0.5), quantile_of((0, 0, 9, 10, *[10] * 23), 0.99), quantile_of((), 0.5)
     (3.0, 5.0, None)
     """
     if not within or not within[-1]:
         return None
-    wanted = quantile * within[-1]
+    rank = quantile * within[-1]
     bounds = zip(LATENCY_BOUNDS_MILLISECONDS, within, strict=False)
-    return next((float(bound) for bound, count in bounds if count >= wanted), None)
+    return next((float(bound) for bound, count in bounds if count >= rank), None)
 
 
 def spark(points: Sequence[float | None], top: float, width: int, *, is_unicode: bool = True) -> str:
-    """The last `width` points as a line of little bars, `top` being a full one; a blank where there is none.
+    """The last `width` points as a line of bars; a point of `top` is a full bar, None a blank.
 
     >>> spark((0, None, 0.5, 1), 1.0, 4)
     '▁ ▅█'
@@ -106,7 +105,7 @@ def spark(points: Sequence[float | None], top: float, width: int, *, is_unicode:
 
 
 def _gain(before: Counts, after: Counts) -> Counts:
-    if after.requests < before.requests:  # it began anew
+    if after.requests < before.requests:  # the router restarted
         before = Counts()
     pairs = zip(after.within, before.within or (0,) * len(after.within), strict=False)
     return Counts(

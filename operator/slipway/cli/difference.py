@@ -6,7 +6,6 @@ Pure.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -22,11 +21,8 @@ def unified(before: Json, after: Json, before_name: str, after_name: str) -> lis
     >>> unified({"version": 1}, {"version": 2}, "a", "b")
     ['--- a', '+++ b', '@@ -1 +1 @@', '-version: 1', '+version: 2']
     """
-    return list(
-        difflib.unified_diff(
-            _lines(before), _lines(after), fromfile=before_name, tofile=after_name, n=CONTEXT_LINES, lineterm=""
-        )
-    )
+    old, new = (as_yaml(choice, sorts=True).splitlines() if choice else [] for choice in (before, after))
+    return list(difflib.unified_diff(old, new, before_name, after_name, n=CONTEXT_LINES, lineterm=""))
 
 
 def style_of(line: str) -> str:
@@ -37,16 +33,6 @@ def style_of(line: str) -> str:
     return ""
 
 
-def as_yaml(value: object) -> str:
-    """Block style, keys as they stand, no line folded."""
-    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=1_000_000, default_flow_style=False)
-
-
-def _lines(choice: Json) -> Sequence[str]:
-    return as_yaml(_sorted(choice)).splitlines() if choice else []
-
-
-def _sorted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _sorted(value[key]) for key in sorted(value)}
-    return [_sorted(item) for item in value] if isinstance(value, list) else value
+def as_yaml(value: object, *, sorts: bool = False) -> str:
+    """Block style, no line folded. sorts: keys in alphabetical order, else as they stand."""
+    return yaml.safe_dump(value, sort_keys=sorts, allow_unicode=True, width=1_000_000)

@@ -6,7 +6,7 @@ by the path's bytes, as `sha256sum` prints them:
     cd FOLDER && find -L . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 -r sha256sum | sha256sum
 
 Left out, as agents do: names that begin with ".." (a kubelet keeps a ConfigMap's generations there), and a lost+found
-that only root can read. Operator and agent share no code; a test holds both to one another.
+that only root can read. Operator and agent share no code; a test compares the two.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The revisions that are kept: what each is, what it changed, and what became of it.
+"""The kept revisions: what each one is, what it changed, and what became of it.
 
 Pure.
 """
@@ -20,11 +20,12 @@ MISSING = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
-    """One revision in the history.
+class KeptRevision:
+    """One revision of the history.
 
-    number: its place in it, from 1. image: of the server's container. resources: its limits, as written.
-    state: stable, canary, previous, rejected, or empty. changed: fields that differ from the revision before it.
+    number: its place in the history, from 1. state: stable, canary, previous, rejected, or empty.
+    image: of the server's container. resources: limits, else requests, as written. digest: of the model's bytes.
+    changed: the fields that differ from the revision before.
     """
 
     revision: str
@@ -40,12 +41,12 @@ class Entry:
 
 
 def read_history(objects: Sequence[Json]) -> list[Revision]:
-    """The revisions in these ControllerRevisions, the oldest first; objects that are none of ours are passed over."""
+    """The revisions in these ControllerRevisions, the oldest first. Objects of other owners are skipped."""
     found = [revision for revision in map(read_revision, objects) if revision is not None]
     return sorted(found, key=lambda revision: revision.number)
 
 
-def entries_of(objects: Sequence[Json], view: View) -> list[Entry]:
+def kept_revisions(objects: Sequence[Json], view: View) -> list[KeptRevision]:
     """The history, the newest first."""
     created = {
         str((each.get("metadata") or {}).get("labels", {}).get("slipway.dev/revision")): read_time(
@@ -55,30 +56,29 @@ def entries_of(objects: Sequence[Json], view: View) -> list[Entry]:
     }
     history = read_history(objects)
     states: dict[str, str] = {each.revision: each.role for each in reversed(view.revisions)}
-    rejected = {entry.revision: entry for entry in view.rejected}
-    entries = []
+    rejected = {each.revision: each for each in view.rejected}
+    kept = []
     for place, revision in enumerate(history):
         before = history[place - 1] if place else None
-        bad = rejected.get(revision.hash)
-        entries.append(
-            Entry(
+        kept.append(
+            KeptRevision(
                 revision=revision.hash,
                 number=revision.number,
                 version=revision.version,
-                state=states.get(revision.hash) or ("rejected" if bad else ""),
+                state=states.get(revision.hash) or ("rejected" if revision.hash in rejected else ""),
                 created=created.get(revision.hash),
                 image=_image(revision.template),
                 resources=_resources(revision),
                 changed=changed_fields(before.choice, revision.choice) if before else (),
                 digest=revision.digests.get(revision.version),
-                rejected=bad,
+                rejected=rejected.get(revision.hash),
             )
         )
-    return entries[::-1]
+    return kept[::-1]
 
 
 def changed_fields(before: Any, after: Any, path: str = "") -> tuple[str, ...]:
-    """The dotted paths below which two choices differ, as short as they can be; lists count as one value.
+    """The shortest dotted paths at which two choices differ; a list counts as one value.
 
     >>> changed_fields({"model": {"version": 1}}, {"model": {"version": 2}, "batching": {"maxBatchSize": 8}})
     ('batching', 'model.version')
@@ -93,7 +93,7 @@ def changed_fields(before: Any, after: Any, path: str = "") -> tuple[str, ...]:
 
 
 def short_image(image: str) -> str:
-    """The image without its registry, a digest cut to what people compare.
+    """The image without its registry, its digest cut to the part that people compare.
 
     >>> short_image("registry.example:5000/slipway/triton@sha256:0123456789abcdef")
     'triton@sha256:0123456'

@@ -1,15 +1,16 @@
-"""How a View looks in a terminal: revisions, steps, gates, verdict, what happened, and what to type next.
+"""A View drawn for a terminal: revisions, steps, gates, verdict, transitions, and the next commands.
 
-Every picture also reads well without colours, in a pipe (lines as long as they are) and on a terminal that knows ASCII
-alone. Widths are the console's; nothing here measures or reads anything.
+Every picture also reads well without colours, in a pipe (lines are not wrapped) and on an ASCII terminal. The width
+comes in as a Canvas; nothing here reads the terminal.
 Must not import: kubernetes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import chain
 from types import MappingProxyType
 
 from rich.console import Group, RenderableType
@@ -17,8 +18,8 @@ from rich.table import Table
 from rich.text import Text
 
 from slipway.api.status import read_time
-from slipway.cli.choice import WAYS, Hint
 from slipway.cli.counters import Curve, spark
+from slipway.cli.resolve import WAYS, Hint
 from slipway.cli.view import GateView, RevisionView, StepView, View, age, duration
 
 ROLE_STYLES = {"stable": "green", "canary": "yellow", "previous": "blue"}
@@ -27,22 +28,22 @@ UNDER_WAY = ("InProgress", "Paused", "Deploying", "Loading")
 REFUSAL_SHOWN_SECONDS = 3600
 LABEL_WIDTH = 10
 MESSAGE_WIDTH = 30
-"""Of a list: without as much room, messages are left out."""
+"""A list with less room than this leaves messages out."""
 NARROW = 60
-"""Columns below which only what matters most is shown."""
+"""Below this width only the most important columns are shown."""
 LABELS = {"VersionsReady": "versions"}
-"""Where the name of a condition is too long for one."""
+"""Labels of conditions whose name is too long for a label."""
 
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
-    """What is drawn on. is_unicode: it can show more than ASCII."""
+    """Width and signs of the output. is_unicode: it can show more than ASCII."""
 
     width: int
     is_unicode: bool = True
 
     def sign(self, name: str) -> str:
-        """A little sign, or what stands for it in ASCII."""
+        """A sign, or its ASCII form."""
         return SIGNS[name][0 if self.is_unicode else 1]
 
 
@@ -67,40 +68,37 @@ def draw(
     view: View,
     now: datetime,
     canvas: Canvas,
-    typed: str,
+    program: str,
     hints: Sequence[Hint],
+    *,
     curves: Mapping[str, Curve] = MappingProxyType({}),
-    happened: int = 5,
+    most_transitions: int = 5,
 ) -> RenderableType:
-    """The whole picture.
-
-    typed: how commands begin for this person (`kubectl slipway`). curves: by carrier. happened: the most of what
-    happened last that is shown.
-    """
+    """The whole picture. program: `slipway` or `kubectl slipway`, for the hints. curves: by workload."""
     parts: list[RenderableType] = [_head(view, canvas), Text(), _revisions(view, canvas)]
     if curves:
         parts += [Text(), _curves(view, canvas, curves)]
     facts = _facts(view, now, canvas)
     if facts.row_count:
         parts += [Text(), facts]
-    if view.transitions and happened:
-        parts += [Text(), _transitions(view, now, canvas, happened)]
+    if view.transitions and most_transitions:
+        parts += [Text(), _transitions(view, now, canvas, most_transitions)]
     if hints:
-        parts += [Text(), _hints(hints, typed, canvas)]
+        parts += [Text(), _hints(hints, program, canvas)]
     return Group(*parts)
 
 
 def _head(view: View, canvas: Canvas) -> Text:
     between = canvas.sign("between")
     is_well = not view.troubles or view.of_role("canary") is not None
-    pods = f"{view.ready_pods} of {view.wanted_pods} pods ready"
-    if view.ready_pods > view.wanted_pods:
-        pods = f"{view.ready_pods} pods ready, {view.wanted_pods} wanted"
+    pods = f"{view.ready_pods} of {view.desired_pods} pods ready"
+    if view.ready_pods > view.desired_pods:
+        pods = f"{view.ready_pods} pods ready, {view.desired_pods} desired"
     head = Text()
     head.append(view.name, "bold")
     head.append(f" in {view.namespace}", "dim")
     head.append(between, "dim")
-    head.append(view.phase or "not seen by the operator yet", "green" if is_well and view.phase else "yellow")
+    head.append(view.phase or "the operator has not read it yet", "green" if is_well and view.phase else "yellow")
     head.append(f"{between}{pods}\n")
     head.append(f"{view.runtime}{between}{view.uri}", "dim")
     return head
@@ -143,7 +141,7 @@ def _revisions(view: View, canvas: Canvas) -> RenderableType:
 
 
 def _role(revision: RevisionView, view: View) -> str:
-    """The very first revision takes over from none."""
+    """The first revision replaces no other."""
     return "first" if revision.role == "canary" and view.of_role("stable") is None else revision.role
 
 
@@ -169,9 +167,9 @@ def _bar(share: float, width: int, style: str, canvas: Canvas) -> Text:
 
 
 def _curves(view: View, canvas: Canvas, curves: Mapping[str, Curve]) -> Table:
-    """Errors and latency of each revision that gets requests, on one scale."""
+    """Errors and latency of each revision with requests, on one scale."""
     table = Table.grid(padding=(0, 1, 0, 0))
-    shown = {each.role: curves[each.carrier] for each in view.revisions if each.carrier in curves}
+    shown = {each.role: curves[each.workload] for each in view.revisions if each.workload in curves}
     width = max(6, min(30, (canvas.width - 52) // 2))
     top_share = max((share or 0 for curve in shown.values() for share in curve.error_shares), default=0)
     top_latency = max((each or 0 for curve in shown.values() for each in curve.latencies), default=0)
@@ -180,7 +178,7 @@ def _curves(view: View, canvas: Canvas, curves: Mapping[str, Curve]) -> Table:
         table.add_row(
             Text(f"{role:<{LABEL_WIDTH - 1}}", ROLE_STYLES[role]),
             Text(spark(curve.error_shares, max(top_share, 0.01), width, is_unicode=canvas.is_unicode), "red"),
-            Text(f"{'no' if share is None else f'{share:.1%}'.replace('%', ' %'):>6} errors"),
+            Text(f"{canvas.sign('none') if share is None else f'{share:.1%}'.replace('%', ' %'):>6} errors"),
             Text(spark(curve.latencies, top_latency, width, is_unicode=canvas.is_unicode), "cyan"),
             Text(f"p99 {canvas.sign('none') if latency is None else f'{latency:g} ms':>8}"),
             Text(f"{curve.requests_per_second:>6.1f}/s", "dim"),
@@ -195,66 +193,80 @@ def _last(points: Sequence[float | None]) -> float | None:
 # --- facts ---
 
 
+Facts = Iterator[tuple[str, RenderableType]]
+"""Labels, and what stands beside each."""
+
+
 def _facts(view: View, now: datetime, canvas: Canvas) -> Table:
-    """One row for each thing that there is to say, its name before it."""
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(width=LABEL_WIDTH - 1, style="dim", no_wrap=True)
     table.add_column(overflow="fold")
+    for label, fact in chain(_progress(view, canvas), _judgement(view, canvas), _problems(view, now)):
+        table.add_row(label, fact)
+    return table
+
+
+def _progress(view: View, canvas: Canvas) -> Facts:
+    """How far the rollout is, and what it waits for."""
     room = canvas.width - LABEL_WIDTH - 1
     canary = view.of_role("canary")
     if canary is not None and not view.steps and canary.strategy in WAYS and view.of_role("stable") is not None:
-        table.add_row("arrives", f"{WAYS[canary.strategy]} ({canary.strategy})")
+        yield "arrives", f"{WAYS[canary.strategy]} ({canary.strategy})"
     if view.steps:
-        table.add_row("steps", _steps(view, room, canvas))
+        yield "steps", _steps(view, room, canvas)
         if hold := _hold(view, room, canvas):
-            table.add_row("", hold)
-    if view.is_hurried:
-        table.add_row("promoted", Text("by a person: straight to 100 %", "yellow"))
+            yield "", hold
+    if view.is_promote_requested:
+        yield "promoted", Text("by a person, straight to 100 %", "yellow")
     if view.waits_for and not (view.current_step and view.current_step.left_seconds):
         text = Text(view.waits_for, "yellow" if view.waits_for_person else "")
         if view.patience_seconds is not None and not view.waits_for_person:
             text.append(f"{canvas.sign('between')}{duration(view.patience_seconds)} at most", "dim")
-        table.add_row("waits for", text)
+        yield "waits for", text
     if view.bake_left_seconds is not None:
-        table.add_row("bake", _bake(view, room, canvas))
+        yield "bake", _bake(view, room, canvas)
+
+
+def _judgement(view: View, canvas: Canvas) -> Facts:
+    """What gates, analysis and traffic say about the revisions."""
     if view.gates:
-        table.add_row("gates", Text("   ").join(_gate(gate, canvas) for gate in view.gates))
+        yield "gates", Text("   ").join(_gate(gate, canvas) for gate in view.gates)
     if view.verdict is not None:
         text = Text().append(view.verdict.result, RESULT_STYLES[view.verdict.result])
         text.append(f"{canvas.sign('between')}{view.verdict.reason}", "dim")
-        text.append(f"\n{view.verdict.message}" if view.verdict.message else "")
-        table.add_row("verdict", text)
+        yield "verdict", text.append(f"\n{view.verdict.message}" if view.verdict.message else "")
     if view.traffic_message:
-        table.add_row("traffic", Text(view.traffic_message, "yellow"))
+        yield "traffic", Text(view.traffic_message, "yellow")
     for revision in view.revisions:
         if revision.rolls_because:
-            table.add_row("why", f"not in place: {revision.rolls_because}")
+            yield "why", f"not in place: {revision.rolls_because}"
+
+
+def _problems(view: View, now: datetime) -> Facts:
+    """A rollback that stands, rejected revisions, troubles, and the last command where it was refused."""
     if view.pinned is not None:
         pinned = f"{view.pinned.revision} serves instead of {view.pinned.instead_of}, until the spec names another"
-        table.add_row("rollback", Text(pinned, "yellow"))
-    said = [trouble.message for trouble in view.troubles]
-    for entry in view.rejected:
-        if not any(entry.message in message for message in said):
-            text = Text().append(f"{entry.revision} ", "bold").append(entry.reason, "red")
-            text.append(f", {age(read_time(entry.at), now)} ago: {entry.message.removeprefix(f'{entry.reason}: ')}")
-            table.add_row("rejected", text)
+        yield "rollback", Text(pinned, "yellow")
+    for each in view.rejected:
+        if not any(each.message in trouble.message for trouble in view.troubles):
+            text = Text().append(f"{each.revision} ", "bold").append(each.reason, "red")
+            text.append(f", {age(read_time(each.at), now)} ago: {each.message.removeprefix(f'{each.reason}: ')}")
+            yield "rejected", text
     for trouble in view.troubles:
         is_under_way = trouble.reason in UNDER_WAY
         if is_under_way and trouble.type == "Promoted" and (view.step_index or view.bake_left_seconds is not None):
             continue  # the steps say it, or the bake
         text = Text().append(trouble.reason, "yellow" if is_under_way else "red")
-        text.append(f"\n{trouble.message}" if trouble.message else "")
-        table.add_row(LABELS.get(trouble.type, trouble.type), text)
+        yield LABELS.get(trouble.type, trouble.type), text.append(f"\n{trouble.message}" if trouble.message else "")
     command = view.last_command
     moment = read_time(command.at) if command is not None and not command.accepted else None
     if command is not None and moment is not None and (now - moment).total_seconds() < REFUSAL_SHOWN_SECONDS:
         text = Text(f"{command.verb} {command.revision}, {age(moment, now)} ago: ")
-        table.add_row("refused", text.append(command.message, "red"))
-    return table
+        yield "refused", text.append(command.message, "red")
 
 
 def _steps(view: View, room: int, canvas: Canvas) -> Text:
-    """✓ 5 %  ✓ 25 %  ▶ pause  · 100 %, in as many lines as it takes."""
+    """✓ 5 %  ✓ 25 %  ▶ pause  · 100 %, on as many lines as needed."""
     chunks = [_step(step, canvas) for step in view.steps]
     if view.step_index == 0:
         chunks.insert(0, Text(f"{canvas.sign('current')} prepares", "bold yellow"))
@@ -273,7 +285,7 @@ def _step(step: StepView, canvas: Canvas) -> Text:
 
 
 def _hold(view: View, room: int, canvas: Canvas) -> Text | None:
-    """How much of the current step's hold is over; None when it holds nothing."""
+    """The hold of the current step as a bar; None without one."""
     step = view.current_step
     if step is None or not step.hold_seconds or step.left_seconds is None or view.waits_for_person:
         return None
@@ -300,11 +312,11 @@ def _gate(gate: GateView, canvas: Canvas) -> Text:
     return Text(f"{canvas.sign(sign)} {gate.name}", style)
 
 
-# --- what happened, and what next ---
+# --- transitions and hints ---
 
 
 def _transitions(view: View, now: datetime, canvas: Canvas, most: int) -> Table:
-    """One line for each; the newest reason stands above, whole."""
+    """One line a transition, cut to the width: the newest message also stands above, whole."""
     has_revision = canvas.width >= 100
     rows = [
         (
@@ -325,13 +337,13 @@ def _transitions(view: View, now: datetime, canvas: Canvas, most: int) -> Table:
     return table
 
 
-def _hints(hints: Sequence[Hint], typed: str, canvas: Canvas) -> Table:
+def _hints(hints: Sequence[Hint], program: str, canvas: Canvas) -> Table:
     table = Table.grid(padding=(0, 2, 0, 0))
     for place, hint in enumerate(hints):
         verb, _, rest = hint.words.partition(" ")
         table.add_row(
             Text("next" if place == 0 else "", "dim"),
-            Text(f"{typed} {verb} {rest}", "bold" if place == 0 else ""),
+            Text(f"{program} {verb} {rest}", "bold" if place == 0 else ""),
             Text("" if canvas.width < NARROW else hint.effect, "dim"),
         )
     return table
@@ -341,7 +353,7 @@ def _hints(hints: Sequence[Hint], typed: str, canvas: Canvas) -> Table:
 
 
 def draw_list(views: Sequence[View], now: datetime, canvas: Canvas, *, everywhere: bool) -> Table:
-    """One line for each ModelDeployment: what `kubectl get mdep` shows, with how far and what is wrong."""
+    """One line a ModelDeployment: the columns of `kubectl get mdep`, its rollout, and its first trouble."""
     has_runtime = not everywhere or canvas.width >= 90
     heads = (
         *(["NAMESPACE"] if everywhere else []),
@@ -372,7 +384,7 @@ def _list_row(view: View, now: datetime, canvas: Canvas, *, everywhere: bool, ha
         Text(view.name, "bold"),
         *([Text(view.runtime)] if has_runtime else []),
         Text(str(stable.version if stable and stable.version else canvas.sign("none"))),
-        Text(f"{view.ready_pods}/{view.wanted_pods}", "" if view.ready_pods >= view.wanted_pods else "yellow"),
+        Text(f"{view.ready_pods}/{view.desired_pods}", "" if view.ready_pods >= view.desired_pods else "yellow"),
         Text(view.phase or canvas.sign("none"), style),
         _rollout(view, canvas),
         Text(age(view.created, now)),
@@ -384,7 +396,7 @@ def _rollout(view: View, canvas: Canvas) -> Text:
     canary = view.of_role("canary")
     if canary is None:
         if view.bake_left_seconds is not None:
-            return Text(f"bakes {duration(view.bake_left_seconds)}", "blue")
+            return Text(f"bake, {duration(view.bake_left_seconds)} left", "blue")
         return Text("rolled back", "yellow") if view.pinned else Text(canvas.sign("none"), "dim")
     words = f"{canvas.sign('arrow')} {canary.version or '?'}"
     if canary.weight_percent is not None:

@@ -1,7 +1,6 @@
-"""What every command has at hand: a cluster, a terminal, and how this person types commands.
+"""What a command works with: a client of the cluster, a terminal, and the flags and program name for hints.
 
-Must not import: kubernetes; `cluster.py` is imported when a cluster is asked for the first time, because that takes
-longer than everything else.
+Must not import: kubernetes; `cluster.py` is imported when a session opens, because that takes longer than all the rest.
 """
 
 from __future__ import annotations
@@ -9,68 +8,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from slipway.cli.choice import Hint, no_such_model, plain_name, what_next
-from slipway.cli.endings import CommandError, not_found
+from slipway.cli.client import Client, ClusterFlags, Json
+from slipway.cli.errors import CommandError, not_found
+from slipway.cli.resolve import Hint, model_name, next_commands, no_such_model
 from slipway.cli.terminal import Terminal, open_terminal
 from slipway.cli.view import View
-from slipway.cli.world import Json, Target, World
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One command under way. typed: `slipway` or `kubectl slipway`, as it was called."""
+    """One command under way. program: `slipway` or `kubectl slipway`, as it was called."""
 
-    world: World
-    target: Target
+    client: Client
+    flags: ClusterFlags
     terminal: Terminal
-    typed: str
+    program: str
 
     def model(self, typed_name: str) -> Json:
         """The ModelDeployment of that name. Raises CommandError(NOT_FOUND) with the nearest names."""
-        name = plain_name(typed_name)
+        name = model_name(typed_name)
         if not name:
-            raise no_such_model(name, self.world.namespace, self._names_here(), (), self.target.flags)
-        body = self.world.read_model(name)
+            raise no_such_model(name, self.client.namespace, self._names_here(), (), self.flags.as_typed)
+        body = self.client.read_model(name)
         if body is None:
             here = self._names_here()
             self.refuse_unknown_namespace(here)
             elsewhere = () if name in here else self._namespaces_of(name)
-            raise no_such_model(name, self.world.namespace, here, elsewhere, self.target.flags)
+            raise no_such_model(name, self.client.namespace, here, elsewhere, self.flags.as_typed)
         return body
 
     def refuse_unknown_namespace(self, here: Sequence[object]) -> None:
-        """Raise CommandError(NOT_FOUND) where nothing is found in a namespace because there is no such namespace."""
-        if not here and self.world.has_namespace() is False:
-            raise not_found(f"there is no namespace {self.world.namespace}; kubectl get namespaces lists them")
+        """Raise CommandError(NOT_FOUND) when nothing was found `here` because the namespace does not exist."""
+        if not here and self.client.has_namespace() is False:
+            raise not_found(f"there is no namespace {self.client.namespace}; kubectl get namespaces lists them")
 
     def quiet(self) -> Session:
         """The same session, printing nothing."""
         return replace(self, terminal=replace(self.terminal, is_silent=True))
 
     def hints(self, view: View) -> tuple[Hint, ...]:
-        """What to type next, with the flags that were typed now."""
-        return tuple(Hint(hint.words + self.target.flags, hint.effect) for hint in what_next(view))
+        """The commands that may come next, with this command's flags."""
+        return tuple(Hint(hint.words + self.flags.as_typed, hint.effect) for hint in next_commands(view))
 
     def _names_here(self) -> Sequence[str]:
-        return _names(self.world, everywhere=False)
+        try:
+            return [str(each["metadata"]["name"]) for each in self.client.list_models()]
+        except CommandError:
+            return ()
 
     def _namespaces_of(self, name: str) -> Sequence[str]:
         try:
-            found = self.world.list_models(everywhere=True)
-        except CommandError:  # one who may not look everywhere gets the names of this namespace
+            found = self.client.list_models(everywhere=True)
+        except CommandError:  # without the permission, this namespace's names must do
             return ()
         return [each["metadata"]["namespace"] for each in found if each["metadata"]["name"] == name]
 
 
-def _names(world: World, *, everywhere: bool) -> Sequence[str]:
-    try:
-        return [str(each["metadata"]["name"]) for each in world.list_models(everywhere=everywhere)]
-    except CommandError:
-        return ()
+def open_session(flags: ClusterFlags, program: str) -> Session:
+    """A session with the cluster that the flags name. program: as in Session."""
+    from slipway.cli import cluster  # late, see the module
 
-
-def open_session(target: Target, typed: str) -> Session:
-    """A session with the cluster that the flags name. typed: as Session has it."""
-    from slipway.cli import cluster  # see above
-
-    return Session(cluster.connect(target), target, open_terminal(), typed)
+    return Session(cluster.connect(flags), flags, open_terminal(), program)

@@ -1,7 +1,7 @@
 """Where commands print: a terminal with its width and colours, or a pipe.
 
-In a pipe lines are as long as they are (unless COLUMNS says otherwise), have no colours and no blanks at their ends.
-Colours follow NO_COLOR and TERM=dumb; signs beyond ASCII are used where the output's encoding has them.
+In a pipe lines are not wrapped (unless COLUMNS says otherwise), have no colours and no trailing blanks.
+Colours follow NO_COLOR and TERM=dumb; signs beyond ASCII need an encoding that has them.
 Must not import: kubernetes.
 """
 
@@ -21,7 +21,7 @@ PIPE_WIDTH = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Terminal:
-    """stdout, and what it can show."""
+    """stdout, and what it can show. is_silent: write() prints nothing."""
 
     console: Console
     is_live: bool
@@ -29,7 +29,7 @@ class Terminal:
     is_silent: bool = False
 
     def canvas(self) -> Canvas:
-        """What pictures are drawn on."""
+        """The width and the signs that a picture may use."""
         return Canvas(self.console.width, self.is_unicode)
 
     def fits(self, picture: RenderableType) -> bool:
@@ -46,14 +46,14 @@ class Terminal:
         self.write("".join(f"{line.rstrip()}\n" for line in captured.get().splitlines()))
 
     def write(self, text: str) -> None:
-        """Print a text as it is."""
+        """Print a text unchanged."""
         if not self.is_silent:
             self.console.file.write(text)
             self.console.file.flush()
 
 
 def open_terminal() -> Terminal:
-    """stdout, as it is now."""
+    """stdout, with its width and encoding now."""
     out = sys.stdout
     if isinstance(out, io.TextIOWrapper):
         out.reconfigure(errors="replace")  # a model's own words may hold what the terminal doesn't know

@@ -1,7 +1,7 @@
-"""What there is to show of a ModelDeployment: one frozen value, made of the object alone.
+"""A ModelDeployment as a person sees it: one frozen value, computed from the object alone.
 
-Pictures and `-o json` are both made of it, so they can't disagree.
-Invariant: any object that an API server may hold can be shown: what is missing or unreadable is absent, never an error.
+Pictures and `-o json` both come from it, so they can't disagree.
+Invariant: every object that an API server can hold gives a view; a missing or unreadable field is absent, not an error.
 Pure: time comes in as `now`.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import pairwise
 from typing import Any, Literal
 
 from slipway.api.status import (
@@ -37,12 +38,16 @@ GATE_REASONS = {"GoldenFailed": "golden", "GoldenUnreadable": "golden", SIGNATUR
 FINAL_REASONS = frozenset(
     {Promotion.ROLLED_BACK, "InvalidSpec", "NotYetSupported", "NotSupportedByRuntime", "NotSupportedByProvider"}
 )
-"""Reasons of condition Promoted that time does not change: someone has to write another spec, or retry."""
+"""Reasons of condition Promoted that do not pass by themselves: a person has to change the spec, or retry."""
 
 
 @dataclass(frozen=True, slots=True)
 class RevisionView:
-    """A revision that has pods. weight_percent, weight_in_force: None: nobody splits, or nobody can say."""
+    """A revision with pods.
+
+    weight_percent: the desired weight; weight_in_force: the routers' own; None: no router, or not known. workload: its
+    Deployment is named NAME-WORKLOAD.
+    """
 
     role: Role
     revision: str
@@ -50,7 +55,7 @@ class RevisionView:
     ready_pods: int
     weight_percent: int | None
     weight_in_force: int | None
-    carrier: str
+    workload: str
     strategy: str | None
     rolls_because: str | None
 
@@ -67,7 +72,7 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class GateView:
-    """What a new revision must pass before any live traffic. failed: it was rejected for that."""
+    """A check before any live traffic. failed: the revision was rejected for it."""
 
     name: str
     state: Literal["passed", "waiting", "failed"]
@@ -77,11 +82,12 @@ class GateView:
 class View:
     """A ModelDeployment as a person sees it.
 
-    ready_pods, wanted_pods: of all revisions, and what the spec asks for. bake_left_seconds: None: none is on.
-    patience_seconds: how long what it waits for may still take; None: as long as it takes.
-    is_current: the operator has acted on this generation of the spec.
-    gates: of the canary; without one, those for which the spec's revision was rejected.
-    troubles: the conditions that a healthy model would not have. transitions: what happened, the newest first.
+    More than twelve fields, because it is the document of `status -o json`, whose scripts read one flat object.
+    ready_pods: of all revisions; desired_pods: the spec's replicas. is_current: the operator has acted on this
+    generation of the spec. step_index: 0 while the canary prepares. patience_seconds: the time left until the canary's
+    deadline; None: no deadline. bake_left_seconds: None: no bake. service_target: what Service NAME selects.
+    gates: of the canary; without a canary, the gate that the spec's revision was rejected for.
+    troubles: the conditions that a healthy model would not have. transitions: the newest first.
     """
 
     namespace: str
@@ -91,20 +97,20 @@ class View:
     phase: str
     created: datetime | None
     ready_pods: int
-    wanted_pods: int
+    desired_pods: int
     is_current: bool
     revisions: tuple[RevisionView, ...]
     steps: tuple[StepView, ...]
     step_index: int
     is_paused: bool
-    is_hurried: bool
+    is_promote_requested: bool
     waits_for: str
     gates: tuple[GateView, ...]
     verdict: VerdictStatus | None
     patience_seconds: int | None
     bake_left_seconds: int | None
     bake_seconds: int
-    entry: str
+    service_target: str
     traffic_message: str
     troubles: tuple[Condition, ...]
     promoted: Condition | None
@@ -119,19 +125,19 @@ class View:
 
     @property
     def current_step(self) -> StepView | None:
-        """The one that the canary is in; None while it prepares, and without one."""
+        """The canary's step; None while it prepares, and without a canary."""
         return next((step for step in self.steps if step.stage == "current"), None)
 
     @property
     def waits_for_person(self) -> bool:
-        """Whether it is paused: by a command, or by a step that only a person ends."""
+        """Whether the rollout is paused: by a command, or in a pause step that only a person ends."""
         step = self.current_step
         is_pause = step is not None and step.weight_percent is None and step.hold_seconds is None
-        return self.is_paused or (is_pause and not self.is_hurried)
+        return self.is_paused or (is_pause and not self.is_promote_requested)
 
     @property
     def outcome(self) -> bool | None:
-        """Whether the rollout of this spec ended well; None: it goes on."""
+        """Whether the spec's revision was promoted; None: the rollout goes on."""
         promoted = self.promoted
         if promoted is None or not self.is_current:
             return None
@@ -141,7 +147,7 @@ class View:
 
 
 def view_of(body: Json, now: datetime) -> View:
-    """What there is to show now."""
+    """The view of an object, with time spans counted from `now`."""
     meta = body.get("metadata") or {}
     spec = body.get("spec") or {}
     status = read_status(body.get("status"))
@@ -160,20 +166,20 @@ def view_of(body: Json, now: datetime) -> View:
         phase=status.phase,
         created=read_time(meta.get("creationTimestamp")),
         ready_pods=status.ready_replicas,
-        wanted_pods=_whole(spec.get("replicas"), 1),
+        desired_pods=_whole(spec.get("replicas"), 1),
         is_current=is_current,
         revisions=tuple(_revisions(status)),
         steps=_steps(rollout, status, now) if canary is not None and step is not None else (),
         step_index=step.index if step is not None and canary is not None else 0,
         is_paused=step is not None and step.paused,
-        is_hurried=step is not None and step.promote_requested,
+        is_promote_requested=step is not None and step.promote_requested,
         waits_for=(step.waits_for or "") if step is not None else "",
         gates=_gates(spec, status, is_current=is_current),
         verdict=status.verdict,
         patience_seconds=_seconds_until(turns, now) if turns is not None and canary is not None else None,
         bake_left_seconds=_seconds_until(until, now) if until is not None else None,
         bake_seconds=_whole(rollout.get("bakeSeconds"), 300),
-        entry=status.traffic.entry if status.traffic else "",
+        service_target=status.traffic.service_target if status.traffic else "",
         traffic_message=status.traffic.message if status.traffic else "",
         troubles=tuple(_troubles(status.conditions)),
         promoted=promoted,
@@ -211,7 +217,7 @@ def _revisions(status: ModelDeploymentStatus) -> list[RevisionView]:
             ready_pods=each.ready_replicas,
             weight_percent=each.weight_percent,
             weight_in_force=each.weight_in_force,
-            carrier=each.workload or each.revision,
+            workload=each.workload or each.revision,
             strategy=each.strategy,
             rolls_because=each.rolls_because,
         )
@@ -224,7 +230,7 @@ def _revisions(status: ModelDeploymentStatus) -> list[RevisionView]:
 
 
 def _steps(rollout: Mapping[str, Any], status: ModelDeploymentStatus, now: datetime) -> tuple[StepView, ...]:
-    """The spec's steps and the 100 % that ends them, as far as the canary is.
+    """The spec's steps and the final 100 %, each done, current or next.
 
     >>> rollout = {"steps": [{"weight": 25, "holdSeconds": 60}, {"pause": {}}]}
     >>> status = read_status({"step": {"index": 2, "count": 3, "since": "2026-01-01T00:00:00Z"}})
@@ -251,7 +257,7 @@ def _steps(rollout: Mapping[str, Any], status: ModelDeploymentStatus, now: datet
 
 
 def _hold(step: Mapping[str, Any]) -> tuple[int | None, int | None]:
-    """Weight and hold of a step as it is written; a pause has no weight."""
+    """Weight and hold of a step in the spec; a pause has no weight."""
     if "pause" in step:
         duration = (step.get("pause") or {}).get("durationSeconds")
         return None, duration if isinstance(duration, int) else None
@@ -261,7 +267,7 @@ def _hold(step: Mapping[str, Any]) -> tuple[int | None, int | None]:
 def _gates(spec: Mapping[str, Any], status: ModelDeploymentStatus, *, is_current: bool) -> tuple[GateView, ...]:
     """The gates of this spec: passed once the canary has left preparation, failed once its revision is rejected.
 
-    A canary may be one that was rejected with other bytes: what is held against those says nothing of it.
+    A rejection says nothing about a canary of the same revision: that one has other bytes.
     """
     gates = _part(_part(spec, "rollout"), "gates")
     named = [*(["golden"] if gates.get("golden") else []), *(["signature"] if _compares_signatures(spec) else [])]
@@ -270,12 +276,12 @@ def _gates(spec: Mapping[str, Any], status: ModelDeploymentStatus, *, is_current
         failed = GATE_REASONS.get(rejected.reason) if rejected is not None else None
         return tuple(GateView(name, "failed") for name in named if name == failed)
     if status.step is None or (status.pinned is not None and status.pinned.revision == status.canary.revision):
-        return ()  # a person's rollback passes none
+        return ()  # a person's rollback skips the gates
     return tuple(GateView(name, "passed" if status.step.index > 0 else "waiting") for name in named)
 
 
 def _rejected(status: ModelDeploymentStatus) -> Rejected | None:
-    """What is held against the spec's revision; None: nothing. Status remembers that, and a person's rollback's."""
+    """The rejection of the spec's revision; None: not rejected. Status also keeps that of a rollback's target."""
     promoted = status.condition("Promoted")
     if promoted is None or promoted.reason != Promotion.ROLLED_BACK:
         return None
@@ -286,7 +292,7 @@ def _rejected(status: ModelDeploymentStatus) -> Rejected | None:
 def _compares_signatures(spec: Mapping[str, Any]) -> bool:
     try:
         return compares_signatures(ModelDeploymentSpec.model_validate(spec))
-    except ValueError:  # written for another release: what it says is all that is known
+    except ValueError:  # written for another release: only what it says is known
         return _part(_part(spec, "rollout"), "gates").get("signature") == "Compatible"
 
 
@@ -294,15 +300,19 @@ def _compares_signatures(spec: Mapping[str, Any]) -> bool:
 
 
 def _troubles(conditions: Sequence[Condition]) -> list[Condition]:
-    """What a healthy model's conditions would not say; of those with one message, the first."""
-    told: set[str] = set()
+    """The conditions that a healthy model would not have; of several with one message, the first."""
+    messages: set[str] = set()
     found = []
     for condition in conditions:
         is_good = condition.status == ("False" if condition.type == "Degraded" else "True")
-        if not is_good and condition.message not in told:
-            told.add(condition.message)
+        if not is_good and condition.message not in messages:
+            messages.add(condition.message)
             found.append(condition)
     return found
+
+
+UNITS = ((86_400, "d", "d"), (3_600, "h", "h"), (60, "m", "min"), (1, "s", "s"))
+"""Seconds of a unit, its letter in an age, its name in a duration."""
 
 
 def age(moment: datetime | None, now: datetime) -> str:
@@ -314,25 +324,17 @@ def age(moment: datetime | None, now: datetime) -> str:
     if moment is None:
         return "-"
     seconds = max(0, int((now - moment).total_seconds()))
-    for length, unit in ((86_400, "d"), (3_600, "h"), (60, "m")):
-        if seconds >= length:
-            return f"{seconds // length}{unit}"
-    return f"{seconds}s"
+    return next((f"{seconds // length}{unit}" for length, unit, _ in UNITS if seconds >= length), "0s")
 
 
 def duration(seconds: int) -> str:
-    """A time span, in words.
+    """A time span in words: its largest unit, and the next one.
 
-    >>> [duration(18), duration(192), duration(3600), duration(90_000)]
-    ['18 s', '3 min 12 s', '1 h', '1 d 1 h']
+    >>> [duration(18), duration(192), duration(3600), duration(90_000), duration(0)]
+    ['18 s', '3 min 12 s', '1 h', '1 d 1 h', '0 s']
     """
-    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
-    for place, (length, unit) in enumerate(units):
-        if seconds >= length or length == 1:
-            first, rest = divmod(seconds, length)
-            words = f"{first} {unit}"
-            if rest and place + 1 < len(units):
-                smaller, name = units[place + 1]
-                words += f" {rest // smaller} {name}" if rest // smaller else ""
-            return words
-    raise AssertionError
+    for (length, _, unit), (smaller, _, smaller_unit) in pairwise(UNITS):
+        if seconds >= length:
+            rest = seconds % length // smaller
+            return f"{seconds // length} {unit}" + (f" {rest} {smaller_unit}" if rest else "")
+    return f"{seconds} s"

@@ -211,7 +211,7 @@ def _traffic(result: PassResult) -> TrafficStatus | None:
     if target is None or result.plan is None or result.plan.weights is None:
         return None
     name = "Router" if target.is_router else target.workload or "Pods"
-    return TrafficStatus(entry=name, message=result.unreachable[:1024])
+    return TrafficStatus(service_target=name, message=result.unreachable[:1024])
 
 
 def _command(result: PassResult, stored: ModelDeploymentStatus, now: datetime) -> CommandStatus | None:

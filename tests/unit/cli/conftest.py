@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from slipway.cli import clock, cluster
-from slipway.cli.world import Target
-from tests.unit.cli.worlds import NOW, Cli, FakeWorld, Time
+from slipway.cli.client import ClusterFlags
+from tests.unit.cli.clusters import NOW, Cli, FakeCluster, Time
 
 
 @pytest.fixture
@@ -20,12 +20,12 @@ def time_of_test(monkeypatch: pytest.MonkeyPatch) -> Time:
 
 @pytest.fixture
 def cli(monkeypatch: pytest.MonkeyPatch, time_of_test: Time) -> Cli:
-    found = Cli(FakeWorld(), [])
+    found = Cli(FakeCluster(), [])
 
-    def connect(target: Target) -> FakeWorld:
-        found.targets.append(target)
-        found.world.namespace = target.namespace or found.world.namespace
-        return found.world
+    def connect(flags: ClusterFlags) -> FakeCluster:
+        found.connections.append(flags)
+        found.cluster.namespace = flags.namespace or found.cluster.namespace
+        return found.cluster
 
     monkeypatch.setattr(cluster, "connect", connect)
     monkeypatch.setattr("sys.argv", ["/usr/local/bin/kubectl-slipway"])

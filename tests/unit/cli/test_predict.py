@@ -1,4 +1,4 @@
-"""`predict`: who is asked what, and how two answers are compared."""
+"""`predict`: where a request goes, and how two answers are compared."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.cli.prediction import Compared, compare
-from slipway.cli.world import Answer, Request
-from tests.unit.cli import worlds
-from tests.unit.cli.worlds import CANARY, STABLE, Cli, model
+from slipway.cli.client import Request, Response
+from slipway.cli.compare import Compared, compare
+from tests.unit.cli import clusters
+from tests.unit.cli.clusters import CANARY, STABLE, Cli, model
 
 BODY = b'{"inputs": [{"name": "x", "shape": [1], "datatype": "FP32", "data": [1]}]}'
 
@@ -23,8 +23,8 @@ def tensors(version: str, *values: float) -> bytes:
     return json.dumps({"model_name": "digits", "model_version": version, "outputs": outputs}).encode()
 
 
-def answers(kind: str, name: str, port: str, request: Request) -> Answer:
-    return Answer(200, tensors("3", 0.25, 0.75) if CANARY in name else tensors("2", 0.5, 0.75), 3.25)
+def respond(kind: str, name: str, port: str, request: Request) -> Response:
+    return Response(200, tensors("3", 0.25, 0.75) if CANARY in name else tensors("2", 0.5, 0.75), 3.25)
 
 
 @pytest.fixture
@@ -34,15 +34,15 @@ def file(tmp_path: Path) -> str:
     return str(path)
 
 
-def test_a_stable_pod_is_asked_where_its_server_predicts(cli: Cli, file: str) -> None:
-    cli.world.models, cli.world.answers = [worlds.in_canary()], answers
+def test_a_request_to_stable_goes_to_its_servers_predict_path(cli: Cli, file: str) -> None:
+    cli.cluster.models, cli.cluster.respond = [clusters.in_canary()], respond
     shown = cli("predict", "digits", "-f", file, "--to", "stable")
     assert shown.exit_code == 0, shown.output
-    (asked,) = cli.world.asked
-    assert asked[:3] == ("pods", f"digits-{STABLE}-a", "8000")
-    assert asked[3].path == "/v2/models/digits/infer"
-    assert asked[3].body == BODY
-    assert asked[3].headers == {"Content-Type": "application/json"}
+    (sent,) = cli.cluster.sent
+    assert sent[:3] == ("pods", f"digits-{STABLE}-a", "8000")
+    assert sent[3].path == "/v2/models/digits/infer"
+    assert sent[3].body == BODY
+    assert sent[3].headers == {"Content-Type": "application/json"}
     assert json.loads(shown.stdout)["model_version"] == "2"
     assert f"stable {STABLE} (version 2, pod digits-{STABLE}-a) answered 200 in 3.2 ms" in shown.stderr
 
@@ -59,49 +59,49 @@ def test_a_stable_pod_is_asked_where_its_server_predicts(cli: Cli, file: str) ->
         ),
     ],
 )
-def test_each_runtime_is_asked_in_its_own_way(
+def test_each_runtime_has_its_own_predict_path(
     cli: Cli, file: str, runtime: dict[str, Any], port: str, path: str
 ) -> None:
-    cli.world.models, cli.world.answers = [worlds.in_canary()], answers
-    cli.world.revisions = [worlds.kept(STABLE, 1, 2, runtime=runtime), worlds.kept(CANARY, 2, 3, runtime=runtime)]
+    cli.cluster.models, cli.cluster.respond = [clusters.in_canary()], respond
+    cli.cluster.revisions = [clusters.kept(STABLE, 1, 2, runtime=runtime), clusters.kept(CANARY, 2, 3, runtime=runtime)]
     assert cli("predict", "digits", "-f", file, "--to", "canary").exit_code == 0
-    (asked,) = cli.world.asked
-    assert (asked[1], asked[2], asked[3].path) == (f"digits-{CANARY}-b", port, path)
+    (sent,) = cli.cluster.sent
+    assert (sent[1], sent[2], sent[3].path) == (f"digits-{CANARY}-b", port, path)
 
 
-def test_without_to_the_service_is_asked(cli: Cli, file: str) -> None:
-    cli.world.models, cli.world.answers = [model()], answers
+def test_without_to_the_request_goes_to_the_service(cli: Cli, file: str) -> None:
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     assert cli("predict", "digits", "-f", file).exit_code == 0
-    assert cli.world.asked[0][:3] == ("services", "digits", "http")
+    assert cli.cluster.sent[0][:3] == ("services", "digits", "http")
 
 
-def test_in_place_each_revision_is_asked_by_its_version(cli: Cli, file: str) -> None:
-    body = worlds.in_canary()
+def test_in_place_each_path_names_a_version(cli: Cli, file: str) -> None:
+    body = clusters.in_canary()
     body["status"]["canary"]["workload"] = STABLE
-    cli.world.models, cli.world.answers = [body], answers
+    cli.cluster.models, cli.cluster.respond = [body], respond
     assert cli("predict", "digits", "-f", file, "--to", "both").exit_code == 0
-    assert [asked[3].path for asked in cli.world.asked] == [
+    assert [sent[3].path for sent in cli.cluster.sent] == [
         "/v2/models/digits/versions/2/infer",
         "/v2/models/digits/versions/3/infer",
     ]
 
 
 def test_both_are_compared_output_by_output(cli: Cli, file: str) -> None:
-    cli.world.models, cli.world.answers = [worlds.in_canary()], answers
+    cli.cluster.models, cli.cluster.respond = [clusters.in_canary()], respond
     lines = cli("predict", "digits", "-f", file, "--to", "both").stdout.splitlines()
     assert [line.split() for line in lines if line][3:] == [
         ["OUTPUT", "VALUES", "DIFFER", "MOST", "RELATIVE"],
         ["label", "1", "same"],
         ["probabilities", "2", "1", "0.25", "50.00", "%"],
     ]
-    told = json.loads(cli("predict", "digits", "-f", file, "--to", "both", "-o", "json").stdout)
-    assert [each["body"]["model_version"] for each in told["answers"]] == ["2", "3"]
-    assert told["compared"][1]["mostAbsolute"] == 0.25
+    document = json.loads(cli("predict", "digits", "-f", file, "--to", "both", "-o", "json").stdout)
+    assert [each["body"]["model_version"] for each in document["answers"]] == ["2", "3"]
+    assert document["compared"][1]["mostAbsolute"] == 0.25
 
 
 def test_an_error_of_the_model_fails_and_is_shown(cli: Cli, file: str) -> None:
-    cli.world.models = [worlds.in_canary()]
-    cli.world.answers = lambda *asked: Answer(400, b'{"error": "unexpected shape for input x"}', 1.0)
+    cli.cluster.models = [clusters.in_canary()]
+    cli.cluster.respond = lambda *sent: Response(400, b'{"error": "unexpected shape for input x"}', 1.0)
     shown = cli("predict", "digits", "-f", file, "--to", "canary")
     assert shown.exit_code == 1
     assert "unexpected shape" in shown.stdout
@@ -109,18 +109,18 @@ def test_an_error_of_the_model_fails_and_is_shown(cli: Cli, file: str) -> None:
 
 
 def test_a_body_that_is_no_json_is_sent_as_bytes(cli: Cli, tmp_path: Path) -> None:
-    cli.world.models, cli.world.answers = [model()], answers
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     (tmp_path / "image.jpg").write_bytes(b"\xff\xd8\xff")
     cli("predict", "digits", "-f", str(tmp_path / "image.jpg"), "-H", "X-Trace: 1")
-    assert cli.world.asked[0][3].headers == {"X-Trace": "1", "Content-Type": "application/octet-stream"}
+    assert cli.cluster.sent[0][3].headers == {"X-Trace": "1", "Content-Type": "application/octet-stream"}
     cli("predict", "digits", "-f", str(tmp_path / "image.jpg"), "-H", "content-type: image/jpeg")
-    assert cli.world.asked[1][3].headers == {"content-type": "image/jpeg"}
+    assert cli.cluster.sent[1][3].headers == {"content-type": "image/jpeg"}
 
 
 def test_the_body_may_come_from_stdin(cli: Cli) -> None:
-    cli.world.models, cli.world.answers = [model()], answers
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     assert cli("predict", "digits", "-f", "-", stdin=BODY).exit_code == 0
-    assert cli.world.asked[0][3].body == BODY
+    assert cli.cluster.sent[0][3].body == BODY
 
 
 @pytest.mark.parametrize(
@@ -129,25 +129,25 @@ def test_the_body_may_come_from_stdin(cli: Cli) -> None:
         (("-f", "/none.json"), 3, "there is no file /none.json"),
         (("-f", "FILE", "--to", "canary"), 3, "digits has no canary revision now: no revision is taking over"),
         (("-f", "FILE", "--to", "both"), 3, "digits has no canary revision now"),
-        (("-f", "FILE", "-H", "no colon"), 2, "is no header"),
+        (("-f", "FILE", "-H", "no colon"), 2, "is not a header"),
         (("-f", "FILE", "-H", "Authorization: x"), 2, "can't be sent through the API server"),
-        (("-f", "FILE", "--timeout", "soon"), 2, "'soon' is no time span"),
-        (("-f", "FILE", "--to", "shadow"), 2, "slipway predict --help tells more"),
+        (("-f", "FILE", "--timeout", "soon"), 2, "'soon' is not a time span"),
+        (("-f", "FILE", "--to", "shadow"), 2, "see kubectl slipway predict --help"),
         ((), 2, "missing option '--file'"),
     ],
 )
-def test_mistakes_ask_nobody(cli: Cli, file: str, words: tuple[str, ...], code: int, says: str) -> None:
-    cli.world.models, cli.world.answers = [model()], answers
+def test_mistakes_send_nothing(cli: Cli, file: str, words: tuple[str, ...], code: int, says: str) -> None:
+    cli.cluster.models, cli.cluster.respond = [model()], respond
     shown = cli("predict", "digits", *(file if word == "FILE" else word for word in words))
     assert shown.exit_code == code
     assert says in shown.stderr
     assert len(shown.stderr.splitlines()) == 1
-    assert cli.world.asked == []
+    assert cli.cluster.sent == []
 
 
-def test_without_a_ready_pod_nobody_is_asked(cli: Cli, file: str) -> None:
-    cli.world.models = [worlds.in_canary()]
-    cli.world.running = []
+def test_without_a_ready_pod_nothing_is_sent(cli: Cli, file: str) -> None:
+    cli.cluster.models = [clusters.in_canary()]
+    cli.cluster.pods = []
     shown = cli("predict", "digits", "-f", file, "--to", "canary")
     assert shown.exit_code == 1
     assert f"no pod of the canary revision {CANARY} is ready" in shown.stderr
@@ -164,7 +164,7 @@ def test_fields_of_the_protocol_are_no_outputs() -> None:
 
 def test_other_shapes_are_not_compared_value_by_value() -> None:
     (found,) = compare(b'{"predictions": [[1, 2]]}', b'{"predictions": [1, 2, 3]}')
-    assert found.note == "another shape: 2 and 3 values"
+    assert found.note == "shapes differ: 2 and 3 values"
     assert not found.is_same
 
 

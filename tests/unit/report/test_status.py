@@ -641,13 +641,18 @@ def test_a_status_of_the_release_before_is_read_once_and_written_under_the_names
         "stable": {"revision": "a", "version": 1, "carrier": "home"},
         "canary": {"revision": "b", "version": 2, "carrier": "b", "weightPercent": 20},
         "step": {"index": 1, "count": 2, "hurried": True},
+        "traffic": {"entry": "Router"},
         "weightedSince": "2026-03-01T12:00:00Z",
     }
     status = read_status(stored)
     state = read_state(status, {"a", "b"}, [])
     assert (state.traffic_since, state.is_promote_requested) == (datetime(2026, 3, 1, 12, tzinfo=UTC), True)
     assert [each.workload for each in (status.stable, status.canary) if each is not None] == ["home", "b"]
-    assert not {"carrier", "hurried", "weightedSince"} & set(re.findall(r"[a-zA-Z]+", str(write_status(status))))
+    assert status.traffic is not None
+    assert status.traffic.service_target == "Router"
+    assert not {"carrier", "entry", "hurried", "weightedSince"} & set(
+        re.findall(r"[a-zA-Z]+", str(write_status(status)))
+    )
 
 
 JSON = st.recursive(

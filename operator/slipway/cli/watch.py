@@ -1,7 +1,7 @@
-"""`status --watch` and `--wait`: looking again each second until a person has seen enough, or the rollout has ended.
+"""`status --watch` and `--wait`: look again each second, until Ctrl-C or until the rollout has ended.
 
-On a terminal the picture is drawn anew, with the routers' counters as curves; elsewhere each thing that happens is one
-line. An API server that does not answer for a while is waited for.
+On a terminal the picture is redrawn, with the routers' counters as curves; elsewhere each change is one line. An API
+server that is down for up to a minute does not end the watch.
 Must not import: kubernetes.
 """
 
@@ -15,32 +15,32 @@ from rich.console import RenderableType
 from rich.live import Live
 
 from slipway.cli import clock
-from slipway.cli.counters import Curve, Readings, Track, curve_of, follow
-from slipway.cli.endings import CommandError, Exit, failed, not_found
+from slipway.cli.client import Client, Json, Request
+from slipway.cli.counters import Curve, Readings, Track, add_readings, curve_of
+from slipway.cli.errors import CommandError, Exit, failed, not_found
 from slipway.cli.picture import draw
 from slipway.cli.session import Session
 from slipway.cli.view import View, view_of
-from slipway.cli.world import Json, Request, World
 from slipway.model.signals import Counts
 from slipway.observe.router_reports import read_report
 
 LOOK_SECONDS = 1.0
 PATIENCE_SECONDS = 60.0
-"""How long an API server may be silent in mid-watch: as long as it takes to restart one."""
+"""How long an API server may be down in mid-watch: long enough to restart one."""
 ROUTER_PORT = "10090"
 ROUTER_PATH = "/stats/prometheus"
 ROUTER_TIMEOUT_SECONDS = 2.0
 PODS_KEPT_SECONDS = 5.0
 QUANTILE = 0.99
 NO_ROUTES = b'{"generation": "", "weights": {"none": 0}}'
-"""The status port tells counters alone; status has the weights."""
+"""For `read_report`: the status port has counters alone; the weights are in the object's status."""
 
 
 @dataclass(slots=True)
 class Routers:
-    """The routers of one model, read again and again. Gives up for good where they can't be had."""
+    """The routers of one model. is_readable: False once a reading failed for good, as without the permission."""
 
-    world: World
+    client: Client
     name: str
     is_readable: bool = True
     track: Track = field(default_factory=Track)
@@ -48,7 +48,7 @@ class Routers:
     _pods_at: float = float("-inf")
 
     def look(self) -> None:
-        """Read the counters once more; nothing happens where there are no routers, or no permission."""
+        """Read the counters once more. Does nothing without routers, or without the permission."""
         if not self.is_readable:
             return
         try:
@@ -57,17 +57,17 @@ class Routers:
             self.is_readable = error.may_pass
             return
         if readings:
-            self.track = follow(self.track, readings, clock.seconds())
+            self.track = add_readings(self.track, readings, clock.seconds())
 
     def curves(self, view: View) -> dict[str, Curve]:
-        """Carrier → its curve, of those that have one."""
+        """Workload → its curve; empty before the second reading."""
         if not self.track.gains:
             return {}
-        return {each.carrier: curve_of(self.track, each.carrier, QUANTILE) for each in view.revisions}
+        return {each.workload: curve_of(self.track, each.workload, QUANTILE) for each in view.revisions}
 
     def _readings(self) -> Readings:
         if clock.seconds() - self._pods_at > PODS_KEPT_SECONDS:
-            self._pods = self.world.list_pods(f"slipway.dev/model={self.name}.router")
+            self._pods = self.client.list_pods(f"slipway.dev/model={self.name}.router")
             self._pods_at = clock.seconds()
         found: dict[str, Mapping[str, Counts]] = {}
         for pod in self._pods:
@@ -75,56 +75,58 @@ class Routers:
                 continue
             try:
                 request = Request(ROUTER_PATH, timeout_seconds=ROUTER_TIMEOUT_SECONDS)
-                answer = self.world.ask("pods", pod["metadata"]["name"], ROUTER_PORT, request)
+                response = self.client.send("pods", pod["metadata"]["name"], ROUTER_PORT, request)
             except CommandError as error:
                 if error.code is Exit.NO_CLUSTER and not error.may_pass:
                     raise
-                continue  # this one router ends, or starts
-            if answer.status == 200:
-                found[_source(pod)] = read_counts(answer.body.decode(errors="replace"))
+                continue  # this router is ending or starting
+            if response.status == 200:
+                found[_source(pod)] = read_counts(response.body.decode(errors="replace"))
         return found
 
 
 def is_ready(pod: Json) -> bool:
-    """Whether a pod takes requests."""
+    """Whether a pod is Ready and not being deleted."""
     conditions = (pod.get("status") or {}).get("conditions") or []
     is_ending = "deletionTimestamp" in pod["metadata"]
     return not is_ending and any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
 def _source(pod: Json) -> str:
-    """A name that changes when the counters begin anew."""
+    """A name that changes when the pod's counters start again from 0."""
     statuses = (pod.get("status") or {}).get("containerStatuses") or []
     return f"{pod['metadata'].get('uid')}/{sum(int(each.get('restartCount', 0)) for each in statuses)}"
 
 
 def read_counts(stats: str) -> Mapping[str, Counts]:
-    """Carrier → its counts, from a router's Prometheus stats; empty where they can't be read."""
+    """Workload → its counts, from a router's Prometheus stats; empty when they can't be parsed."""
     report = read_report("", NO_ROUTES, stats)
     return report.counts if report is not None else {}
 
 
-def follow_model(session: Session, name: str, *, is_live: bool, waits: bool, timeout_seconds: float | None) -> None:
+def watch_model(session: Session, name: str, *, is_live: bool, waits: bool, timeout_seconds: float | None) -> None:
     """Show `name` until Ctrl-C; with `waits`, until its rollout has ended.
 
-    Raises CommandError(FAILED) when it ended badly, and (TIMED_OUT) when it did not end in time.
+    Raises CommandError(FAILED) when the spec's revision was not promoted, (TIMED_OUT) when time is over.
     """
     if is_live and session.terminal.is_live:
-        _draw_on(session, name, waits=waits, timeout_seconds=timeout_seconds)
+        _redraw(session, name, waits=waits, timeout_seconds=timeout_seconds)
     else:
-        _tell_of(session, name, waits=waits, timeout_seconds=timeout_seconds)
+        _print_changes(session, name, waits=waits, timeout_seconds=timeout_seconds)
 
 
-def _draw_on(session: Session, name: str, *, waits: bool, timeout_seconds: float | None) -> None:
-    routers = Routers(session.world, name)
+def _redraw(session: Session, name: str, *, waits: bool, timeout_seconds: float | None) -> None:
+    routers = Routers(session.client, name)
 
     def picture(view: View) -> RenderableType:
+        """The picture with as many transitions as fit on the screen; without hints and curves where none fits."""
         routers.look()
         canvas, hints, curves = session.terminal.canvas(), session.hints(view), routers.curves(view)
-        pictures = (
-            draw(view, clock.now(), canvas, session.typed, hints, curves, happened) for happened in range(5, -1, -1)
-        )
-        return next((each for each in pictures if session.terminal.fits(each)), draw(view, clock.now(), canvas, "", ()))
+        for most in range(5, -1, -1):
+            drawn = draw(view, clock.now(), canvas, session.program, hints, curves=curves, most_transitions=most)
+            if session.terminal.fits(drawn):
+                return drawn
+        return draw(view, clock.now(), canvas, "", ())
 
     view = _look(session, name)
     with Live(picture(view), console=session.terminal.console, auto_refresh=False, vertical_overflow="crop") as live:
@@ -135,24 +137,25 @@ def _draw_on(session: Session, name: str, *, waits: bool, timeout_seconds: float
         _loop(session, name, show, waits=waits, timeout_seconds=timeout_seconds)
 
 
-def _tell_of(session: Session, name: str, *, waits: bool, timeout_seconds: float | None) -> None:
-    told: set[tuple[str, ...]] = set()
-    said = ""
+def _print_changes(session: Session, name: str, *, waits: bool, timeout_seconds: float | None) -> None:
+    """A line for each transition from now on, and for each change of the headline."""
+    printed: set[tuple[str, ...]] | None = None
+    last_headline = ""
 
-    def tell(view: View) -> None:
-        nonlocal said
-        fresh = [each for each in view.transitions if (each.at, each.revision, each.reason, each.message) not in told]
-        if not told and not said:
-            fresh = []
-        for each in reversed(fresh):
-            session.terminal.write(f"{each.at} {each.revision} {each.reason}: {each.message}\n")
-        told.update((each.at, each.revision, each.reason, each.message) for each in view.transitions)
+    def show(view: View) -> None:
+        nonlocal printed, last_headline
+        rows = [(each.at, each.revision, each.reason, each.message) for each in view.transitions]
+        if printed is None:  # what happened before is `status`'s to show
+            printed = set(rows)
+        for at, revision, reason, message in reversed([row for row in rows if row not in printed]):
+            session.terminal.write(f"{at} {revision} {reason}: {message}\n")
+        printed.update(rows)
         line = headline(view)
-        if line != said:
+        if line != last_headline:
             session.terminal.write(f"{line}\n")
-            said = line
+            last_headline = line
 
-    _loop(session, name, tell, waits=waits, timeout_seconds=timeout_seconds)
+    _loop(session, name, show, waits=waits, timeout_seconds=timeout_seconds)
 
 
 def _loop(
@@ -166,52 +169,50 @@ def _loop(
             return
         if waits and view.outcome is False:
             assert view.promoted is not None
-            raise failed(
-                f"{name} does not serve what its spec asks for: {view.promoted.reason}: {view.promoted.message}"
-            )
+            raise failed(f"{name} does not serve the spec's revision: {view.promoted.reason}: {view.promoted.message}")
         if timeout_seconds is not None and clock.seconds() - began >= timeout_seconds:
-            message = f"{headline(view)}; it has not ended within {timeout_seconds:g} s, and goes on"
+            message = f"{headline(view)}; the rollout has not ended within {timeout_seconds:g} s, and goes on"
             raise CommandError(Exit.TIMED_OUT, message)
         clock.sleep(LOOK_SECONDS)
 
 
 def _look(session: Session, name: str) -> View:
-    """The model now. An API server that does not answer is asked again for a while."""
+    """The model now. Repeats the request for a while where the API server may come back."""
     began = clock.seconds()
     while True:
         try:
-            body = session.world.read_model(name)
+            body = session.client.read_model(name)
             break
         except CommandError as error:
             if not error.may_pass or clock.seconds() - began > PATIENCE_SECONDS:
                 raise
             clock.sleep(LOOK_SECONDS)
     if body is None:
-        raise not_found(f"ModelDeployment {name} in namespace {session.world.namespace} was deleted")
+        raise not_found(f"ModelDeployment {name} in namespace {session.client.namespace} was deleted")
     return view_of(body, clock.now())
 
 
 def headline(view: View) -> str:
-    """How far it is, in one line that changes when something does."""
+    """The state of the rollout in one line, which changes when the state does."""
     stable, canary = view.of_role("stable"), view.of_role("canary")
     serving = f"{stable.revision} (version {stable.version}) serves" if stable else "nothing serves yet"
     if canary is None:
         if not view.is_current:
             return f"{view.name}: {serving}; the operator has not acted on the spec yet"
         if view.bake_left_seconds is not None:
-            return f"{view.name}: {serving}, and bakes"
+            return f"{view.name}: {serving}, in bake"
         return f"{view.name}: {serving}"
     words = f"{view.name}: {canary.revision} (version {canary.version}) is taking over"
     if view.steps:
         weight = f" at {canary.weight_percent} %" if canary.weight_percent is not None else ""
         words += f", step {view.step_index} of {len(view.steps)}{weight}" if view.step_index else ", prepares"
     if view.waits_for_person:
-        words += ", paused: resume it"
+        words += ", paused: resume continues it"
     return words
 
 
-def follow_list(session: Session, show: Callable[[], Any]) -> None:
-    """Draw a list again and again until Ctrl-C."""
+def watch_list(session: Session, show: Callable[[], Any]) -> None:
+    """Redraw a list each second, until Ctrl-C."""
     if not session.terminal.is_live:
         raise failed("--watch of a list needs a terminal; name one ModelDeployment, or use kubectl get mdep --watch")
     with Live(show(), console=session.terminal.console, auto_refresh=False, vertical_overflow="crop") as live:

@@ -1,7 +1,6 @@
-"""What the commands ask of a cluster: the seam between them and the API server.
+"""What the commands need of a cluster. `cluster.py` gets it from an API server, tests from memory.
 
-`cluster.py` answers it with the kubernetes client, tests with objects in memory.
-Every method may raise CommandError(NO_CLUSTER): no connection, no permission, no ModelDeployments in this cluster.
+Every method may raise CommandError(NO_CLUSTER): no connection, no permission, no Slipway in the cluster.
 Must not import: kubernetes.
 """
 
@@ -15,23 +14,23 @@ Json = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Which cluster and namespace, as kubectl's flags of the same names say. None: as the kubeconfig says."""
+class ClusterFlags:
+    """Which cluster and namespace: kubectl's flags of these names. None: what the kubeconfig says."""
 
     namespace: str | None = None
     context: str | None = None
     kubeconfig: str | None = None
 
     @property
-    def flags(self) -> str:
-        """The flags again, for a command that a person is told to type."""
-        named = (("-n", self.namespace), ("--context", self.context), ("--kubeconfig", self.kubeconfig))
-        return "".join(f" {flag} {value}" for flag, value in named if value)
+    def as_typed(self) -> str:
+        """The flags for another command line, with a blank before each."""
+        flags = (("-n", self.namespace), ("--context", self.context), ("--kubeconfig", self.kubeconfig))
+        return "".join(f" {flag} {value}" for flag, value in flags if value)
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """An HTTP request through the API server to a pod or Service. body None: GET, else POST."""
+    """An HTTP request to a pod or Service, through the API server. body None: GET, else POST."""
 
     path: str
     body: bytes | None = None
@@ -40,8 +39,8 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """What the pod answered. milliseconds: from here to there and back, the API server's proxy included."""
+class Response:
+    """A pod's response. milliseconds: the round trip from this machine, through the API server's proxy."""
 
     status: int
     body: bytes
@@ -49,8 +48,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
-class World(Protocol):
-    """One cluster, and the namespace that commands speak of unless they name another."""
+class Client(Protocol):
+    """One cluster, and the namespace that all methods use."""
 
     @property
     def namespace(self) -> str:
@@ -60,7 +59,7 @@ class World(Protocol):
         """The ModelDeployment; None: there is none of that name."""
 
     def list_models(self, *, everywhere: bool = False) -> list[Json]:
-        """Those of the namespace, or of all namespaces."""
+        """The ModelDeployments of the namespace, or of all namespaces."""
 
     def list_revisions(self, name: str) -> list[Json]:
         """The ControllerRevisions of a ModelDeployment."""
@@ -69,13 +68,13 @@ class World(Protocol):
         """Pods with these labels."""
 
     def has_namespace(self) -> bool | None:
-        """Whether the namespace exists; None: can't tell."""
+        """Whether the namespace exists; None: this user may not know."""
 
     def annotate(self, name: str, key: str, value: str) -> Json:
         """Write one annotation of a ModelDeployment, and nothing else of it."""
 
-    def ask(self, kind: str, name: str, port: str, request: Request) -> Answer:
-        """Send a request to a port of a pod or Service; kind is `pods` or `services`.
+    def send(self, kind: str, name: str, port: str, request: Request) -> Response:
+        """Send a request to a port of a pod or Service. kind: `pods` or `services`.
 
-        Raises CommandError(FAILED) when it can't be reached; an HTTP error of its own is an Answer.
+        An HTTP error from the pod itself is a Response. Raises CommandError(FAILED) when the API server can't reach it.
         """

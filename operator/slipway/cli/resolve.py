@@ -1,7 +1,7 @@
-"""Which revision a person means, whether a command can work at all, and what to type next.
+"""Which object and revision were typed, whether a command can work now, and which commands may come next.
 
-Invariant: a command names the revision that it is about, so that one that comes late does nothing to another; what
-can't work is said before anything is written, with what to type instead.
+Invariant: a command names its revision, so that a late one does nothing to another revision; a command that can't work
+is refused before anything is written, and the message says what to type instead.
 Pure.
 """
 
@@ -12,20 +12,20 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from slipway.cli.endings import CommandError, failed, misused, not_found
+from slipway.cli.errors import CommandError, failed, misused, not_found
 from slipway.cli.view import View
 from slipway.model.revision import Revision
 
 VERBS = ("promote", "pause", "resume", "abort", "skip", "retry", "rollback")
 WAYS = {"RollingUpdate": "pod by pod", "InPlace": "in place"}
-SHORTEST = 4
-"""Characters of a hash that name a revision: fewer are more likely a version that there is not."""
-WORDS = ("stable", "canary", "previous")
+SHORTEST_PREFIX = 4
+"""Characters of a hash that name a revision. Fewer are more likely a version number that does not exist."""
+ROLES = ("stable", "canary", "previous")
 
 
 @dataclass(frozen=True, slots=True)
 class Hint:
-    """Something to type next: the command's words after `slipway`, and what it does."""
+    """A command that may come next: its words after `slipway`, and its effect."""
 
     words: str
     effect: str
@@ -34,23 +34,23 @@ class Hint:
 # --- names ---
 
 
-def plain_name(typed: str) -> str:
-    """The name in `digits`, `mdep/digits` or `modeldeployment.slipway.dev/digits`, all of which kubectl takes.
+def model_name(typed: str) -> str:
+    """The name in `digits`, `mdep/digits` or `modeldeployment.slipway.dev/digits`: the forms that kubectl takes.
 
-    >>> plain_name("mdep/digits")
+    >>> model_name("mdep/digits")
     'digits'
     """
     kind, slash, name = typed.rpartition("/")
     kind = kind.lower().partition(".")[0]
     if slash and kind not in ("mdep", "modeldeployment", "modeldeployments"):
-        raise misused(f"{typed!r} is no ModelDeployment; name one as in digits, or mdep/digits")
+        raise misused(f"{typed!r} is not a ModelDeployment; type digits or mdep/digits")
     return name
 
 
 def no_such_model(name: str, namespace: str, here: Sequence[str], elsewhere: Iterable[str], flags: str) -> CommandError:
-    """What to say of an unknown name: the nearest ones here, the same one elsewhere, or what there is at all.
+    """For an unknown name: the same name elsewhere, else the nearest names here, else all names here.
 
-    here: the names in the namespace; elsewhere: namespaces that have this very name.
+    here: the names in the namespace; elsewhere: the namespaces that have this name.
     """
     others = sorted(set(elsewhere) - {namespace})
     missing = f"there is no ModelDeployment {name!r} in namespace {namespace}"
@@ -60,7 +60,9 @@ def no_such_model(name: str, namespace: str, here: Sequence[str], elsewhere: Ite
         return not_found(f"{missing}; did you mean {' or '.join(near)}?")
     if here:
         return not_found(f"{missing}; there {_are(here)}")
-    return not_found(f"{missing}, nor any other; slipway status -A{flags.replace(f' -n {namespace}', '')} lists all")
+    return not_found(
+        f"{missing}: the namespace has none; slipway status -A{flags.replace(f' -n {namespace}', '')} lists all"
+    )
 
 
 def _are(names: Sequence[str]) -> str:
@@ -83,7 +85,7 @@ def parse_span(typed: str) -> float:
             raise ValueError
         hours, minutes, seconds = (float(part or 0) for part in parts.groups())
     except ValueError:
-        raise misused(f"{typed!r} is no time span; write it as in 90s, 10m or 1h30m") from None
+        raise misused(f"{typed!r} is not a time span; write it like 90s, 10m or 1h30m") from None
     return hours * 3600 + minutes * 60 + seconds
 
 
@@ -91,61 +93,62 @@ def parse_span(typed: str) -> float:
 
 
 def choose_revision(typed: str, history: Sequence[Revision], view: View) -> Revision:
-    """The revision meant by a role (stable, canary, previous), a hash, the beginning of one, or a version number.
+    """The revision for a role (stable, canary, previous), a hash, the beginning of one, or a version number.
 
-    history: in any order. A number that is a version is one, even if a hash begins with it.
-    Raises CommandError(NOT_FOUND) with those there are, or (USAGE) when several are meant.
+    history: in any order. A number that is some revision's version is never read as the beginning of a hash.
+    Raises CommandError(NOT_FOUND), listing the revisions; or (USAGE) when several match.
     """
     by_hash = {revision.hash: revision for revision in history}
-    if typed in WORDS:
-        role = view.of_role(typed)  # type: ignore[arg-type]  # one of them, as just seen
+    if typed in ROLES:
+        role = view.of_role(typed)  # type: ignore[arg-type]  # checked one line above
         if role is None:
             raise not_found(f"{view.name} has no {typed} revision now; {_known(history, view)}")
         if role.revision not in by_hash:
-            raise not_found(f"the {typed} revision {role.revision} is not kept any more; {_known(history, view)}")
+            raise not_found(f"the {typed} revision {role.revision} is no longer kept; {_known(history, view)}")
         return by_hash[role.revision]
     if typed in by_hash:
         return by_hash[typed]
-    meant = [revision for revision in history if re.fullmatch("[0-9]{1,9}", typed) and revision.version == int(typed)]
-    what = "is the version of"
-    if not meant:
-        meant = [each for each in history if len(typed) >= SHORTEST and each.hash.startswith(typed)]
-        what = "is how these begin:"
-    if not meant:
+    found = [revision for revision in history if re.fullmatch("[0-9]{1,9}", typed) and revision.version == int(typed)]
+    what = "these revisions serve version"
+    if not found:
+        found = [each for each in history if len(typed) >= SHORTEST_PREFIX and each.hash.startswith(typed)]
+        what = "these revisions begin with"
+    if not found:
         raise not_found(f"{view.name} has no revision {typed!r}; {_known(history, view)}")
-    if len(meant) > 1:
-        raise misused(f"{typed} {what} {_named(meant, view)}; name one by its hash")
-    return meant[0]
+    if len(found) > 1:
+        raise misused(f"{what} {typed}: {_named(found, view)}; name one by its hash")
+    return found[0]
 
 
 def revision_before(history: Sequence[Revision], view: View) -> Revision:
-    """Where `rollback` goes by itself: what is kept warm, or else the newest one older than the stable revision.
+    """The target of `rollback` without --to: the warm revision, else the newest that is older than stable.
 
-    Rejected ones are passed over. Raises CommandError when there is none, or when it is not clear what is meant.
+    Rejected revisions are skipped. Raises CommandError when there is none, and while a canary is under way: a person
+    may mean to leave the canary or stable.
     """
     canary, stable = view.of_role("canary"), view.of_role("stable")
     if stable is None:
-        raise failed(f"{view.name} has no revision that serves yet, so there is nothing to roll back from")
+        raise failed(f"no revision of {view.name} serves yet, so there is nothing to roll back from")
     if canary is not None:
         raise failed(
-            f"revision {canary.revision} is taking over: abort sends everything back to {stable.revision}; to leave "
-            "that one too, name the revision with --to"
+            f"revision {canary.revision} is taking over: abort sends all requests back to {stable.revision}; to leave "
+            "stable too, name a revision with --to"
         )
     by_hash = {revision.hash: revision for revision in history}
     previous = view.of_role("previous")
     if previous is not None and previous.revision in by_hash:
         return by_hash[previous.revision]
-    bad = {entry.revision for entry in view.rejected}
+    rejected = {each.revision for each in view.rejected}
     own = by_hash.get(stable.revision)
-    older = [each for each in history if each.hash not in bad and (own is None or each.number < own.number)]
+    older = [each for each in history if each.hash not in rejected and (own is None or each.number < own.number)]
     older = [each for each in older if each.hash != stable.revision]
     if not older:
         others = [each for each in history if each.hash != stable.revision]
         if others:
             raise failed(
-                f"no revision is older than {stable.revision}, which serves; name one with --to: {_named(others, view)}"
+                f"no kept revision is older than stable {stable.revision}; name one with --to: {_named(others, view)}"
             )
-        raise failed(f"{stable.revision} is the only revision that is kept, so there is none to go back to")
+        raise failed(f"{stable.revision} is the only kept revision, so there is none to go back to")
     return max(older, key=lambda revision: revision.number)
 
 
@@ -154,7 +157,7 @@ def _known(history: Sequence[Revision], view: View) -> str:
 
 
 def _named(history: Sequence[Revision], view: View) -> str:
-    """Hash and version of each, the newest first."""
+    """Hash, version and role of each, the newest first."""
     roles = {each.revision: each.role for each in reversed(view.revisions)}
     newest = sorted(history, key=lambda revision: -revision.number)
     return _listed(
@@ -168,8 +171,8 @@ def _named(history: Sequence[Revision], view: View) -> str:
 # --- commands ---
 
 
-def target_of(verb: str, view: View) -> str:
-    """The revision that a command other than `rollback` is about. Raises CommandError when it can't work now."""
+def revision_for(verb: str, view: View) -> str:
+    """The revision for every verb but `rollback`. Raises CommandError when the command can't work now."""
     if verb == "retry":
         return _rejected(view)
     canary, stable = view.of_role("canary"), view.of_role("stable")
@@ -179,17 +182,17 @@ def target_of(verb: str, view: View) -> str:
             return stable.revision  # promote ends the bake, abort goes back to what is warm
         raise failed(_nothing_runs(verb, view))
     if verb == "pause" and view.is_paused:
-        raise failed(f"the rollout of {canary.revision} is paused already; resume goes on, abort takes it back")
+        raise failed(f"the rollout of {canary.revision} is paused already; resume continues it, abort takes it back")
     if verb == "resume" and not view.waits_for_person:
-        raise failed(f"the rollout of {canary.revision} isn't paused; skip ends its step now, promote all of them")
+        raise failed(f"the rollout of {canary.revision} is not paused; skip ends its step now, promote ends all steps")
     if verb == "skip" and view.step_index == 0:
         raise failed(
-            f"revision {canary.revision} still prepares, and is in no step yet; promote goes straight to 100 %"
+            f"revision {canary.revision} still prepares: its first step has not begun; promote goes straight to 100 %"
         )
     if verb in ("pause", "resume", "skip", "promote") and not view.steps:
         way = canary.strategy or "without steps"
         raise failed(
-            f"{verb} needs a rollout by steps, and {canary.revision} arrives {WAYS.get(way, way)}; abort takes it back"
+            f"{verb} needs a rollout by steps, but {canary.revision} arrives {WAYS.get(way, way)}; abort takes it back"
         )
     return canary.revision
 
@@ -198,39 +201,39 @@ def _rejected(view: View) -> str:
     if view.pinned is not None:
         return view.pinned.instead_of
     if not view.rejected:
-        raise failed(f"nothing of {view.name} is rejected, so there is nothing to retry")
-    return max(view.rejected, key=lambda entry: entry.at).revision
+        raise failed(f"{view.name} has no rejected revision, so there is nothing to retry")
+    return max(view.rejected, key=lambda each: each.at).revision
 
 
 def _nothing_runs(verb: str, view: View) -> str:
     stable = view.of_role("stable")
     serving = f"revision {stable.revision} (version {stable.version}) serves alone" if stable else "nothing serves yet"
-    start = f"no revision of {view.name} is taking over, so there is nothing to {verb}: {serving}"
+    nothing = f"no revision of {view.name} is taking over, so there is nothing to {verb}: {serving}"
     if view.rejected:
-        return f"{start}, and {view.rejected[-1].revision} is rejected; retry tries it again"
+        return f"{nothing}, and {view.rejected[-1].revision} is rejected; retry tries it again"
     if verb == "abort" and stable:
-        return f"{start}; rollback goes back to the revision before it"
-    return f"{start}; a change of the spec starts one"
+        return f"{nothing}; rollback goes back to the revision before it"
+    return f"{nothing}; a change of the spec starts a rollout"
 
 
-def what_next(view: View) -> tuple[Hint, ...]:
-    """What a person may want to type now, the likeliest first."""
+def next_commands(view: View) -> tuple[Hint, ...]:
+    """The commands that a person may want now, the likeliest first."""
     canary, stable, previous = view.of_role("canary"), view.of_role("stable"), view.of_role("previous")
     name = view.name
     if canary is not None and stable is not None:
-        back = Hint(f"abort {name}", f"everything back to {stable.revision}")
+        back = Hint(f"abort {name}", f"all requests back to {stable.revision}")
         if not view.steps:
-            return (back, Hint(f"diff {name}", "what changes"))
+            return (back, Hint(f"diff {name}", "show what changes"))
         onward = Hint(f"promote {name}", "to 100 % now")
         if view.waits_for_person:
-            return (Hint(f"resume {name}", "go on with the steps"), onward, back)
+            return (Hint(f"resume {name}", "continue with the steps"), onward, back)
         return (onward, Hint(f"pause {name}", "stay at this weight"), back)
     if canary is None and previous is not None and stable is not None:
-        warm = f"back to {previous.revision}, which is warm"
-        return (Hint(f"abort {name}", warm), Hint(f"promote {name}", "end the bake now"))
+        back = Hint(f"abort {name}", f"back to {previous.revision}, which is warm")
+        return (back, Hint(f"promote {name}", "end the bake now"))
     if view.pinned is not None:
         return (Hint(f"retry {name}", f"try the spec's revision {view.pinned.instead_of} again"),)
     if view.rejected:
-        bad = view.rejected[-1].revision
-        return (Hint(f"diff {name} {bad}", "what it changed"), Hint(f"retry {name}", f"try {bad} again"))
+        rejected = view.rejected[-1].revision
+        return (Hint(f"diff {name} {rejected}", "show what it changed"), Hint(f"retry {name}", f"try {rejected} again"))
     return ()

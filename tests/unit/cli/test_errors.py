@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slipway.cli.endings import CommandError, Exit
-from tests.unit.cli.worlds import Cli, model
+from slipway.cli.errors import CommandError, Exit
+from tests.unit.cli.clusters import Cli, model
 
 OPERATOR = Path(__file__).resolve().parents[3] / "operator"
 
@@ -24,19 +24,19 @@ OPERATOR = Path(__file__).resolve().parents[3] / "operator"
         (("status", "--wait"), 2, "need the NAME of one ModelDeployment"),
         (("status", "digits", "--watch", "-o", "json"), 2, "--watch draws a picture"),
         (("status", "digits", "--timeout", "5s"), 2, "--timeout goes with --wait"),
-        (("status", "digits", "--wait", "--timeout", "5 minutes"), 2, "write it as in 90s, 10m or 1h30m"),
-        (("status", "pod/digits"), 2, "'pod/digits' is no ModelDeployment"),
+        (("status", "digits", "--wait", "--timeout", "5 minutes"), 2, "write it like 90s, 10m or 1h30m"),
+        (("status", "pod/digits"), 2, "'pod/digits' is not a ModelDeployment"),
         (("status", "digts"), 3, "did you mean digits?"),
         (("status", "zebra"), 3, "there are digits, speech"),
         (("status", "vision"), 3, "but in team-b: add -n team-b"),
         (("pause", "digts", "-n", "team-b"), 3, "there is vision"),
-        (("history", "x", "-n", "empty"), 3, "nor any other; slipway status -A lists all"),
+        (("history", "x", "-n", "empty"), 3, "the namespace has none; slipway status -A lists all"),
         (("promote", "digits", "-n", "nowhere"), 3, "there is no namespace nowhere"),
         (("status", "-n", "nowhere"), 3, "there is no namespace nowhere"),
     ],
 )
 def test_a_mistake_is_answered_with_what_to_do(cli: Cli, words: tuple[str, ...], code: int, says: str) -> None:
-    cli.world.models = [model("digits"), model("speech"), model("vision", "team-b")]
+    cli.cluster.models = [model("digits"), model("speech"), model("vision", "team-b")]
     shown = cli(*words)
     assert shown.exit_code == code
     assert shown.stdout == ""
@@ -46,24 +46,24 @@ def test_a_mistake_is_answered_with_what_to_do(cli: Cli, words: tuple[str, ...],
 
 
 def test_what_stands_in_the_way_of_the_cluster_is_passed_on(cli: Cli) -> None:
-    cli.world.failing = CommandError(Exit.NO_CLUSTER, "no answer from https://192.0.2.1:\nconnection refused")
+    cli.cluster.failing = CommandError(Exit.NO_CLUSTER, "no answer from https://192.0.2.1:\nconnection refused")
     shown = cli("status", "digits")
     assert shown.exit_code == 5
     assert shown.stderr == "slipway: no answer from https://192.0.2.1: connection refused\n"
 
 
 def test_an_error_of_ours_is_one_line_too(cli: Cli) -> None:
-    cli.world.failing = RuntimeError("a bug\nin two lines")
+    cli.cluster.failing = RuntimeError("a bug\nin two lines")
     shown = cli("status", "digits")
     assert shown.exit_code == 1
     assert shown.stderr == (
-        "slipway: this should not have happened: RuntimeError: a bug in two lines; SLIPWAY_TRACE=1 shows where, "
+        "slipway: this is a bug in slipway: RuntimeError: a bug in two lines; SLIPWAY_TRACE=1 shows where, "
         "please report it\n"
     )
 
 
 def test_ctrl_c_says_nothing(cli: Cli) -> None:
-    cli.world.failing = KeyboardInterrupt()  # type: ignore[assignment]  # pytest's own would end the run
+    cli.cluster.failing = KeyboardInterrupt()  # type: ignore[assignment]  # pytest's own would end the run
     shown = cli("status", "digits")
     assert shown.exit_code == 130
     assert shown.stderr == ""

@@ -21,9 +21,9 @@ class Exit(IntEnum):
 
 
 class CommandError(Exception):
-    """A command can't be carried out. `message` is one line: what, where, what to do next.
+    """A command fails. `message` is one line: what is wrong, where, and what to do next.
 
-    may_pass: the same question may well be answered in a while.
+    may_pass: the same request may succeed in a while.
     """
 
     def __init__(self, code: Exit, message: str, *, may_pass: bool = False) -> None:
@@ -34,12 +34,12 @@ class CommandError(Exception):
 
 
 def failed(message: str) -> CommandError:
-    """Refused, or it went wrong."""
+    """The command was refused, or it went wrong."""
     return CommandError(Exit.FAILED, message)
 
 
 def misused(message: str) -> CommandError:
-    """What was typed makes no sense."""
+    """The command line makes no sense."""
     return CommandError(Exit.USAGE, message)
 
 

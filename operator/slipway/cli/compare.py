@@ -1,4 +1,4 @@
-"""A prediction asked of one revision or of two: where to send it, and in what two answers differ.
+"""Two models' answers to one request, compared output by output.
 
 Pure.
 """
@@ -11,31 +11,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from slipway.api.v1alpha1 import ModelDeploymentSpec
-from slipway.cli.endings import failed
-from slipway.model.revision import Revision
-from slipway.runtimes import RUNTIMES
-
-Json = dict[str, Any]
-
 PROTOCOL_FIELDS = frozenset({"id", "model_name", "model_version", "parameters"})
-"""What an answer says of itself; it may well differ."""
-
-
-@dataclass(frozen=True, slots=True)
-class Route:
-    """Where a revision's pods answer predictions."""
-
-    port: int
-    path: str
+"""Fields about the answer itself, which differ between any two answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Compared:
     """One output of two answers.
 
-    values: how many were compared; differing: how many are not the same. most_absolute, most_relative: of the numbers
-    that differ; None: none do. note: why they can't be compared value by value.
+    values: how many were compared; differing: how many of them differ. most_absolute, most_relative: the largest
+    differences between numbers; None: no number differs. note: why the values can't be compared one by one.
     """
 
     name: str
@@ -51,30 +36,8 @@ class Compared:
         return not self.differing and not self.note
 
 
-def route_of(revision: Revision, name: str, *, names_version: bool) -> Route:
-    """Where a revision's own choice of server answers. names_version: its pods serve other versions too.
-
-    Raises CommandError when the revision was made by a release whose fields this one doesn't know.
-    """
-    try:
-        spec = ModelDeploymentSpec.model_validate(revision.choice)
-    except ValueError:
-        raise failed(
-            f"revision {revision.hash} was written by another release of Slipway than this command; update it"
-        ) from None
-    runtime = RUNTIMES[spec.runtime.name]
-    http = next(port for port in runtime.ports(spec) if port.name == "http")
-    version = revision.version if names_version and revision.version else None
-    return Route(http.number, runtime.predict_path(spec, spec.model.name or name, version))
-
-
-def content_type(body: bytes) -> str:
-    """JSON where the body is JSON; else bytes."""
-    return "application/octet-stream" if parse_json(body) is None else "application/json"
-
-
 def parse_json(body: bytes) -> object | None:
-    """The value; None when it is no JSON."""
+    """The value; None when the body is not JSON."""
     try:
         found: object = json.loads(body)
     except ValueError:
@@ -82,11 +45,8 @@ def parse_json(body: bytes) -> object | None:
     return found
 
 
-# --- two answers ---
-
-
 def compare(one: bytes, other: bytes) -> list[Compared]:
-    """Output by output, what differs.
+    """One entry for each output, in the order of the first answer.
 
     >>> a = b'{"outputs": [{"name": "y", "data": [1.0, 2.0]}], "model_version": "1"}'
     >>> b = b'{"outputs": [{"name": "y", "data": [1.0, 2.5]}], "model_version": "2"}'
@@ -95,14 +55,14 @@ def compare(one: bytes, other: bytes) -> list[Compared]:
     """
     first, second = parse_json(one), parse_json(other)
     if first is None or second is None:
-        note = "" if one == other else "no JSON, and other bytes"
+        note = "" if one == other else "not JSON, and the bytes differ"
         return [Compared("answer", 1, int(one != other), note=note)]
     mine, theirs = _outputs(first), _outputs(second)
     return [_compared(name, mine, theirs) for name in dict.fromkeys((*mine, *theirs))]
 
 
 def _outputs(answer: object) -> Mapping[str, object]:
-    """Output → value: the Open Inference Protocol's tensors by name, else the fields of the answer."""
+    """Output → value: tensors by name (Open Inference Protocol), else the fields of the answer."""
     if isinstance(answer, dict):
         tensors = answer.get("outputs")
         if isinstance(tensors, list) and all(isinstance(each, dict) and "name" in each for each in tensors):
@@ -116,7 +76,7 @@ def _compared(name: str, mine: Mapping[str, object], theirs: Mapping[str, object
         return Compared(name, 0, 0, note=f"only {'the second' if name in theirs else 'the first'} has it")
     ours, others = list(_leaves(mine[name])), list(_leaves(theirs[name]))
     if [path for path, _ in ours] != [path for path, _ in others]:
-        return Compared(name, 0, 0, note=f"another shape: {len(ours)} and {len(others)} values")
+        return Compared(name, 0, 0, note=f"shapes differ: {len(ours)} and {len(others)} values")
     differing = 0
     absolutes: list[float] = []
     relatives: list[float] = []
@@ -148,7 +108,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _leaves(value: Any, path: tuple[object, ...] = ()) -> Iterator[tuple[tuple[object, ...], Any]]:
-    """Every value that holds no other, and where it stands."""
+    """Every value that contains no other, with its path."""
     if isinstance(value, dict):
         for key in sorted(value):
             yield from _leaves(value[key], (*path, key))
