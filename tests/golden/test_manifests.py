@@ -17,8 +17,9 @@ from slipway.api import parse
 from slipway.api.status import ModelDeploymentStatus
 from slipway.decide.placement import new_revision, place
 from slipway.decide.steps import wants_split
-from slipway.model.revision import Orders, Revision
+from slipway.model.revision import Assignment, Revision
 from slipway.model.rollout import Plan, Promotion
+from slipway.model.rollout_state import RolloutState
 from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import render
 from slipway.render.pod_template import Images, with_template
@@ -66,13 +67,13 @@ def rendered(bodies: list[Json]) -> list[Json]:
     desired = place(deployment, snapshot, ModelDeploymentStatus()).revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
-        counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Orders(stable.hash)}
-        orders[desired.hash] = Orders(desired.hash)
+        counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Assignment(stable.hash)}
+        orders[desired.hash] = Assignment(desired.hash)
         weights = {stable.hash: 75, desired.hash: 25} if wants_split(deployment) else None
-        plan = Plan(stable.hash, desired.hash, counts, orders, Promotion.IN_PROGRESS, weights=weights)
+        plan = Plan(RolloutState(stable.hash, desired.hash), counts, orders, Promotion.IN_PROGRESS, weights)
     else:
-        orders = {desired.hash: Orders(desired.hash)}
-        plan = Plan(None, desired.hash, {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
+        orders = {desired.hash: Assignment(desired.hash)}
+        plan = Plan(RolloutState(None, desired.hash), {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
     children = [child.manifest for child in render(deployment, desired, plan, snapshot, LISTED, IMAGES).children]
     templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
     for child in children:

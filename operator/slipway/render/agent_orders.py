@@ -101,9 +101,9 @@ def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
 
 def golden_kept(plan: Plan, snapshot: Snapshot) -> Json | None:
     """The golden requests that the canary's agents were told; None: none."""
-    for workload, orders in plan.orders.items():
+    for workload, orders in plan.assignments.items():
         here = snapshot.agent_orders.get(workload)
-        if here is not None and here.revision == orders.revision == plan.canary:
+        if here is not None and here.revision == orders.revision == plan.state.canary:
             return here.golden
     return None
 
@@ -165,8 +165,8 @@ def version_labels(
     if revision.version == 0:
         return {}
     own = {"stable": revision.version}
-    if plan.canary == revision.hash and plan.stable is not None and former is not None and former.version:
+    if plan.state.canary == revision.hash and plan.state.stable is not None and former is not None and former.version:
         own = {"stable": former.version, "canary": revision.version}
-    elif plan.canary == revision.hash and plan.stable is not None and plan.weights is not None:
+    elif plan.state.canary == revision.hash and plan.state.stable is not None and plan.weights is not None:
         own["canary"] = revision.version
     return {**deployment.spec.model.labels, **own}

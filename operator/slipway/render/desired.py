@@ -90,21 +90,23 @@ def render(
     backends: list[Backend] = []
     unreadable = set()
     kept: set[str] = set()
-    for workload in sorted(plan.replicas, key=lambda name: (plan.orders[name].revision != plan.stable, name)):
-        orders = plan.orders[workload]
+    for workload in sorted(
+        plan.replicas, key=lambda name: (plan.assignments[name].revision != plan.state.stable, name)
+    ):
+        orders = plan.assignments[workload]
         revision = revisions.get(orders.revision)
         if revision is None:
             if plan.replicas[workload]:
                 unreadable.add(workload)
             continue
-        asks = golden if plan.stable != revision.hash and plan.canary == revision.hash else None
+        asks = golden if plan.state.stable != revision.hash and plan.state.canary == revision.hash else None
         if isinstance(asks, Trouble):
             continue
-        children = serving if orders.revision == plan.stable else others
+        children = serving if orders.revision == plan.state.stable else others
         for name in (orders.revision, orders.replaces):
             if name in revisions and name not in kept:
                 kept.add(name)
-                is_newest = name == orders.revision and name == (plan.canary or plan.stable)
+                is_newest = name == orders.revision and name == (plan.state.canary or plan.state.stable)
                 children.append(_keep(deployment, revisions[name], recorded, is_newest=is_newest))
         # What is listed at the spec's place says nothing of another place: there the orders stay what they are.
         is_same_place = place_of(revision) == deployment.spec.model.uri
@@ -122,7 +124,7 @@ def render(
         known = recorded if is_same_place else revision.digests
         children.append(render_config_map(deployment, workload, orders, agent_config, known))
         # Made anew beside pods that are about to end, it would count these as its own, and they would get requests.
-        if orders.revision == plan.stable or workload not in snapshot.left_over:
+        if orders.revision == plan.state.stable or workload not in snapshot.left_over:
             children.append(render_deployment(deployment, workload, revision.template, plan.replicas[workload]))
         if plan.weights is not None:
             backends.append(_backend(deployment, workload, revision, plan.weights.get(workload, 0), load[workload]))

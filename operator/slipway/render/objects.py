@@ -26,8 +26,8 @@ from slipway.model.names import (
 )
 from slipway.model.revision import (
     DIGESTS_ANNOTATION,
+    Assignment,
     Json,
-    Orders,
     Revision,
     workload_template,
 )
@@ -100,7 +100,7 @@ def write_digests(digests: Mapping[int, str]) -> str:
 
 
 def render_config_map(
-    deployment: ModelDeployment, workload: str, orders: Orders, config: Json, recorded: Mapping[int, str]
+    deployment: ModelDeployment, workload: str, orders: Assignment, config: Json, recorded: Mapping[int, str]
 ) -> Child:
     """The agents' orders. Each workload has its own, so that a stable pod that restarts loads stable's set.
 

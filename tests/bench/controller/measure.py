@@ -31,7 +31,7 @@ from .audit import AuditLog, Write, count_by_kind
 from .bare_loop import CONNECTIONS, BareLoop, create_model_deployments, run_bare_loop
 from .figures import percentile
 from .machine import busy_seconds, describe_cpu, read_cpu_seconds
-from .operator_process import OperatorError, OperatorProcess, Memory
+from .operator_process import Memory, OperatorError, OperatorProcess
 from .workload import (
     NAMESPACE,
     Child,

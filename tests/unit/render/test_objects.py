@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slipway.api.v1alpha1 import MAX_NAME_LENGTH
 from slipway.model.names import child_name, labels_of
-from slipway.model.revision import Orders
+from slipway.model.revision import Assignment
 from slipway.render.agent_orders import render_agent_config
 from slipway.render.envoy import DNS_REFRESH
 from slipway.render.merge import MERGE_KEYS, merge
@@ -323,7 +323,7 @@ def all_children(changes: Json | None = None) -> list[Any]:
         render_service(wanted),
         render_controller_revision(wanted, revision, {}),
         render_config_map(
-            wanted, revision.hash, Orders(revision.hash), render_agent_config(wanted, revision, (1,), {}), {}
+            wanted, revision.hash, Assignment(revision.hash), render_agent_config(wanted, revision, (1,), {}), {}
         ),
         render_deployment(wanted, revision.hash, revision.template, 3),
     ]
