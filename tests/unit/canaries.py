@@ -199,6 +199,9 @@ class World:
                 )
                 assert plan.replicas.get(name, 0) >= least or self.replicas == 0, (name, told)
         # A rejected revision never has a weight.
+        # What became stable did so for a named reason, or because what bakes was taken back.
+        if plan.state.stable not in (None, memory.stable):
+            assert plan.promotion_reason or plan.cause, told
         rejected = {each.revision for each in self.told if each.content == self.content} - {plan.state.stable}
         if plan.newly_rejected:
             rejected |= {plan.newly_rejected.revision}

@@ -97,7 +97,7 @@ WAYS: tuple[Way, ...] = (
 
 
 def found_serving(target: str, workloads: Mapping[str, Workload]) -> str | None:
-    """FORBIDDEN too, as `FoundServing`: without a status (a restore from a backup), what has the most ready pods is stable.
+    """FORBIDDEN too, as `FoundServing`: without a status (a restore), what has the most ready pods counts as stable.
 
     One that another was replacing in place counts even without: its pods would come back with it.
     """
