@@ -60,6 +60,10 @@ unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluste
 	@$(VENV)/bin/lint-imports
 	@$(PY) -m pytest
 
+.PHONY: mutants
+mutants: venv ## Small faults put into copies of the tree: a test notices each; MORE=20 SEED=1 draws others beside them
+	@$(PY) -m tests.mutation $(if $(MORE),--more $(MORE) --seed $(SEED)) $(if $(ONLY),--only $(ONLY))
+
 .PHONY: slowed
 slowed: deps venv ## The agent's tests with random lines slowed: what depends on the moment shows; SEED=1 draws the lines
 	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/test_agent.py tests/unit/agent/test_whatever_changes.py tests/unit/agent/test_cache.py tests/storage
