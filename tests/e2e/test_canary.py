@@ -202,25 +202,23 @@ def test_back_in_bake_takes_seconds_and_loses_nothing(served: Served, digits: Di
 # --- bad ones: stopped before any live traffic
 
 
-def test_a_version_that_answers_wrongly_is_stopped_by_golden_requests(served: Served, digits: Digits) -> None:
+@pytest.mark.parametrize(
+    ("version", "change", "reason", "words"),
+    [
+        pytest.param(WRONG, {}, "GoldenFailed", "a known digit", id="it answers wrongly"),
+        pytest.param(
+            STRANGE, {"rollout": {"gates": None}}, "SignatureChanged", "probabilities", id="another signature"
+        ),
+        pytest.param(UNLOADABLE, {}, "LoadFailed", "not an ONNX model", id="it never becomes ready"),
+    ],
+)
+def test_a_bad_version_is_stopped_before_anybody_sees_it(
+    served: Served, digits: Digits, version: int, change: Manifest, reason: str, words: str
+) -> None:
     with asked(served, prediction(digits)) as loaded:
-        served.when_spec(model={"version": WRONG})
-        then_taken_back(served, WRONG, "GoldenFailed", "a known digit")
-    then_nobody_saw(loaded, WRONG)
-
-
-def test_a_version_with_another_signature_is_stopped(served: Served, digits: Digits) -> None:
-    with asked(served, prediction(digits)) as loaded:
-        served.when_spec(model={"version": STRANGE}, rollout={"gates": None})
-        then_taken_back(served, STRANGE, "SignatureChanged", "probabilities")
-    then_nobody_saw(loaded, STRANGE)
-
-
-def test_a_version_that_never_becomes_ready_is_taken_back(served: Served, digits: Digits) -> None:
-    with asked(served, prediction(digits)) as loaded:
-        served.when_spec(model={"version": UNLOADABLE})
-        then_taken_back(served, UNLOADABLE, "LoadFailed", "not an ONNX model")
-    then_nobody_saw(loaded, UNLOADABLE)
+        served.when_spec(model={"version": version}, **change)
+        then_taken_back(served, version, reason, words)
+    then_nobody_saw(loaded, version)
 
 
 def test_pods_that_never_become_ready_are_given_up_at_the_deadline(served: Served, digits: Digits) -> None:

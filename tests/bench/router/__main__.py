@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from slipway.model.names import ROUTER_PORT
-from tests.bench.controller.figures import percentile
+from tests.bench.figures import percentile
 from tests.router.conftest import CANARY, STABLE, Stage, both
 from tests.router.envoys import Router, find_envoy
 from tests.router.load import PATH
@@ -82,11 +82,9 @@ def main() -> None:
             asked.set()
             reader.join()
             print(f"{count / took:.0f} requests a second each way, {count:,} requests")
-            for quantile in (0.5, 0.99):
-                direct, routed = (percentile(ways[name].seconds, quantile) * 1000 for name in ("direct", "router"))
-                print(
-                    f"p{quantile * 100:g}: direct {direct:.3f} ms, router {routed:.3f} ms, + {routed - direct:.3f} ms"
-                )
+            for percent in (50, 99):
+                direct, routed = (percentile(ways[name].seconds, percent) * 1000 for name in ("direct", "router"))
+                print(f"p{percent}: direct {direct:.3f} ms, router {routed:.3f} ms, + {routed - direct:.3f} ms")
             anonymous, resident = (router.memory_bytes(kind) / 2**20 for kind in ("RssAnon", "VmRSS"))
             print(f"memory: {anonymous:.1f} MiB anonymous, {resident:.1f} MiB resident")
             for way in ways.values():
