@@ -62,8 +62,8 @@ def is_set_back(given: StepInput) -> bool:
 def is_loaded_everywhere(given: StepInput) -> bool:
     """In place, all ready pods serve it, and enough of them."""
     here = given.here
-    is_told = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
-    return is_told and here.switched >= max(here.ready, enough(given.target.replicas))
+    is_loading = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
+    return is_loading and here.switched >= max(here.ready, enough(given.target.replicas))
 
 
 def has_rolled_over(given: StepInput) -> bool:
