@@ -19,8 +19,8 @@ from slipway.observe import REFUSALS, AgentReport, Pod, VersionReport, read_repo
 from slipway.runtimes import RUNTIMES
 from slipway.signature import GoldenReport, Signature, Tensor
 from slipway_agent.config import parse_config
-from slipway_agent.golden import GoldenRequest
-from slipway_agent.servers.kinds import KINDS
+from slipway_agent.model.golden import GoldenRequest
+from slipway_agent.servers.by_runtime import KINDS
 from tests.unit.specs import deployment
 
 STEPS = {"rollout": {"steps": [{"weight": 10}]}}

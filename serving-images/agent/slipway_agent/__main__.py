@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from slipway_agent.digest import digest_path
-from slipway_agent.endpoints import Board, start_endpoints
-from slipway_agent.journal import Journal
-from slipway_agent.loop import Agent
+from slipway_agent.loop.agent import Agent
+from slipway_agent.reporting.endpoints import Board, start_endpoints
+from slipway_agent.reporting.log import Journal
+from slipway_agent.volume.digest import digest_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,7 @@
 """agent.json, the operator's word to the agent: parsed once, at the edge, into frozen values.
 
 Invariant: a Config that exists is consistent (`served` is in `load`, every path is relative and stays inside).
-Imports nothing of the agent but `failures` and `golden`: what a server's own section means is told by the `Section`
+Imports nothing of the agent but `model`: what a server's own section means is told by the `Section`
 that is passed.
 """
 
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
-from slipway_agent.failures import Reason, SpecError
-from slipway_agent.golden import Golden, MalformedError, Tolerance, read_requests
+from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.golden import Golden, MalformedError, Tolerance, read_requests
 
 SCHEMA = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
@@ -119,7 +119,7 @@ class Config:
 
 
 class Section(Protocol):
-    """How one server's section of agent.json is read; `servers.kinds.Kind` is one."""
+    """How one server's section of agent.json is read; `servers.by_runtime.Kind` is one."""
 
     @property
     def section(self) -> str: ...

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from slipway.cli.digest import digest_of
 from slipway.cli.history import changed_fields
-from slipway_agent.digest import digest_path
+from slipway_agent.volume.digest import digest_path
 from tests.unit.cli import worlds
 from tests.unit.cli.test_status import agree
 from tests.unit.cli.worlds import CANARY, OLD, STABLE, Cli, model

@@ -16,7 +16,7 @@ import yaml
 
 from slipway.cli.view import FINAL_REASONS, GATE_REASONS
 from slipway.gates import SIGNATURE_CHANGED
-from slipway_agent.failures import Reason
+from slipway_agent.model.errors import Reason
 from tests.unit.cli import worlds
 from tests.unit.cli.worlds import CANARY, STABLE, Cli, Time, condition, model
 

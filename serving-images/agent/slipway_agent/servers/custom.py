@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.config import Config, Fields, parse_version
-from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
-from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost
-from slipway_agent.signature import Signature, read_metadata
-from slipway_agent.volume import ModelVolume
+from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.model.signature import Signature, read_metadata
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost
+from slipway_agent.volume.models_volume import ModelVolume
 
 LINK = "current"
 WORKING_LINK = ".current.new"

@@ -14,9 +14,9 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from slipway_agent.config import Source, show_url
-from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.sources import Fetched, Progress
-from slipway_agent.sources.exchange import (
+from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.sources.base import Fetched, Progress
+from slipway_agent.sources.http_exchange import (
     CONNECT_SECONDS,
     READ_SECONDS,
     REDIRECT_LIMIT,
@@ -33,7 +33,7 @@ from slipway_agent.sources.exchange import (
     stream_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume import ensure_room
+from slipway_agent.volume.models_volume import ensure_room
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,9 @@ from urllib.parse import urlencode, urlsplit
 import requests
 
 from slipway_agent.config import Source, show_url
-from slipway_agent.digest import digest_path
-from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.layers import Layers
-from slipway_agent.sources import Fetched, Progress
-from slipway_agent.sources.exchange import (
+from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.sources.base import Fetched, Progress
+from slipway_agent.sources.http_exchange import (
     CONNECT_SECONDS,
     READ_SECONDS,
     REDIRECT_LIMIT,
@@ -42,7 +40,9 @@ from slipway_agent.sources.exchange import (
     stream_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume import RESUMED_FOLDER, ensure_room
+from slipway_agent.volume.digest import digest_path
+from slipway_agent.volume.image_layers import Layers
+from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room
 
 MANIFEST_BYTES = 4 << 20  # what registries must accept at least, and the largest one that is read
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from slipway_agent.config import Source
-from slipway_agent.failures import Reason, SpecError
+from slipway_agent.model.errors import Reason, SpecError
 
 SecretStamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
