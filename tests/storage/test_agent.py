@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 import slipway_agent
-from slipway_agent.plan import discovery
-from slipway_agent.plan import plan as decide
+from slipway_agent.plan import discovery, plan
 from slipway_agent.volume.digest import digest_path
 from tests.ports import free_port
 from tests.storage.faults import Answer, Faults
@@ -44,8 +43,8 @@ class Pods:
 
 @pytest.fixture
 def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
-    monkeypatch.setattr(decide, "SETTLED_SECONDS", 0.05)
-    monkeypatch.setattr(decide, "CHANGING_SECONDS", 0.02)
+    monkeypatch.setattr(plan, "SETTLED_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "CHANGING_SECONDS", 0.02)
     monkeypatch.setattr(discovery, "AGREEING_SECONDS", 0.1)
     made = Pods(tmp_path)
     yield made

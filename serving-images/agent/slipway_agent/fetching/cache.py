@@ -23,10 +23,10 @@ import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from slipway_agent.config import Source
 from slipway_agent.model.errors import UnchangedError
+from slipway_agent.servers.base import Say
 from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.volume.digest import CHUNK_BYTES, digest_of_files, list_files
 from slipway_agent.volume.models_volume import SPARE_BYTES, ensure_room, replace_file
@@ -35,7 +35,6 @@ BEAT_SECONDS, STALE_SECONDS, POLL_SECONDS = 3.0, 20.0, 0.2
 REFUSED_SECONDS = 600.0  # how long the others don't try a cache that was too full for a version
 UNUSED_SECONDS = 3600.0  # an entry that was used since is in nobody's way
 
-Say: TypeAlias = Callable[..., None]
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 

@@ -12,20 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.config import Config, parse_version, show_url
-from slipway_agent.fetching.cache import CachedSource, Say
+from slipway_agent.fetching.cache import CachedSource
 from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Published
-from slipway_agent.servers.base import Server
+from slipway_agent.servers.base import Say, Server, say_nothing
 from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.sources.by_scheme import open_scheme
 from slipway_agent.volume.archive import archive_kind, unpack, unpacked_bytes
 from slipway_agent.volume.models_volume import ModelVolume, ensure_room
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
-
-
-def _say_nothing(message: str, **fields: object) -> None:
-    """For those who have no log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +44,7 @@ class Job:
 
 
 def open_source(
-    config: Config, server: Server, say: Say = _say_nothing, kept: Callable[[], Collection[str]] = frozenset
+    config: Config, server: Server, say: Say = say_nothing, kept: Callable[[], Collection[str]] = frozenset
 ) -> ModelSource:
     """Where the versions come from, through the cache where the spec names one.
 

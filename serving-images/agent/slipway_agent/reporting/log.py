@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import TextIO
 
 
-class Journal:
+class Log:
     def __init__(self, environment: Mapping[str, str], stream: TextIO | None = None) -> None:
         self._is_console = environment.get("SLIPWAY_LOG_FORMAT") == "console"
         self._says_debug = environment.get("SLIPWAY_LOG_LEVEL") == "debug"

@@ -11,7 +11,9 @@ from slipway_agent.model.errors import Reason
 from slipway_agent.model.golden import GoldenReport, GoldenState
 from slipway_agent.model.signature import Signature, render_signatures
 from slipway_agent.plan.discovery import Listing
-from slipway_agent.plan.plan import Failure, World, find_shortages, is_ready, is_satisfied, is_serving, may_start
+from slipway_agent.plan.failures import Failure
+from slipway_agent.plan.memory_budget import find_shortages
+from slipway_agent.plan.world import World, is_ready, is_satisfied, is_serving, may_start
 
 SCHEMA = 1
 STAMP_LENGTH = 16
@@ -101,9 +103,10 @@ class Counters:
 def compose_report(
     world: World,
     listing: Listing,
-    config_error: ErrorReport | None,
     previous: Report,
+    *,
     date: str,
+    config_error: ErrorReport | None = None,
     golden: GoldenReport | None = None,
     signatures: Mapping[int, Signature | None] | None = None,
 ) -> Report:

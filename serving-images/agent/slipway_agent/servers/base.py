@@ -4,14 +4,34 @@ A server driver knows the server's file layout and its control endpoints, and no
 Each server is one module or package here and one line in `by_runtime`.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
+from slipway_agent.config import Config
 from slipway_agent.model.server_state import LoadOutcome, ServerView
 from slipway_agent.model.signature import Signature
+from slipway_agent.volume.models_volume import ModelVolume
 
 REQUEST_SECONDS = 60.0  # a first answer may wait for compilation
+
+Say: TypeAlias = Callable[..., None]
+"""`say(message, **fields)` writes one line of the log."""
+
+
+def say_nothing(message: str, **fields: object) -> None:
+    """For those who have no log."""
+
+
+@dataclass(frozen=True, slots=True)
+class DriverInputs:
+    """What a driver is made from. `key`: the pod's shared secret (SLIPWAY_SERVER_KEY), None when there is none."""
+
+    volume: ModelVolume
+    config: Config
+    key: str | None = None
+    say: Say = say_nothing
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from slipway_agent.config import Config, Fields
+from slipway_agent.config import Fields
 from slipway_agent.servers import custom, onnx_runtime
-from slipway_agent.servers.base import Server
+from slipway_agent.servers.base import DriverInputs, Server
 from slipway_agent.servers.tensorflow_serving import driver as tensorflow_serving
 from slipway_agent.servers.torchserve import driver as torchserve
 from slipway_agent.servers.triton import driver as triton
-from slipway_agent.volume.models_volume import ModelVolume
 
 Settings = TypeVar("Settings")
 
@@ -23,13 +22,12 @@ Settings = TypeVar("Settings")
 class Kind(Generic[Settings]):
     """`section` of agent.json holds the server's settings; `parse` reads them into a frozen value.
 
-    `open(volume, config, settings, key)` makes the driver: no I/O there. `key` is the pod's shared secret
-    (SLIPWAY_SERVER_KEY), None when there is none.
+    `open(inputs, settings)` makes the driver: no I/O there.
     """
 
     section: str
     parse: Callable[[Fields], Settings]
-    open: Callable[[ModelVolume, Config, Settings, str | None], Server]
+    open: Callable[[DriverInputs, Settings], Server]
 
 
 # Any: each server has settings of its own, and `parse` and `open` of one Kind agree by its type

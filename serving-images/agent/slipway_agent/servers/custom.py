@@ -9,10 +9,10 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost
 from slipway_agent.volume.models_volume import ModelVolume
 
@@ -43,8 +43,8 @@ def parse_settings(fields: Fields) -> CustomSettings:
     )
 
 
-def open_server(volume: ModelVolume, config: Config, settings: CustomSettings, key: str | None) -> "CustomServer":
-    return CustomServer(volume, settings)
+def open_server(inputs: DriverInputs, settings: CustomSettings) -> "CustomServer":
+    return CustomServer(inputs.volume, settings)
 
 
 class CustomServer:

@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost, read_words
 from slipway_agent.servers.readiness import await_promised
 from slipway_agent.volume.models_volume import ModelVolume, link_or_copy
@@ -49,8 +49,8 @@ def parse_settings(fields: Fields) -> OnnxSettings:
     )
 
 
-def open_server(volume: ModelVolume, config: Config, settings: OnnxSettings, key: str | None) -> "OnnxRuntimeServer":
-    return OnnxRuntimeServer(volume, settings, config.warmup, key)
+def open_server(inputs: DriverInputs, settings: OnnxSettings) -> "OnnxRuntimeServer":
+    return OnnxRuntimeServer(inputs.volume, settings, inputs.config.warmup, inputs.key)
 
 
 class OnnxRuntimeServer:

@@ -22,13 +22,13 @@ import pytest
 
 import slipway_agent
 from slipway_agent.fetching.pipeline import fetch_version
-from slipway_agent.loop import agent as loop
+from slipway_agent.loop import agent as agent_module
+from slipway_agent.loop import work
 from slipway_agent.loop.agent import Agent
 from slipway_agent.model.errors import Reason, SpecError
-from slipway_agent.plan import discovery
-from slipway_agent.plan import plan as decide
+from slipway_agent.plan import discovery, failures, plan
 from slipway_agent.reporting.endpoints import Board, answer
-from slipway_agent.reporting.log import Journal
+from slipway_agent.reporting.log import Log
 from slipway_agent.servers.triton.config import read_versions
 from slipway_agent.servers.triton.driver import TritonServer
 from slipway_agent.sources.mounted_folder import PathSource
@@ -83,8 +83,8 @@ class Pod:
 
     def start_agent(self) -> None:
         self.board = Board()
-        journal = Journal({"SLIPWAY_LOG_FORMAT": "console"}, self.log)
-        self._agent = Agent(self.config, self.models, self.board, journal, {"SLIPWAY_SERVER_KEY": KEY})
+        log = Log({"SLIPWAY_LOG_FORMAT": "console"}, self.log)
+        self._agent = Agent(self.config, self.models, self.board, log, {"SLIPWAY_SERVER_KEY": KEY})
         self._thread = threading.Thread(target=self._agent.run)
         self._thread.start()
 
@@ -135,9 +135,9 @@ class Pod:
 
 @pytest.fixture
 def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
-    monkeypatch.setattr(decide, "SETTLED_SECONDS", 0.05)
-    monkeypatch.setattr(decide, "CHANGING_SECONDS", 0.02)
-    monkeypatch.setattr(decide, "MISSING_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(plan, "SETTLED_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "CHANGING_SECONDS", 0.02)
+    monkeypatch.setattr(failures, "MISSING_RETRY_SECONDS", 0.1)
     monkeypatch.setattr(discovery, "AGREEING_SECONDS", 0.1)
     monkeypatch.setattr(discovery, "ERROR_RETRY_SECONDS", 0.1)
     made = Pod(tmp_path)
@@ -252,7 +252,7 @@ def test_a_new_served_version_that_fails_leaves_the_old_one_serving(pod: Pod) ->
 
 
 def test_corrected_bytes_at_the_source_recover_by_themselves(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "PERMANENT_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(failures, "PERMANENT_RETRY_SECONDS", 0.2)
     pod.put(3, "broken")
     pod.want(3)
     pod.start_agent()
@@ -332,7 +332,7 @@ def test_of_versions_that_are_new_together_only_the_one_that_ends_the_server_is_
 def test_a_version_that_ends_the_server_twice_isnt_loaded_before_its_bytes_or_the_settings_change(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(decide, "PERMANENT_RETRY_SECONDS", 0.1)
+    monkeypatch.setattr(failures, "PERMANENT_RETRY_SECONDS", 0.1)
     pod.put(2)
     pod.put(3, "deadly")
     pod.want(2)
@@ -425,7 +425,7 @@ def test_a_server_that_lost_a_version_is_asked_for_it(pod: Pod, monkeypatch: pyt
     pod.want(3, 2)
     pod.boot()
     pod.until(lambda: 'load ended versions="[2, 3]"' in pod.log.getvalue())
-    monkeypatch.setattr(decide, "RELOAD_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "RELOAD_SECONDS", 0.05)
     del pod.server.loaded[2]
     pod.until(lambda: pod.server.loaded.keys() == {2, 3})
 
@@ -640,7 +640,7 @@ def test_a_changed_extra_leaves_what_serves_serving_and_a_record_reloads_nothing
 
 
 def test_bytes_corrected_in_place_under_a_recorded_number_are_said(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decide, "PERMANENT_RETRY_SECONDS", 0.2)
+    monkeypatch.setattr(failures, "PERMANENT_RETRY_SECONDS", 0.2)
     pod.put(2)
     pod.put(3, "broken")
     pod.want(2)
@@ -661,7 +661,7 @@ def test_a_record_that_comes_while_its_version_is_fetched_counts(pod: Pod, monke
         go_on.wait(5)
         return real(*arguments)
 
-    monkeypatch.setattr(loop, "fetch_version", fetch_slowly)
+    monkeypatch.setattr(work, "fetch_version", fetch_slowly)
     pod.put(3)
     pod.record(v3="a" * 64)
     pod.want(3)
@@ -697,7 +697,7 @@ def test_a_secret_that_changes_while_its_store_is_asked_is_tried_at_once(
         return ask
 
     if what == "fetch":
-        monkeypatch.setattr(loop, "fetch_version", refuse_old(fetch_version))
+        monkeypatch.setattr(work, "fetch_version", refuse_old(fetch_version))
     else:
         monkeypatch.setattr(discovery, "ERROR_RETRY_SECONDS", 60.0)
         monkeypatch.setattr(PathSource, "list_versions", refuse_old(PathSource.list_versions))
@@ -983,7 +983,7 @@ def test_each_loaded_versions_signature_is_told_once_it_is_known(pod: Pod) -> No
 def test_a_server_that_cant_say_now_is_asked_again_and_at_last_counts_as_not_telling(
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "DESCRIBE_SECONDS", 0.02)
+    monkeypatch.setattr(agent_module, "DESCRIBE_SECONDS", 0.02)
     pod.server.silent_times = 2
     pod.put(3)
     pod.want(3)
@@ -993,7 +993,7 @@ def test_a_server_that_cant_say_now_is_asked_again_and_at_last_counts_as_not_tel
     pod.server.silent_times = 100
     pod.want(3, triton=pod.ports | {"instanceCount": 2}, generation="other settings")
     pod.until(lambda: pod.status()["signatures"] == {"3": None})
-    assert len(pod.server.described) == 3 + loop.DESCRIBE_ATTEMPTS
+    assert len(pod.server.described) == 3 + agent_module.DESCRIBE_ATTEMPTS
     assert pod.probe("/readyz") == 200
     assert "signature can't be read" in pod.log.getvalue()
 

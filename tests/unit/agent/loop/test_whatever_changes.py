@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 
 from slipway_agent.fetching.pipeline import fetch_version
-from slipway_agent.loop import agent as loop
-from slipway_agent.plan import plan as decide
+from slipway_agent.loop import agent as agent_module
+from slipway_agent.loop import work
+from slipway_agent.plan import failures, plan
 from slipway_agent.servers.tensorflow_serving import driver as tensorflow_serving
 from slipway_agent.volume.digest import digest_path
 from tests.ports import free_port
@@ -58,9 +59,9 @@ class _TensorFlowPod(Pod):
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for module, waits in (
-        (decide, {"SETTLED_SECONDS": 0.05, "CHANGING_SECONDS": 0.02, "RELOAD_SECONDS": 0.1}),
-        (decide, {"PERMANENT_RETRY_SECONDS": 0.3}),  # who is killed while it loads is blamed for so long
-        (loop, {"CONFIG_LOOK_SECONDS": 0.02}),
+        (plan, {"SETTLED_SECONDS": 0.05, "CHANGING_SECONDS": 0.02, "RELOAD_SECONDS": 0.1}),
+        (failures, {"PERMANENT_RETRY_SECONDS": 0.3}),  # who is killed while it loads is blamed for so long
+        (agent_module, {"CONFIG_LOOK_SECONDS": 0.02}),
         (tensorflow_serving, {"POLL_SECONDS": 0.005, "FORGET_SECONDS": 0.1, "TAKEN_UP_SECONDS": 0.3}),
     ):
         for name, seconds in waits.items():
@@ -172,7 +173,7 @@ def test_whatever_changes_meanwhile_the_last_wish_is_what_is_in_force(
         time.sleep(slow.choice((0.0, 0.0, 0.05, 0.15)))
         return fetch_version(*arguments)
 
-    monkeypatch.setattr(loop, "fetch_version", fetch_slowly)
+    monkeypatch.setattr(work, "fetch_version", fetch_slowly)
     pod, other = pods("through all"), pods("at the end")
     ended = threading.Event()
     kubelets = [threading.Thread(target=keep_alive, args=(each, ended)) for each in (pod, other)]

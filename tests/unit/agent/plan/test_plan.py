@@ -9,31 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway_agent.config import Config, Memory, Source
-from slipway_agent.model.errors import Reason
+from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.golden import Golden, Tolerance
 from slipway_agent.model.ledger import Published
 from slipway_agent.model.server_state import Gone, Refused, ServerView
-from slipway_agent.plan.memory_budget import fits
-from slipway_agent.plan.plan import (
-    Action,
-    CancelFetch,
-    Failure,
-    Fetch,
-    Fetching,
-    Load,
-    LoadRecord,
-    Remove,
-    World,
-    WriteBoot,
-    blame,
-    decide,
-    find_shortages,
-    is_ready,
-    is_serving,
-    may_correct,
-    may_start,
-    plan_retry,
-)
+from slipway_agent.plan.failures import Failure, blame, may_correct, remember, repeat
+from slipway_agent.plan.memory_budget import find_shortages, fits
+from slipway_agent.plan.plan import Action, CancelFetch, Fetch, Load, Remove, WriteBoot, decide
+from slipway_agent.plan.world import Fetching, LoadRecord, World, is_ready, is_serving, may_start
 
 NOW = 1000.0
 URI = "pvc://models/digits"
@@ -438,12 +421,14 @@ def test_who_is_blamed_for_a_failed_load(
 def test_waits_double_up_to_half_a_minute_and_permanent_ones_last_a_minute() -> None:
     waits, earlier = [], None
     for _ in range(8):
-        earlier = plan_retry(Reason.SOURCE_UNAVAILABLE, "why", NOW, earlier, None, None)
+        earlier = remember(TransientError("why"), NOW, earlier)
         waits.append(earlier.retry_at - NOW)
     assert waits == [1, 2, 4, 8, 16, 30, 30, 30]
-    assert plan_retry(Reason.SOURCE_UNAVAILABLE, "why", NOW, None, 120, None).retry_at == NOW + 120
-    assert plan_retry(Reason.DIGEST_MISMATCH, "why", NOW, earlier, None, None).retry_at == NOW + 60
-    assert plan_retry(Reason.VERSION_NOT_FOUND, "why", NOW, None, None, None).retry_at == NOW + 5
+    assert remember(TransientError("why", 120), NOW, None).retry_at == NOW + 120
+    assert remember(SpecError(Reason.DIGEST_MISMATCH, "why"), NOW, earlier).retry_at == NOW + 60
+    missing = remember(SpecError(Reason.VERSION_NOT_FOUND, "why", "etag"), NOW, None)
+    assert missing.retry_at == NOW + 5
+    assert repeat(missing, NOW) == replace(missing, attempts=2)
 
 
 BEFORE = config_of(3, 2)

@@ -13,6 +13,7 @@ from slipway_agent.config import parse_config
 from slipway_agent.model.errors import Reason, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
 from slipway_agent.servers import readiness
+from slipway_agent.servers.base import DriverInputs
 from slipway_agent.servers.by_runtime import KINDS
 from slipway_agent.servers.onnx_runtime import (
     OnnxRuntimeServer,
@@ -104,7 +105,7 @@ def test_agent_json_reaches_the_driver(tmp_path: Path) -> None:
     config = parse_config(json.dumps(raw), KINDS)
     assert config.settings == OnnxSettings(8000, 4, 50, None, 2)
     volume = ModelVolume(tmp_path, "digits")
-    server = KINDS["ONNXRuntime"].open(volume, config, config.settings, None)
+    server = KINDS["ONNXRuntime"].open(DriverInputs(volume, config), config.settings)
     server.write_boot(some(2))
     (entry,) = json.loads(volume.read_in_repository("model-settings.json") or "")
     assert entry["parameters"]["extra"] == {"threads": 2, "warmup": [{"inputs": []}]}

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import quote
 
-from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
 from slipway_agent.servers.tensorflow_serving.config import (
     BATCHING_FILE,
     MODELS_FILE,
@@ -91,10 +91,9 @@ def parse_settings(fields: Fields) -> TensorFlowServingSpec:
     )
 
 
-def open_server(
-    volume: ModelVolume, config: Config, settings: TensorFlowServingSpec, key: str | None
-) -> "TensorFlowServer":
-    return TensorFlowServer(volume, settings, config.labels, config.load, config.warmup)
+def open_server(inputs: DriverInputs, settings: TensorFlowServingSpec) -> "TensorFlowServer":
+    config = inputs.config
+    return TensorFlowServer(inputs.volume, settings, config.labels, config.load, config.warmup)
 
 
 class TensorFlowServer:

@@ -24,12 +24,11 @@ from pathlib import Path
 from urllib.parse import quote, urlencode
 from zipfile import is_zipfile
 
-from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
-from slipway_agent.reporting.log import Journal
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, Say, say_nothing
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost
 from slipway_agent.servers.torchserve.files import (
     LOG_NAME,
@@ -101,23 +100,30 @@ def parse_settings(fields: Fields) -> TorchServeSpec:
     )
 
 
-def open_server(volume: ModelVolume, config: Config, settings: TorchServeSpec, key: str | None) -> "TorchServer":
-    return TorchServer(volume, settings, config.served, config.warmup)
+def open_server(inputs: DriverInputs, settings: TorchServeSpec) -> "TorchServer":
+    config = inputs.config
+    return TorchServer(inputs.volume, settings, config.served, config.warmup, inputs.say)
 
 
 class TorchServer:
     """`warmup`: requests that a version answers before it becomes the default one. What they prove is judged by
-    `servers.wrappers.warmup`, which sends them again."""
+    `servers.wrappers.warmup`, which sends them again. `say(message, **fields)` writes a line of the log."""
 
     warms_itself = False
 
     def __init__(
-        self, volume: ModelVolume, spec: TorchServeSpec, served: int | None, warmup: tuple[object, ...] = ()
+        self,
+        volume: ModelVolume,
+        spec: TorchServeSpec,
+        served: int | None,
+        warmup: tuple[object, ...] = (),
+        say: Say = say_nothing,
     ) -> None:
         self._volume = volume
         self._spec = spec
         self._served = served
         self._warmup = warmup
+        self._say = say
         self._management = Loopback(spec.management_port)
         self._inference = Loopback(spec.http_port)
         self._last_view = (ServerView(), 0.0)
@@ -143,7 +149,7 @@ class TorchServer:
             what = f"version {version} has no readable {MANIFEST}. Make the .mar with torch-model-archiver"
             raise SpecError(Reason.NO_MODEL_FILE, what) from cause
         if manifest.said is not None:
-            Journal(os.environ).info(
+            self._say(
                 "the manifest says another version; the folder's number is the version's",
                 version=version,
                 manifest=manifest.said,

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from slipway_agent.config import Config, Fields, parse_version
+from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, read_words
 from slipway_agent.servers.readiness import await_promised
 from slipway_agent.servers.triton.config import (
@@ -48,8 +48,9 @@ def parse_settings(fields: Fields) -> TritonSpec:
     )
 
 
-def open_server(volume: ModelVolume, config: Config, settings: TritonSpec, key: str | None) -> "TritonServer":
-    return TritonServer(volume, settings, config.served, key, config.warmup)
+def open_server(inputs: DriverInputs, settings: TritonSpec) -> "TritonServer":
+    config = inputs.config
+    return TritonServer(inputs.volume, settings, config.served, inputs.key, config.warmup)
 
 
 class TritonServer:
