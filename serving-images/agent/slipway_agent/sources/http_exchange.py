@@ -6,10 +6,12 @@ Knows nothing of versions. Credentials are bound to the host that they are for.
 import base64
 import errno
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import BinaryIO
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -54,9 +56,73 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"https": 443, "http": 80}.get(parts.scheme)
 
 
-def stream_body(response: requests.Response, url: str, keep: Callable[[bytes], None], progress: Progress) -> int:
-    """Bytes received, undecoded: a .tar.gz sent with Content-Encoding: gzip stays the file whose digest is pinned."""
-    received_bytes = 0
+def _no_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
+    """Keeps requests from looking for a password in ~/.netrc."""
+    return request
+
+
+JudgeRedirect: TypeAlias = Callable[[str, str, str], None]
+"""(from, to, its host): SpecError(RedirectRefused) for a hop that isn't followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """How a host is asked, whatever for."""
+
+    session: Session
+    ca_file: str | None
+    read_seconds: float
+
+    def ask(
+        self, method: str, url: str, headers: Mapping[str, str], authorization: str | None, judge: JudgeRedirect
+    ) -> requests.Response:
+        """The final response, its body unread. Redirects are followed by hand, so that each hop can be judged."""
+        here = url
+        for _ in range(REDIRECT_LIMIT + 1):
+            try:
+                response = self.session.request(
+                    method,
+                    here,
+                    headers={"Accept-Encoding": "identity", "User-Agent": "slipway-agent", **headers},
+                    auth=_no_authorization if authorization is None else Authorization(authorization, url),
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=(CONNECT_SECONDS, self.read_seconds),
+                    verify=self.ca_file or True,  # per request: a session's own gives way to the environment's
+                )
+            except (requests.RequestException, OSError, ValueError) as cause:
+                raise explain_connection(cause, here, self.ca_file) from cause
+            if response.status_code not in REDIRECTS:
+                return response
+            target, host = _read_target(here, response.headers.get("Location", ""))
+            response.close()
+            judge(here, target, host)
+            here = target
+        message = f"{show_url(url)} redirects more than {REDIRECT_LIMIT} times. Write its final address"
+        raise SpecError(Reason.REDIRECT_REFUSED, message)
+
+
+def store_body(
+    response: requests.Response, url: str, path: Path, begun_bytes: int, progress: Progress
+) -> tuple[str, int]:
+    """Write the body behind the first `begun_bytes` of the file: the whole file's sha256 and size. OSError of the disk.
+
+    The bytes are stored undecoded: a .tar.gz sent with Content-Encoding: gzip stays the file whose digest is pinned.
+    """
+    with path.open("r+b" if begun_bytes else "wb") as file:
+        digest = digest_beginning(file, begun_bytes)
+        if begun_bytes:
+            file.truncate(begun_bytes)
+        stored_bytes = begun_bytes
+        for chunk in _stream(response, url, progress):
+            digest.update(chunk)
+            file.write(chunk)
+            stored_bytes += len(chunk)
+            progress.add(len(chunk))
+    return digest.hexdigest(), stored_bytes
+
+
+def _stream(response: requests.Response, url: str, progress: Progress) -> Iterator[bytes]:
     chunks = response.raw.stream(CHUNK_BYTES, decode_content=False)
     progress.call_off_by(response.raw.shutdown)
     while True:
@@ -70,10 +136,8 @@ def stream_body(response: requests.Response, url: str, keep: Callable[[bytes], N
             ) from cause
         if chunk is None:
             progress.check()  # a read that was called off looks like an end
-            return received_bytes
-        keep(chunk)
-        received_bytes += len(chunk)
-        progress.add(len(chunk))
+            return
+        yield chunk
 
 
 def digest_beginning(file: BinaryIO, size_bytes: int) -> "hashlib._Hash":
@@ -84,7 +148,7 @@ def digest_beginning(file: BinaryIO, size_bytes: int) -> "hashlib._Hash":
     return digest
 
 
-def read_target(here: str, location: str) -> tuple[str, str]:
+def _read_target(here: str, location: str) -> tuple[str, str]:
     """Where a redirect leads, and its host for a message."""
     try:
         target = urljoin(here, location)
