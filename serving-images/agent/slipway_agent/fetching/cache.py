@@ -97,7 +97,7 @@ class CachedSource:
         return found
 
     def _fetch(
-        self, version: int, staging: Path, progress: Progress, refused: str | None, place: "_Place", may_keep: bool
+        self, version: int, staging: Path, progress: Progress, refused: str | None, place: "_Place", *, may_keep: bool
     ) -> Fetched:
         fetched = self._inner.fetch(version, staging, progress, refused)
         self._beside = self._inner.model_folder()
@@ -271,7 +271,12 @@ class Cache:
             if beside is not None:
                 _copy_in(beside, incoming / "beside", progress)
             about = _About(
-                fetched.name, fetched.path.is_dir(), size_bytes, fetched.fingerprint, place.location, self._uri
+                name=fetched.name,
+                is_folder=fetched.path.is_dir(),
+                size_bytes=size_bytes,
+                fingerprint=fetched.fingerprint,
+                location=place.location,
+                uri=self._uri,
             )
             (incoming / "about.json").write_text(json.dumps(asdict(about)))
             entry.parent.mkdir(parents=True, exist_ok=True)

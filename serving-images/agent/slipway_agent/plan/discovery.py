@@ -79,7 +79,8 @@ def take_look(listing: Listing, seen: Stamps, now: float, poll_seconds: float) -
             if version in listing.found:
                 found[version] = listing.found[version]  # the bytes before, until the new ones have settled
     unsettled = listing.unsettled + 1 if sightings else 0
-    return Listing(found, None, sightings, unsettled, 0, now + _wait_seconds(unsettled, poll_seconds))
+    next_at = now + _wait_seconds(unsettled, poll_seconds)
+    return Listing(found, sightings=sightings, unsettled=unsettled, next_at=next_at)
 
 
 def take_error(listing: Listing, error: ListError, now: float, poll_seconds: float) -> Listing:

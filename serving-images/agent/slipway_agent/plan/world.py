@@ -31,10 +31,12 @@ class LoadRecord:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Everything the agent knows. `boot` is what a starting server loads; `is_boot_current` False when the
-    configuration it came from has changed since. `standing`: the last served version that was ready. `held`: what a
-    server was seen to have ready, with the bytes that are published. `proven`: what was seen ready since the load in
-    hand began, or was just before."""
+    """Everything the agent knows, in one record, so that `decide` is a function of nothing else.
+
+    `boot` is what a starting server loads; `is_boot_current` False when the configuration it came from has changed
+    since. `standing`: the last served version that was ready. `held`: what a server was seen to have ready, with the
+    bytes that are published. `proven`: what was seen ready since the load in hand began, or was just before.
+    """
 
     config: Config
     now: float

@@ -21,7 +21,7 @@ LOST = (OSError, http.client.HTTPException)
 
 
 @dataclass(frozen=True, slots=True)
-class Loopback:
+class LocalHttp:
     """The server's HTTP port, and headers that go with every request."""
 
     port: int
@@ -77,10 +77,10 @@ def explain_lost(cause: Exception) -> str:
     return str(cause) or type(cause).__name__
 
 
-def read_words(status: int, body: bytes) -> str:
+def read_words(status: int, body: bytes, field: str = "error") -> str:
     """The server's complaint: the JSON field `error` where there is one, as most servers have it."""
     try:
-        said = str(json.loads(body)["error"])
+        said = str(json.loads(body)[field])
     except (ValueError, KeyError, TypeError):
         said = body.decode(errors="replace").strip() or f"status {status} without a word"
     return said[:WORDS_LIMIT]

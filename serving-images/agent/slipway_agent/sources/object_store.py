@@ -119,7 +119,7 @@ class ObjectSource:
         stamp = _stamp(files)
         if refused is not None and stamp == refused:
             raise UnchangedError
-        download = _Download(self._store, place.bucket, files, staging, stamp, where)
+        download = _Download(self._store, place.bucket, files, staging=staging, stamp=stamp, where=where)
         try:
             with keeping_blocks():
                 digests = download.run(progress)
@@ -324,7 +324,7 @@ class _Download:
     """One version's objects on their way into staging/download, written and digested in one order."""
 
     def __init__(
-        self, store: ObjectStore, bucket: str, files: Sequence[_File], staging: Path, stamp: str, where: str
+        self, store: ObjectStore, bucket: str, files: Sequence[_File], *, staging: Path, stamp: str, where: str
     ) -> None:
         self._store = store
         self._bucket = bucket

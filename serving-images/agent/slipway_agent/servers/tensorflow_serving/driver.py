@@ -30,6 +30,8 @@ from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.local_http import ASK_SECONDS, HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
+from slipway_agent.servers.readiness import BUSY_SECONDS
 from slipway_agent.servers.tensorflow_serving.config import (
     BATCHING_FILE,
     MODELS_FILE,
@@ -46,16 +48,12 @@ from slipway_agent.servers.tensorflow_serving.signature import read_metadata
 from slipway_agent.servers.tensorflow_serving.warmup import write_warm_up
 from slipway_agent.volume.models_volume import ModelVolume
 
-HOST = "127.0.0.1"
-ASK_SECONDS = 2.0
 POLL_SECONDS = 0.1
 TAKEN_UP_SECONDS = 6.0  # twice what a change of the file takes to be acted on: two polls of 1 s, and the manager's turn
 FORGET_SECONDS = 4.0  # until the server has surely seen a file, and what it no longer names
 SILENT_SECONDS = 30.0  # a file that nothing came of: the server doesn't poll it, or can't read it
 UNLOAD_SECONDS = 15.0  # requests in flight hold an unload up
-BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 STEADY_SECONDS = 15.0  # between two looks at a server that is as it should be
-WORDS_LIMIT = 2000  # characters of a server's complaint that a status can carry
 WARMUP_HINT = (
     "(The server answers the requests of spec.warmup as a part of the load; it may be one of them that failed)"
 )
@@ -115,6 +113,7 @@ class TensorFlowServer:
     ) -> None:
         self._volume = volume
         self._spec = spec
+        self._local_http = LocalHttp(spec.http_port)
         self._labels = labels
         self._named = named
         self._warmup = warmup
@@ -183,23 +182,10 @@ class TensorFlowServer:
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         path = f"/v1/models/{self._volume.model}/versions/{version}:predict"
-        began = time.monotonic()
-        try:
-            status, answer = self._ask("POST", path, seconds, json.dumps(body).encode())
-        except TimeoutError:
-            return Answer(f"no answer within {seconds:.0f} s")
-        except (OSError, http.client.HTTPException) as cause:
-            return Answer(f"the server ended during the request ({str(cause) or type(cause).__name__})")
-        if status != 200:
-            return Answer(explain_error(status, answer))
-        return Answer(None, answer, time.monotonic() - began)
+        return self._local_http.predict(path, body, seconds, explain_error)
 
     def signature(self, version: int) -> Signature | None:
-        path = f"/v1/models/{self._volume.model}/versions/{version}/metadata"
-        try:
-            status, body = self._ask("GET", path, ASK_SECONDS)
-        except (OSError, http.client.HTTPException) as cause:
-            raise TransientError(f"GET {path}: {str(cause) or type(cause).__name__}") from cause
+        status, body = self._local_http.describe(f"/v1/models/{self._volume.model}/versions/{version}/metadata")
         if status != 200:
             raise TransientError(explain_error(status, body))
         return read_metadata(body)
@@ -343,7 +329,7 @@ class TensorFlowServer:
             # busy is not gone: a pod that drops out under load makes the load worse for the others
             connection.close()
             return seen[0] if seen is not None and age_seconds < BUSY_SECONDS else None
-        except (OSError, http.client.HTTPException):
+        except LOST:
             connection.close()
             self._seen = None
             return None
@@ -374,30 +360,21 @@ class TensorFlowServer:
         deadline = time.monotonic() + BUSY_SECONDS
         while True:
             try:
-                return parse_status(self._ask("GET", f"/v1/models/{self._volume.model}", ASK_SECONDS)[1])
+                return parse_status(self._local_http.ask("GET", f"/v1/models/{self._volume.model}")[1])
             except TimeoutError:
                 if time.monotonic() > deadline:
                     raise _ServerEndedError from None
-            except (OSError, http.client.HTTPException):
+            except LOST:
                 raise _ServerEndedError from None
 
     def _version_of(self, label: str) -> int | None:
         """The version that a request by this label gets."""
         try:
             path = f"/v1/models/{self._volume.model}/labels/{quote(label, safe='')}/metadata"
-            _, body = self._ask("GET", path, ASK_SECONDS)
+            _, body = self._local_http.ask("GET", path)
             return parse_version(str(json.loads(body)["model_spec"]["version"]))
-        except (OSError, http.client.HTTPException, ValueError, KeyError, TypeError):
+        except (*LOST, ValueError, KeyError, TypeError):
             return None
-
-    def _ask(self, method: str, path: str, seconds: float, body: bytes | None = None) -> tuple[int, bytes]:
-        connection = http.client.HTTPConnection(HOST, self._spec.http_port, timeout=seconds)
-        try:
-            connection.request(method, path, body, {"Connection": "close"})
-            response = connection.getresponse()
-            return response.status, response.read()
-        finally:
-            connection.close()
 
 
 def parse_status(body: bytes) -> dict[int, VersionStatus]:
@@ -422,11 +399,7 @@ def parse_status(body: bytes) -> dict[int, VersionStatus]:
 
 def explain_error(status: int, body: bytes) -> str:
     """The words of an error answer."""
-    try:
-        said = str(json.loads(body)["error"])
-    except (ValueError, KeyError, TypeError):
-        said = body.decode(errors="replace").strip() or "without a word"
-    return f"HTTP {status}: {said}"[:WORDS_LIMIT]
+    return f"HTTP {status}: {read_words(status, body)}"[:WORDS_LIMIT]
 
 
 def require_signature(folder: Path) -> None:

@@ -29,7 +29,8 @@ from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, Say, say_nothing
-from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost
+from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
+from slipway_agent.servers.readiness import LastView
 from slipway_agent.servers.torchserve.files import (
     LOG_NAME,
     LOGGING,
@@ -51,7 +52,6 @@ from slipway_agent.volume.models_volume import ModelVolume
 SILENT = "a worker ended before it was ready, without a word; most often by the container's memory limit"
 POLL_SECONDS = 0.05  # a server that dies between two looks is held against the version that it loaded
 SETTLE_SECONDS = 0.5  # until a failed worker's last lines are in the log
-BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 LINGER_SECONDS = 2.0  # between a version's last unversioned request and the end of its workers, at least
 QUIET_SECONDS = 60.0  # how long requests that a version still answers put its end off, at most
 _GZIP = b"\x1f\x8b"
@@ -124,9 +124,9 @@ class TorchServer:
         self._served = served
         self._warmup = warmup
         self._say = say
-        self._management = Loopback(spec.management_port)
-        self._inference = Loopback(spec.http_port)
-        self._last_view = (ServerView(), 0.0)
+        self._management = LocalHttp(spec.management_port)
+        self._inference = LocalHttp(spec.http_port)
+        self._last_view = LastView()
         self._default_moved_at = 0.0
 
     # files
@@ -179,15 +179,10 @@ class TorchServer:
             if self._served in ready and self._find_default() != self._served:
                 ready -= {self._served}
         except TimeoutError:
-            # busy is not gone: a pod that drops out under load makes the load worse for the others
-            view, at = self._last_view
-            is_recent = time.monotonic() - at < BUSY_SECONDS
-            return ServerView(view.is_alive, view.ready & versions) if is_recent else ServerView()
+            return self._last_view.while_busy(versions)
         except LOST:
             return ServerView()
-        view = ServerView(is_alive=True, ready=ready & versions)
-        self._last_view = (view, time.monotonic())
-        return view
+        return self._last_view.keep(ServerView(is_alive=True, ready=ready & versions))
 
     def _describe(self) -> Mapping[int, Registered]:
         """All versions that are registered. Raises TimeoutError or another of LOST."""
@@ -307,7 +302,9 @@ class TorchServer:
     def _move_default(self, version: int) -> None:
         status, body = self._management.ask("PUT", f"/models/{self._name}/{version}/set-default")
         if status != 200:
-            raise _ServerEndedError(f"version {version} can't be made the default: {read_message(status, body)}")
+            raise _ServerEndedError(
+                f"version {version} can't be made the default: {read_words(status, body, 'message')}"
+            )
         self._default_moved_at = time.monotonic()
 
     def _find_default(self) -> int | None:
@@ -334,7 +331,7 @@ class TorchServer:
 
     def _measure_latency_seconds(self) -> float:
         try:
-            status, body = Loopback(self._spec.metrics_port).ask("GET", "/metrics")
+            status, body = LocalHttp(self._spec.metrics_port).ask("GET", "/metrics")
         except LOST:
             return 0.0
         return read_latency_seconds(body.decode(errors="replace"), self._volume.model) if status == 200 else 0.0
@@ -351,7 +348,7 @@ class TorchServer:
                 self._await_quiet(version)
         status, body = self._ask_long("DELETE", f"/models/{self._name}/{version}")
         if status not in (200, 404):
-            raise _ServerEndedError(f"version {version} can't be unregistered: {read_message(status, body)}")
+            raise _ServerEndedError(f"version {version} can't be unregistered: {read_words(status, body, 'message')}")
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._inference.predict(f"/predictions/{self._name}/{version}", body, seconds, read_message)
@@ -442,11 +439,7 @@ def read_latency_seconds(metrics: str, model: str) -> float:
 
 def read_message(status: int, body: bytes) -> str:
     """TorchServe's answer to what it can't do: {"code": 500, "type": "…", "message": "…"}."""
-    try:
-        said = str(json.loads(body)["message"])
-    except (ValueError, KeyError, TypeError):
-        said = body.decode(errors="replace").strip() or f"status {status} without a word"
-    return said[:WORDS_LIMIT]
+    return read_words(status, body, "message")
 
 
 def _moment(written: str) -> float:

@@ -26,7 +26,8 @@ _NO_VERSION = "none"
 
 @dataclass(frozen=True, slots=True)
 class TorchServeSpec:
-    """What the user's spec and the operator say. None: say nothing; the model's own, else the server's default.
+    """What the user's spec and the operator say, one field for each that agent.json has. None: say nothing; the model's
+    own, else the server's default.
 
     `default_workers`: of each version whose model and spec name no number. `log_folder`: where the server
     writes and the agent reads; both containers have the pod's /tmp.

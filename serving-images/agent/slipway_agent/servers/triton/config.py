@@ -71,6 +71,7 @@ def compose_config(
     versions: Collection[int],
     backend: str | None,
     spec: TritonSpec,
+    *,
     warmup: Collection[WarmupRequest] = (),
 ) -> str:
     """The config.pbtxt for exactly these versions. SpecError(ModelInvalid) when the kept one can't be completed."""

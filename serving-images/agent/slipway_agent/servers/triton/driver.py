@@ -9,8 +9,7 @@ endpoints answer within milliseconds during a load; kept-alive connections hold 
 import json
 import os
 import re
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from slipway_agent.config import Fields, parse_version
@@ -18,8 +17,9 @@ from slipway_agent.model.errors import TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
-from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, Loopback, read_words
-from slipway_agent.servers.readiness import await_promised
+from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
+from slipway_agent.servers.open_inference import read_index
+from slipway_agent.servers.readiness import LastView, await_ready
 from slipway_agent.servers.triton.config import (
     BACKEND_BY_FILE,
     TritonSpec,
@@ -31,7 +31,6 @@ from slipway_agent.servers.triton.load import load_model
 from slipway_agent.servers.triton.warmup import WARMUP_FOLDER, is_warmup_file, read_requests, warmup_files
 from slipway_agent.volume.models_volume import ModelVolume, link_or_copy
 
-BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 KEY_HEADER = "slipway-agent"
 _VERSION_WORDS = re.compile(r"version (\d+) is at UNAVAILABLE state: (.*?)(?=;?\s*$|;\s*version \d+ is at)", re.DOTALL)
 
@@ -70,9 +69,9 @@ class TritonServer:
         self._spec = spec
         self._served = served
         self._warmup = warmup
-        self._last_view = (ServerView(), 0.0)
+        self._last_view = LastView()
         self._key = key
-        self._loopback = Loopback(spec.http_port, {KEY_HEADER: key} if key else {})
+        self._local_http = LocalHttp(spec.http_port, {KEY_HEADER: key} if key else {})
 
     def holds_model(self, folder: Path) -> bool:
         return detect_backend(_names(folder)) is not None
@@ -89,25 +88,17 @@ class TritonServer:
 
     def observe(self, versions: frozenset[int]) -> ServerView:
         try:
-            status, body = self._loopback.ask("POST", "/v2/repository/index", body={})
+            status, body = self._local_http.ask("POST", "/v2/repository/index", body={})
             if status != 200:
                 return ServerView(is_alive=True)
-            listed = frozenset(_ready_in_index(body, self._volume.model)) & versions
+            listed = read_index(body, self._volume.model) & versions
             # the index speaks of the load, the version's own endpoint of whether it answers
             ready = frozenset(version for version in listed if self._is_ready(version))
         except TimeoutError:
-            # busy is not gone: a pod that drops out under load makes the load worse for the others
-            view, at = self._last_view
-            return (
-                ServerView(view.is_alive, view.ready & versions)
-                if time.monotonic() - at < BUSY_SECONDS
-                else ServerView()
-            )
+            return self._last_view.while_busy(versions)
         except LOST:
             return ServerView()
-        view = ServerView(is_alive=True, ready=ready)
-        self._last_view = (view, time.monotonic())
-        return view
+        return self._last_view.keep(ServerView(is_alive=True, ready=ready))
 
     def read_boot(self) -> frozenset[int]:
         return read_versions(self._volume.read_in_repository("config.pbtxt") or "")
@@ -160,7 +151,7 @@ class TritonServer:
         asked = self._ask_to_load()
         if asked is not None:
             return asked
-        return await_promised(self, versions, "Triton")
+        return await_ready(self, versions, "Triton")
 
     def _ask_to_load(self) -> Refused | Gone | None:
         """None where Triton says that it is done."""
@@ -175,20 +166,20 @@ class TritonServer:
         return explain_refusal(answer.words)
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
-        return self._loopback.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
+        return self._local_http.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
 
     def signature(self, version: int) -> Signature | None:
         """The metadata's shapes have the batch's dimension; which inputs may be left out is in the configuration."""
         path = f"/v2/models/{self._volume.model}/versions/{version}"
-        status, body = self._loopback.describe(path)
+        status, body = self._local_http.describe(path)
         if status != 200:
             raise TransientError(read_words(status, body))
-        config_status, config = self._loopback.describe(f"{path}/config")
+        config_status, config = self._local_http.describe(f"{path}/config")
         return read_metadata(body, _optional_inputs(config) if config_status == 200 else frozenset())
 
     def _is_ready(self, version: int) -> bool:
         path = f"/v2/models/{self._volume.model}/versions/{version}/ready"
-        return self._loopback.ask("GET", path)[0] == 200
+        return self._local_http.ask("GET", path)[0] == 200
 
 
 def explain_refusal(said: str) -> Refused:
@@ -204,18 +195,6 @@ def explain_refusal(said: str) -> Refused:
 def _plain(words: str) -> str:
     """Without the stack that Triton's Python backends append."""
     return words.split("\n\nAt:\n", 1)[0].strip().rstrip(";").strip()[:WORDS_LIMIT]
-
-
-def _ready_in_index(body: bytes, model: str) -> Iterable[int]:
-    try:
-        entries = json.loads(body)
-    except ValueError:
-        return
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, Mapping) and entry.get("name") == model and entry.get("state") == "READY":
-            version = parse_version(str(entry.get("version")))
-            if version is not None:
-                yield version
 
 
 def _optional_inputs(body: bytes) -> frozenset[str]:

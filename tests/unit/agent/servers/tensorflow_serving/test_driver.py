@@ -323,7 +323,7 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(
 def test_a_request_for_warm_up_answers_or_says_why_not(fake: FakeTensorFlowServing) -> None:
     put(fake, v3="three")
     driver = driver_of(fake)
-    assert "the server ended during the request" in (driver.ask(3, {}).words or "")
+    assert "the connection broke" in (driver.ask(3, {}).words or "")
     driver.write_boot(some(3))
     fake.start()
     assert driver.ask(3, {"instances": [1.0]}).words is None

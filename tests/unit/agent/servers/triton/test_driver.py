@@ -8,7 +8,6 @@ import pytest
 from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
 from slipway_agent.servers import local_http, readiness
 from slipway_agent.servers.local_http import read_words
-from slipway_agent.servers.triton import driver as triton
 from slipway_agent.servers.triton.config import TritonSpec
 from slipway_agent.servers.triton.driver import TritonServer, explain_refusal
 from slipway_agent.volume.models_volume import ModelVolume
@@ -120,9 +119,9 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monke
     def time_out(*_: object, **__: object) -> tuple[int, bytes]:
         raise TimeoutError
 
-    monkeypatch.setattr(local_http.Loopback, "ask", time_out)
+    monkeypatch.setattr(local_http.LocalHttp, "ask", time_out)
     assert driver.observe(some(3)) == ServerView(True, some(3))
-    monkeypatch.setattr(triton, "BUSY_SECONDS", 0.0)
+    monkeypatch.setattr(readiness, "BUSY_SECONDS", 0.0)
     assert driver.observe(some(3)) == ServerView()
 
 

@@ -24,7 +24,7 @@ def entries(config: str) -> tuple[textproto.Message, ...]:
 
 
 def compose(bodies: list[Any], kept: str | None = None, **spec: Any) -> str:
-    return compose_config(kept, "digits", (3,), "onnxruntime", TritonSpec(**spec), read_requests(bodies))
+    return compose_config(kept, "digits", (3,), "onnxruntime", TritonSpec(**spec), warmup=read_requests(bodies))
 
 
 def the_input(entry: textproto.Message) -> textproto.Message:
