@@ -45,8 +45,8 @@ class Pod:
     def __init__(self, folder: Path) -> None:
         self.source, self.models, self.config = folder / "source", folder / "models", folder / "agent.json"
         self.source.mkdir()
-        self.port = free_port()
-        self.server = FakeTriton(self.models / "repository", "digits", self.port, KEY)
+        self.server = FakeTriton(self.models / "repository" / "digits", KEY)
+        self.port = self.server.port
         self.ports: dict[str, int] = {"httpPort": self.port, "grpcPort": self.server.grpc_port}
         self.log = io.StringIO()
         self.board = Board()

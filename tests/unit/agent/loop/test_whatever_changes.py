@@ -23,7 +23,6 @@ from slipway_agent.loop import work
 from slipway_agent.plan import failures, plan
 from slipway_agent.servers.tensorflow_serving import driver as tensorflow_serving
 from slipway_agent.volume.digest import digest_path
-from tests.ports import free_port
 from tests.unit.agent.loop.test_agent import Pod, golden_of
 from tests.unit.agent.servers.fake_tensorflow_serving import FakeTensorFlowServing
 
@@ -48,7 +47,7 @@ class _TensorFlowPod(Pod):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
-        self.server: Any = FakeTensorFlowServing(self.models / "repository" / "digits", free_port())
+        self.server: Any = FakeTensorFlowServing(self.models / "repository" / "digits")
         self.ports = {"httpPort": self.server.port}
 
     def obeyed(self) -> object:

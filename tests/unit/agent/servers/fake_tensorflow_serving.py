@@ -6,44 +6,34 @@ read every 20 ms. The stand-in, with real SavedModels, is met by tests/e2e/agent
 
 from __future__ import annotations
 
-import http.server
-import json
 import re
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from slipway_agent.servers.tensorflow_serving.config import ModelConfig, read_models
+from tests.unit.agent.servers.fake_http import FakeServer, Said
 
 POLL_SECONDS = 0.02
 _LABEL = re.compile(r"/labels/([^/]+)/metadata")
 _PREDICT = re.compile(r"/versions/(\d+):predict")
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
+class FakeTensorFlowServing(FakeServer):
+    model_file = "saved_model.pb"
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that a dying server cuts."""
-
-
-class FakeTensorFlowServing:
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder, self.port = folder, port
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.states: dict[int, tuple[str, str]] = {}
         self.labels: dict[str, int] = {}
         self.taken: list[ModelConfig] = []
         self.asked = 0
         self.polls = True
-        self._server: _Server | None = None
         self._ended = threading.Event()
         self._failed: set[int] = set()
-
-    @property
-    def is_up(self) -> bool:
-        return self._server is not None
 
     def start(self) -> None:
         """Load what the file names, labels without asking, then listen and poll."""
@@ -52,54 +42,30 @@ class FakeTensorFlowServing:
         config = self._read()
         self.labels = dict(config.labels)
         self._hold(config)
-        if self._ended.is_set():
-            return
-        fake = self
+        if not self._ended.is_set():
+            self.listen()
+            threading.Thread(target=self._poll, args=(self._ended,), daemon=True).start()
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                label = _LABEL.search(self.path)
-                if label is None:
-                    fake.asked += 1
-                    self.reply(200, fake.status())
-                elif label[1] in fake.labels:
-                    self.reply(200, {"model_spec": {"version": str(fake.labels[label[1]])}})
-                else:
-                    self.reply(400, {"error": f"Unrecognized servable version label: {label[1]}"})
-
-            def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))))
-                version = int(_PREDICT.search(self.path)[1])  # type: ignore[index]
-                if fake.states.get(version, ("", ""))[0] != "AVAILABLE":
-                    self.reply(404, {"error": f"Servable not found for request: Specific(digits, {version})"})
-                elif "instances" not in body:
-                    self.reply(400, {"error": "Missing 'inputs' or 'instances' key"})
-                else:
-                    self.reply(200, {"predictions": body["instances"]})
-
-            def reply(self, status: int, body: object) -> None:
-                content = json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self._server = _Server(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
-        threading.Thread(target=self._poll, args=(self._ended,), daemon=True).start()
+    def answer(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Said:
+        if method == "GET":
+            label = _LABEL.search(path)
+            if label is None:
+                self.asked += 1
+                return 200, self.status()
+            if label[1] in self.labels:
+                return 200, {"model_spec": {"version": str(self.labels[label[1]])}}
+            return 400, {"error": f"Unrecognized servable version label: {label[1]}"}
+        version = int(_PREDICT.search(path)[1])  # type: ignore[index]
+        if self.states.get(version, ("", ""))[0] != "AVAILABLE":
+            return 404, {"error": f"Servable not found for request: Specific(digits, {version})"}
+        if "instances" not in body:
+            return 400, {"error": "Missing 'inputs' or 'instances' key"}
+        return 200, {"predictions": body["instances"]}
 
     def kill(self) -> None:
         ended = self._ended
-        server, self._server = self._server, None  # from here on another may start
+        super().kill()
         ended.set()
-        if server is not None:
-            server.shutdown()
-            server.server_close()
 
     def status(self) -> dict[str, object]:
         return {
@@ -139,7 +105,7 @@ class FakeTensorFlowServing:
             if version in self._failed or self.states.get(version, ("", ""))[0] == "AVAILABLE":
                 continue
             try:
-                content = (self.folder / str(version) / "saved_model.pb").read_text()
+                content = self.read(version)
             except FileNotFoundError:
                 continue
             self.states[version] = ("LOADING", "")

@@ -5,17 +5,18 @@ of `killed` ends without a word. `deadly` ends the server; `stuck` stays without
 by tests/e2e/agent.
 """
 
-import http.server
 import json
-import socket
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from slipway_agent.servers.torchserve.files import MANIFEST, PROPERTIES
+from tests.unit.agent.servers.fake_http import FakeServer, Said
 
 TRACEBACK = """\
 Backend worker process died.
@@ -34,27 +35,27 @@ class Entry:
     workers: list[dict[str, object]]
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
+class FakeTorchServe(FakeServer):
+    """`calls`: what was asked that changes something, in order. `port` is the management API's."""
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that a dying server cuts."""
+    model_file = "factor.txt"
 
-
-class FakeTorchServe:
-    """`calls`: what was asked that changes something, in order."""
-
-    def __init__(self, repository: Path, log: Path, model: str, port: int) -> None:
-        self.folder, self.log = repository / model, log
-        self.model, self.port = model, port
+    def __init__(self, folder: Path, log: Path) -> None:
+        super().__init__(folder)
+        self.log = log
         self.versions: dict[int, Entry] = {}
         self.default: int | None = None
         self.calls: list[str] = []
-        self._server: _Server | None = None
 
-    def start(self) -> None:
-        """Register what config.properties names, then listen."""
+    def put(self, **versions: str) -> None:
+        super().put(**versions)
+        for name in versions:
+            place = self.folder / name.removeprefix("v") / MANIFEST
+            place.parent.mkdir(exist_ok=True)
+            place.write_text(json.dumps({"model": {"modelVersion": name.removeprefix("v")}}))
+
+    def boot(self) -> None:
+        """Register what config.properties names."""
         self.versions, self.default = {}, None
         self.log.parent.mkdir(parents=True, exist_ok=True)
         self.log.write_text("")
@@ -63,61 +64,34 @@ class FakeTorchServe:
                 if line.startswith("load_models="):
                     for entry in line.removeprefix("load_models=").split(","):
                         self.register(entry.partition("=")[2])
-        fake = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                named = urlsplit(self.path).path.removeprefix(f"/models/{fake.model}").strip("/")
-                if named == "all":
-                    found = list(fake.versions)
-                else:
-                    found = [fake.default] if not named and fake.default in fake.versions else []
-                self.reply(200, [fake.describe(each) for each in found]) if found else self.reply(404)
-
-            def do_POST(self) -> None:
-                url = parse_qs(urlsplit(self.path).query)["url"][0]
-                fake.calls.append(f"register {url.rpartition('/')[2]}")
+    def answer(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Said:
+        place = urlsplit(path)
+        named = place.path.removeprefix(f"/models/{self.model}").strip("/")
+        match method:
+            case "GET":
+                found = list(self.versions) if named == "all" else [self.default] if self.default else []
+                return (200, [self.describe(each) for each in found]) if found else (404, "")
+            case "POST":
+                url = parse_qs(place.query)["url"][0]
+                self.calls.append(f"register {url.rpartition('/')[2]}")
                 try:
-                    fake.register(url)
+                    self.register(url)
                 except RuntimeError:
-                    self.connection.shutdown(socket.SHUT_RDWR)
-                    fake.kill()
-                    return
-                self.reply(202)
-
-            def do_PUT(self) -> None:
-                version = int(self.path.split("/")[-2])
-                fake.calls.append(f"default {version}")
-                fake.default = version
-                self.reply(200)
-
-            def do_DELETE(self) -> None:
-                version = int(self.path.rpartition("/")[2])
-                if version == fake.default and len(fake.versions) > 1:
-                    self.reply(403, {"code": 403, "message": "Cannot remove default version for model digits"})
-                    return
-                fake.calls.append(f"unregister {version}")
-                del fake.versions[version]
-                self.reply(200)
-
-            def reply(self, status: int, body: object = None) -> None:
-                content = b"" if body is None else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self._server = _Server(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
-
-    def kill(self) -> None:
-        server, self._server = self._server, None
-        if server is not None:
-            server.shutdown()
-            server.server_close()
+                    self.kill()
+                    return None
+                return 202, ""
+            case "PUT":
+                self.default = int(named.partition("/")[0])
+                self.calls.append(f"default {self.default}")
+                return 200, ""
+        version = int(named)
+        if version == self.default and len(self.versions) > 1:
+            return 403, {"code": 403, "message": "Cannot remove default version for model digits"}
+        self.calls.append(f"unregister {version}")
+        del self.versions[version]
+        self.default = self.default if self.versions else None
+        return 200, ""
 
     def register(self, url: str) -> None:
         folder = Path(url)

@@ -5,36 +5,31 @@ request well; any other answers with its content. With `answers_loads` False a l
 server is killed. Loads go by gRPC, all else by HTTP. The real server is met by tests/e2e/agent.
 """
 
-import http.server
-import json
 import threading
 import time
 from collections import deque
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import grpc
 
 from slipway_agent.servers.triton.config import read_versions
 from tests.ports import free_port
+from tests.unit.agent.servers.fake_http import FakeServer, Said
 
 TENSOR = {"name": "x", "datatype": "FP32", "shape": [-1, 2]}
 METADATA = {"inputs": [TENSOR, TENSOR | {"name": "seed"}], "outputs": [TENSOR | {"name": "y"}]}
 
 
-class _Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-    allow_reuse_address = True
+class FakeTriton(FakeServer):
+    model_file = "model.onnx"
 
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A connection that a dying server cuts."""
-
-
-class FakeTriton:
-    def __init__(self, repository: Path, model: str, port: int, key: str | None = None) -> None:
-        self.folder = repository / model
-        self.model, self.port, self.key = model, port, key
+    def __init__(self, folder: Path, key: str | None = None) -> None:
+        super().__init__(folder)
+        self.key = key
         self.grpc_port = free_port()
         self.loaded: dict[int, str] = {}
         self.loads: list[tuple[int, ...]] = []
@@ -49,65 +44,39 @@ class FakeTriton:
         self.may_answer.set()
         self.described: list[int] = []
         self.silent_times = 0
-        self._server: _Server | None = None
         self._grpc_server: grpc.Server | None = None
 
-    @property
-    def is_up(self) -> bool:
-        return self._server is not None
-
-    def start(self) -> None:
-        """Load what the boot configuration names, then listen, as `--load-model` with `--exit-on-error=false` does."""
+    def boot(self) -> None:
+        """Load what the boot configuration names, as `--load-model` with `--exit-on-error=false` does."""
         self.loaded = {}
         self.lives += 1
         self.killed.clear()
         with suppress(FileNotFoundError, RuntimeError):
             self.load()
-        fake = self
 
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                version, _, what = self.path.removeprefix(f"/v2/models/{fake.model}/versions/").partition("/")
-                is_loaded = version.isdigit() and int(version) in fake.loaded
-                if what == "ready" or not is_loaded:
-                    self.reply(200 if is_loaded else 400)
-                elif what == "config":
-                    self.reply(200, {"input": [{"name": "x"}, {"name": "seed", "optional": True}]})
-                else:
-                    fake.described.append(int(version))
-                    silent = len(fake.described) <= fake.silent_times
-                    self.reply(503, {"error": "busy"}) if silent else self.reply(200, METADATA)
-
-            def do_POST(self) -> None:
-                self.rfile.read(int(self.headers.get("Content-Length", 0)))
-                if fake.key is not None and self.headers.get("slipway-agent") != fake.key:
-                    self.reply(403, {"error": "This API is restricted, expecting header 'slipway-agent'"})
-                elif self.path == "/v2/repository/index":
-                    self.reply(200, fake.index())
-                elif self.path.endswith("/infer"):
-                    version = int(self.path.split("/")[-2])
-                    fake.requests.append(version)
-                    fake.may_answer.wait(10)
-                    content = fake.loaded.get(version)
-                    outputs = [{"name": "y", "datatype": "BYTES", "shape": [1], "data": [content]}]
-                    is_mute = content in (None, "mute")
-                    self.reply(400, {"error": "unexpected shape"}) if is_mute else self.reply(200, {"outputs": outputs})
-                else:
-                    self.reply(404, {"error": "no such endpoint"})
-
-            def reply(self, status: int, body: object = None) -> None:
-                content = b"" if body is None else json.dumps(body).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
-
-            def log_message(self, format: str, *args: object) -> None:
-                """Quiet."""
-
-        self._server = _Server(("127.0.0.1", self.port), Handler)
-        threading.Thread(target=self._server.serve_forever, args=(0.005,), daemon=True).start()
+    def start(self) -> None:
+        super().start()
         self._grpc_server = self._start_grpc()
+
+    def answer(self, method: str, path: str, body: Any, headers: Mapping[str, str]) -> Said:
+        if path == "/v2/repository/index":
+            is_allowed = self.key is None or headers.get("slipway-agent") == self.key
+            return (200, self.index()) if is_allowed else (403, {"error": "This API is restricted"})
+        version, _, what = path.removeprefix(f"/v2/models/{self.model}/versions/").partition("/")
+        content = self.loaded.get(int(version))
+        if what == "infer":
+            self.requests.append(int(version))
+            self.may_answer.wait(10)
+            if content in (None, "mute"):
+                return 400, {"error": "unexpected shape"}
+            return 200, {"outputs": [{"name": "y", "datatype": "BYTES", "shape": [1], "data": [content]}]}
+        if what == "ready" or content is None:
+            return 200 if content is not None else 400, ""
+        if what == "config":
+            return 200, {"input": [{"name": "x"}, {"name": "seed", "optional": True}]}
+        self.described.append(int(version))
+        is_silent = len(self.described) <= self.silent_times
+        return (503, {"error": "busy"}) if is_silent else (200, METADATA)
 
     def _start_grpc(self) -> grpc.Server:
         handler = grpc.unary_unary_rpc_method_handler(self._take_load)
@@ -137,15 +106,12 @@ class FakeTriton:
         return b""
 
     def kill(self) -> None:
-        server, self._server = self._server, None
         loading, self._grpc_server = self._grpc_server, None
         self.loaded = {}
         if loading is not None:
             loading.stop(None)  # what it was loading is cut off
         self.killed.set()
-        if server is not None:
-            server.shutdown()
-            server.server_close()
+        super().kill()
 
     def index(self) -> list[dict[str, str]]:
         return [{"name": self.model, "version": str(version), "state": "READY"} for version in sorted(self.loaded)]
@@ -159,7 +125,7 @@ class FakeTriton:
         found: dict[int, str] = {}
         for version in sorted(wanted):
             with suppress(FileNotFoundError):
-                found[version] = (self.folder / str(version) / "model.onnx").read_text()
+                found[version] = self.read(version)
         if "deadly" in found.values():
             raise RuntimeError
         if self.gates and found != self.loaded:

@@ -14,7 +14,7 @@ from slipway_agent.model.signature import Signature, Tensor
 from slipway_agent.servers import custom
 from slipway_agent.servers.custom import CustomServer, CustomSettings
 from slipway_agent.volume.models_volume import ModelVolume
-from tests.unit.agent.servers.fake_http import Answer, FakeHttp
+from tests.unit.agent.servers.fake_http import Answer, FakeHttp, some
 
 Serve = Callable[[Answer], tuple[FakeHttp, CustomServer]]
 
@@ -35,11 +35,7 @@ def serve(volume: ModelVolume) -> Iterator[Serve]:
 
     yield start
     for fake in started:
-        fake.stop()
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
+        fake.kill()
 
 
 @pytest.mark.parametrize(
@@ -86,7 +82,7 @@ def test_the_ready_path_says_whether_the_linked_version_is_ready(serve: Serve) -
     assert server.observe(some(1)) == ServerView(True, some())
     answers.clear()
     assert server.observe(some(2)) == ServerView(True, some())
-    fake.stop()
+    fake.kill()
     assert server.observe(some(2)) == ServerView()
 
 
@@ -164,6 +160,6 @@ def test_a_container_that_tells_none_or_doesnt_answer(serve: Serve, volume: Mode
     fake, _ = serve(lambda *_: (200, {"what": "ever"}))
     settings = CustomSettings(fake.port, "/ready", "/v2/models/{model}/infer")
     assert CustomServer(volume, settings).signature(3) is None
-    fake.stop()
+    fake.kill()
     with pytest.raises(TransientError):
         CustomServer(volume, settings).signature(3)

@@ -24,7 +24,7 @@ from slipway_agent.servers.onnx_runtime import (
     read_versions,
 )
 from slipway_agent.volume.models_volume import ModelVolume
-from tests.unit.agent.servers.fake_http import Answer, FakeHttp
+from tests.unit.agent.servers.fake_http import Answer, FakeHttp, some
 
 Serve = Callable[[Answer], tuple[FakeHttp, OnnxRuntimeServer]]
 
@@ -45,11 +45,7 @@ def serve(volume: ModelVolume) -> Iterator[Serve]:
 
     yield start
     for fake in started:
-        fake.stop()
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
+        fake.kill()
 
 
 def ready(*versions: int) -> list[dict[str, str]]:
@@ -154,44 +150,6 @@ def test_what_is_ready_is_the_indexs_word_about_this_model(serve: Serve) -> None
 def test_a_server_that_answers_oddly_is_alive_with_nothing_ready(serve: Serve, answer: tuple[int, Any]) -> None:
     _, server = serve(lambda *_: answer)
     assert server.observe(some(1)) == ServerView(True, some())
-
-
-def test_a_server_that_is_not_there_is_not_alive(serve: Serve) -> None:
-    fake, server = serve(lambda *_: (200, []))
-    fake.stop()
-    assert server.observe(some(1)) == ServerView()
-    server.write_boot(some(1))
-    assert isinstance(server.load(some(1)), Gone)
-
-
-def test_a_load_that_succeeds_is_the_boot_configuration(serve: Serve) -> None:
-    fake, server = serve(lambda method, path, body: (200, "" if path.endswith("/load") else ready(1, 2)))
-    assert server.load(some(1, 2)) == Loaded()
-    assert server.read_boot() == some(1, 2)
-    assert fake.asked[0][1] == "/v2/repository/models/digits/load"
-
-
-def test_a_load_that_is_refused_leaves_the_boot_configuration_as_it_was(serve: Serve) -> None:
-    words = {"error": "version 2: too new", "versions": {"2": "too new"}}
-    _, server = serve(lambda *_: (400, words))
-    server.write_boot(some(1))
-    assert server.load(some(1, 2)) == Refused("version 2: too new", {2: "too new"}, Reason.LOAD_FAILED)
-    assert server.read_boot() == some(1)
-
-
-def test_a_server_that_ends_during_a_load_is_gone(serve: Serve) -> None:
-    _, server = serve(lambda *_: None)
-    server.write_boot(some(1))
-    outcome = server.load(some(2))
-    assert isinstance(outcome, Gone)
-    assert "ended during the load" in outcome.message
-    assert server.read_boot() == some(1)
-
-
-def test_a_server_that_isnt_there_was_not_asked(serve: Serve) -> None:
-    fake, server = serve(lambda *_: None)
-    fake.stop()
-    assert server.load(some(2)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}", was_asked=False)
 
 
 def test_a_server_that_ends_when_its_load_is_done_is_gone_and_no_version_refused(serve: Serve) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import struct
 import threading
 import time
@@ -15,7 +14,7 @@ import pytest
 
 from slipway_agent.config import Fields
 from slipway_agent.model.errors import Reason, SpecError
-from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
+from slipway_agent.model.server_state import Loaded, Refused, ServerView
 from slipway_agent.servers.tensorflow_serving import driver as tensorflow_serving
 from slipway_agent.servers.tensorflow_serving.config import (
     ModelConfig,
@@ -29,7 +28,6 @@ from slipway_agent.servers.tensorflow_serving.config import (
 from slipway_agent.servers.tensorflow_serving.driver import (
     TensorFlowServer,
     VersionStatus,
-    explain_error,
     parse_settings,
     parse_status,
     require_signature,
@@ -37,7 +35,7 @@ from slipway_agent.servers.tensorflow_serving.driver import (
 from slipway_agent.servers.tensorflow_serving.saved_model import MetaGraph, UnreadableError, parse_saved_model
 from slipway_agent.servers.tensorflow_serving.warmup import FILE, compose_log, frame
 from slipway_agent.volume.models_volume import ModelVolume
-from tests.ports import free_port
+from tests.unit.agent.servers.fake_http import some
 from tests.unit.agent.servers.fake_tensorflow_serving import FakeTensorFlowServing
 
 
@@ -51,7 +49,7 @@ def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeTensorFlowServing]:
-    made = FakeTensorFlowServing(tmp_path / "repository" / "digits", free_port())
+    made = FakeTensorFlowServing(tmp_path / "repository" / "digits")
     yield made
     made.kill()
 
@@ -61,17 +59,6 @@ def driver_of(
 ) -> TensorFlowServer:
     volume = ModelVolume(fake.folder.parents[1], "digits")
     return TensorFlowServer(volume, TensorFlowServingSpec(http_port=fake.port), labels or {}, named)
-
-
-def put(fake: FakeTensorFlowServing, **versions: str) -> None:
-    for name, content in versions.items():
-        folder = fake.folder / name.removeprefix("v")
-        folder.mkdir(parents=True)
-        (folder / "saved_model.pb").write_text(content)
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
 
 
 def until(fake: FakeTensorFlowServing, labels: dict[str, int]) -> None:
@@ -84,21 +71,10 @@ def until(fake: FakeTensorFlowServing, labels: dict[str, int]) -> None:
 # --- loading ----------------------------------------------------------------------------------------------------------
 
 
-def test_what_is_loaded_is_ready_and_what_a_start_would_load(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="two", v3="slow")
-    driver = driver_of(fake)
-    driver.write_boot(some(2))
-    fake.start()
-    assert driver.load(some(2, 3)) == Loaded()
-    assert driver.observe(some(1, 2, 3)) == ServerView(True, some(2, 3))
-    assert driver.observe(some(3)) == ServerView(True, some(3))
-    assert driver.read_boot() == some(2, 3)
-
-
 def test_what_a_refused_load_left_behind_is_waited_for_before_a_label_is_put_on_it(
     fake: FakeTensorFlowServing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(fake, v1="one", v2="two", v4="broken")
+    fake.put(v1="one", v2="two", v4="broken")
     driver = driver_of(fake, {"newest": 1})
     driver.write_boot(some(2))
     fake.start()
@@ -120,59 +96,8 @@ def test_what_a_refused_load_left_behind_is_waited_for_before_a_label_is_put_on_
     until(fake, {"newest": 1})
 
 
-def test_what_is_no_longer_asked_for_is_gone_when_the_load_ends(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="two", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(2))
-    fake.start()
-    assert driver.load(some(3)) == Loaded()
-    assert driver.observe(some(2, 3)) == ServerView(True, some(3))
-
-
-def test_a_refusal_has_the_servers_words_and_leaves_the_boot_configuration_as_it_was(
-    fake: FakeTensorFlowServing,
-) -> None:
-    put(fake, v2="broken", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(3))
-    fake.start()
-    outcome = driver.load(some(2, 3))
-    assert isinstance(outcome, Refused)
-    assert outcome.words == {2: "DATA_LOSS: Can't parse version 2 as binary proto"}
-    assert driver.read_boot() == some(3)
-    assert driver.observe(some(2, 3)) == ServerView(True, some(3))
-
-
-def test_a_version_that_failed_is_tried_anew_and_not_judged_by_its_last_failure(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="broken", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(3))
-    fake.start()
-    assert isinstance(driver.load(some(2, 3)), Refused)
-    (fake.folder / "2" / "saved_model.pb").write_text("two")
-    # another configuration makes another driver, which knows nothing of what was before
-    assert driver_of(fake).load(some(2, 3)) == Loaded()
-
-
-def test_a_server_that_ends_during_a_load_is_gone_and_boots_as_before(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="deadly", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(3))
-    fake.start()
-    assert isinstance(driver.load(some(2, 3)), Gone)
-    assert driver.read_boot() == some(3)
-    assert driver.observe(some(3)) == ServerView()
-
-
-def test_a_server_that_isnt_there_is_not_alive(fake: FakeTensorFlowServing) -> None:
-    put(fake, v3="three")
-    driver = driver_of(fake)
-    assert driver.observe(some(3)) == ServerView()
-    assert driver.load(some(3)) == Gone(f"the server doesn't answer at 127.0.0.1:{fake.port}", was_asked=False)
-
-
 def test_a_server_that_doesnt_take_up_its_file_is_said_to(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(3))
     fake.start()
@@ -184,13 +109,13 @@ def test_a_server_that_doesnt_take_up_its_file_is_said_to(fake: FakeTensorFlowSe
 
 
 def test_other_bytes_under_the_same_number_are_loaded_anew(fake: FakeTensorFlowServing, tmp_path: Path) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(2, 3))
     fake.start()
     assert driver.observe(some(2, 3)).ready == some(2, 3)
     (fake.folder / "2").rename(tmp_path / "replaced")
-    put(fake, v2="other")
+    fake.put(v2="other")
     before = len(fake.taken)
     assert driver.load(some(2, 3)) == Loaded()
     assert [taken.versions for taken in fake.taken[before:]] == [some(3), some(2, 3)]
@@ -200,7 +125,7 @@ def test_other_bytes_under_the_same_number_are_loaded_anew(fake: FakeTensorFlowS
 
 
 def test_bytes_that_come_during_a_load_are_loaded_by_the_next(fake: FakeTensorFlowServing, tmp_path: Path) -> None:
-    put(fake, v2="two", v3="slow")
+    fake.put(v2="two", v3="slow")
     driver = driver_of(fake)
     driver.write_boot(some(2))
     fake.start()
@@ -210,7 +135,7 @@ def test_bytes_that_come_during_a_load_are_loaded_by_the_next(fake: FakeTensorFl
     while fake.states.get(3, ("", ""))[0] != "LOADING":
         time.sleep(0.005)
     (fake.folder / "2").rename(tmp_path / "replaced")
-    put(fake, v2="other")
+    fake.put(v2="other")
     loading.join()
     before = len(fake.taken)
     assert driver.load(some(2, 3)) == Loaded()
@@ -221,7 +146,7 @@ def test_bytes_that_come_during_a_load_are_loaded_by_the_next(fake: FakeTensorFl
 
 
 def test_a_label_moves_when_its_version_is_there_and_the_old_one_waits_for_it(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="two", v3="slow")
+    fake.put(v2="two", v3="slow")
     driver = driver_of(fake, {"stable": 2}, [2])
     driver.write_boot(some(2))
     fake.start()
@@ -236,7 +161,7 @@ def test_a_label_moves_when_its_version_is_there_and_the_old_one_waits_for_it(fa
 
 
 def test_labels_alone_are_moved_by_a_load_of_what_is_loaded(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake, {"stable": 2}, [2, 3])
     driver.write_boot(some(2, 3))
     fake.start()
@@ -245,7 +170,7 @@ def test_labels_alone_are_moved_by_a_load_of_what_is_loaded(fake: FakeTensorFlow
 
 
 def test_a_load_that_fails_leaves_the_labels_where_they_were(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="two", v3="broken")
+    fake.put(v2="two", v3="broken")
     driver = driver_of(fake, {"stable": 2}, [2])
     driver.write_boot(some(2))
     fake.start()
@@ -278,7 +203,7 @@ def test_where_a_label_may_stand(
 def test_a_settled_server_is_asked_seldom_and_its_end_is_noticed_at_once(
     fake: FakeTensorFlowServing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put(fake, v3="three")
+    fake.put(v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(3))
     fake.start()
@@ -291,7 +216,7 @@ def test_a_settled_server_is_asked_seldom_and_its_end_is_noticed_at_once(
 
 
 def test_a_server_that_isnt_as_the_file_says_is_asked_each_time(fake: FakeTensorFlowServing) -> None:
-    put(fake, v2="broken", v3="three")
+    fake.put(v2="broken", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(2, 3))
     fake.start()
@@ -300,34 +225,11 @@ def test_a_server_that_isnt_as_the_file_says_is_asked_each_time(fake: FakeTensor
     assert fake.asked == 3
 
 
-def test_a_busy_server_keeps_its_last_answer_for_a_while(
-    fake: FakeTensorFlowServing, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put(fake, v3="three")
+def test_a_version_that_isnt_loaded_answers_no_request(fake: FakeTensorFlowServing) -> None:
+    fake.put(v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(3))
     fake.start()
-    driver.observe(some(3))
-    fake.kill()
-    with socket.socket() as silent:  # takes connections, and never answers
-        silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        silent.bind(("127.0.0.1", fake.port))
-        silent.listen()
-        monkeypatch.setattr(tensorflow_serving, "ASK_SECONDS", 0.05)
-        monkeypatch.setattr(tensorflow_serving, "STEADY_SECONDS", 0.0)
-        assert driver.observe(some(3)) == ServerView(True, some(3))
-        monkeypatch.setattr(tensorflow_serving, "BUSY_SECONDS", 0.0)
-        assert driver.observe(some(3)) == ServerView()
-
-
-def test_a_request_for_warm_up_answers_or_says_why_not(fake: FakeTensorFlowServing) -> None:
-    put(fake, v3="three")
-    driver = driver_of(fake)
-    assert "the connection broke" in (driver.ask(3, {}).words or "")
-    driver.write_boot(some(3))
-    fake.start()
-    assert driver.ask(3, {"instances": [1.0]}).words is None
-    assert driver.ask(3, {}).words == "HTTP 400: Missing 'inputs' or 'instances' key"
     assert driver.ask(2, {"instances": [1.0]}).words == "HTTP 404: Servable not found for request: Specific(digits, 2)"
 
 
@@ -351,11 +253,6 @@ def test_a_request_for_warm_up_answers_or_says_why_not(fake: FakeTensorFlowServi
 )
 def test_the_status_is_read_whatever_it_says(body: bytes, found: dict[int, VersionStatus]) -> None:
     assert parse_status(body) == found
-
-
-@pytest.mark.parametrize("body", [b"", b"plain", b"[]", b'{"message": 1}', b"\xff"])
-def test_an_error_of_another_form_still_gives_words(body: bytes) -> None:
-    assert explain_error(500, body).startswith("HTTP 500: ")
 
 
 # --- files ------------------------------------------------------------------------------------------------------------
@@ -394,7 +291,7 @@ def test_what_is_no_model_file_of_ours_names_nothing(text: str) -> None:
 
 
 def test_monitoring_and_batching_are_written_at_boot(fake: FakeTensorFlowServing) -> None:
-    put(fake, v3="three")
+    fake.put(v3="three")
     volume = ModelVolume(fake.folder.parents[1], "digits")
     spec = TensorFlowServingSpec(max_batch_size=16, max_delay_microseconds=500, batch_threads=2)
     TensorFlowServer(volume, spec, {}, ()).write_boot(some(3))

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from slipway_agent.model.errors import Reason, SpecError
-from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
+from slipway_agent.model.server_state import Loaded, Refused, ServerView
 from slipway_agent.servers.torchserve import driver as torchserve
 from slipway_agent.servers.torchserve.driver import TorchServer, read_description, read_latency_seconds, read_message
 from slipway_agent.servers.torchserve.files import LOG_NAME, MANIFEST, MODEL_CONFIG, TorchServeSpec
 from slipway_agent.volume.models_volume import ModelVolume
-from tests.ports import free_port
+from tests.unit.agent.servers.fake_http import some
 from tests.unit.agent.servers.fake_torchserve import TRACEBACK, FakeTorchServe
 
 
@@ -26,7 +26,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeTorchServe]:
-    made = FakeTorchServe(tmp_path / "repository", tmp_path / "log" / LOG_NAME, "digits", free_port())
+    made = FakeTorchServe(tmp_path / "repository" / "digits", tmp_path / "log" / LOG_NAME)
     yield made
     made.kill()
 
@@ -37,30 +37,8 @@ def driver_of(fake: FakeTorchServe, served: int = 3, warmup: tuple[object, ...] 
     return TorchServer(ModelVolume(root, "digits"), spec, served, warmup)
 
 
-def put(fake: FakeTorchServe, **versions: str) -> None:
-    for name, content in versions.items():
-        folder = fake.folder / name.removeprefix("v")
-        (folder / MANIFEST).parent.mkdir(parents=True)
-        (folder / MANIFEST).write_text(json.dumps({"model": {"modelVersion": folder.name}}))
-        (folder / "factor.txt").write_text(content)
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
-
-
-def test_what_is_loaded_is_ready_and_what_a_start_would_load(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="three")
-    driver = driver_of(fake)
-    fake.start()
-    assert driver.load(some(2, 3)) == Loaded()
-    assert driver.observe(some(1, 2, 3)) == ServerView(True, some(2, 3))
-    assert driver.read_boot() == some(2, 3)
-    assert fake.default == 3
-
-
 def test_a_start_loads_the_written_versions_and_serves_the_served_one(fake: FakeTorchServe) -> None:
-    put(fake, v1="one", v2="two", v3="three")
+    fake.put(v1="one", v2="two", v3="three")
     driver = driver_of(fake, served=2)
     driver.write_boot(some(2, 3))
     fake.start()
@@ -69,7 +47,7 @@ def test_a_start_loads_the_written_versions_and_serves_the_served_one(fake: Fake
 
 
 def test_the_default_moves_after_the_new_version_is_there_and_before_the_old_one_goes(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(2))
     fake.start()
@@ -78,7 +56,7 @@ def test_the_default_moves_after_the_new_version_is_there_and_before_the_old_one
 
 
 def test_the_served_version_is_ready_once_unversioned_requests_get_it(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     fake.start()
     assert driver_of(fake, 2).load(some(2, 3)) == Loaded()
     driver = driver_of(fake, 3)
@@ -88,7 +66,7 @@ def test_the_served_version_is_ready_once_unversioned_requests_get_it(fake: Fake
 
 
 def test_what_is_loaded_is_not_touched(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(2, 3))
     fake.start()
@@ -97,7 +75,7 @@ def test_what_is_loaded_is_not_touched(fake: FakeTorchServe) -> None:
 
 
 def test_a_version_that_was_published_again_is_registered_again(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(2, 3))
     fake.start()
@@ -108,7 +86,7 @@ def test_a_version_that_was_published_again_is_registered_again(fake: FakeTorchS
 
 
 def test_a_refusal_has_the_workers_words_and_leaves_everything_as_it_was(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="broken")
+    fake.put(v2="two", v3="broken")
     driver = driver_of(fake)
     driver.write_boot(some(2))
     fake.start()
@@ -121,7 +99,7 @@ def test_a_refusal_has_the_workers_words_and_leaves_everything_as_it_was(fake: F
 
 
 def test_a_worker_that_is_killed_says_nothing_and_that_is_told(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="killed")
+    fake.put(v2="two", v3="killed")
     driver = driver_of(fake)
     driver.write_boot(some(2))
     fake.start()
@@ -132,7 +110,7 @@ def test_a_worker_that_is_killed_says_nothing_and_that_is_told(fake: FakeTorchSe
 
 
 def test_a_version_that_fails_at_a_start_is_told_and_taken_out(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="broken")
+    fake.put(v2="two", v3="broken")
     driver = driver_of(fake)
     driver.write_boot(some(2, 3))
     fake.start()
@@ -144,7 +122,7 @@ def test_a_version_that_fails_at_a_start_is_told_and_taken_out(fake: FakeTorchSe
 
 
 def test_a_worker_that_comes_back_is_waited_for_whatever_its_log_said_before(fake: FakeTorchServe) -> None:
-    put(fake, v3="stuck")
+    fake.put(v3="stuck")
     driver = driver_of(fake)
     driver.write_boot(some(3))
     fake.start()
@@ -155,33 +133,12 @@ def test_a_worker_that_comes_back_is_waited_for_whatever_its_log_said_before(fak
 
 
 def test_the_served_version_keeps_unversioned_requests_while_another_fails_its_warm_up(fake: FakeTorchServe) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     driver = driver_of(fake, warmup=({"x": 1},))  # nothing answers on the inference port
     driver.write_boot(some(2))
     fake.start()
     assert driver.load(some(2, 3)) == Loaded()
     assert fake.default == 2
-
-
-def test_a_server_that_ends_during_a_load_is_gone_and_boots_as_before(fake: FakeTorchServe) -> None:
-    put(fake, v2="deadly", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(3))
-    fake.start()
-    outcome = driver.load(some(2, 3))
-    assert isinstance(outcome, Gone)
-    assert "ended during the load" in outcome.message
-    assert outcome.was_asked
-    assert driver.read_boot() == some(3)
-
-
-def test_a_server_that_isnt_there_is_not_alive(fake: FakeTorchServe) -> None:
-    put(fake, v3="three")
-    driver = driver_of(fake)
-    assert driver.observe(some(3)) == ServerView()
-    outcome = driver.load(some(3))
-    assert isinstance(outcome, Gone)
-    assert not outcome.was_asked
 
 
 def test_a_server_without_models_is_alive(fake: FakeTorchServe) -> None:
@@ -250,7 +207,6 @@ def test_answers_that_are_none_of_ours_are_read_as_nothing() -> None:
     assert read_description(b"no JSON") == {}
     assert read_description(b'{"code": 404}') == {}
     assert read_description(b'[{"modelVersion": "1.0", "workers": []}]') == {}
-    assert read_message(500, b"") == "status 500 without a word"
     assert read_message(500, b'{"message": "words"}') == "words"
 
 

@@ -5,19 +5,18 @@ from pathlib import Path
 
 import pytest
 
-from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
-from slipway_agent.servers import local_http, readiness
-from slipway_agent.servers.local_http import read_words
+from slipway_agent.model.server_state import Gone, Loaded, Refused
+from slipway_agent.servers import readiness
 from slipway_agent.servers.triton.config import TritonSpec
 from slipway_agent.servers.triton.driver import TritonServer, explain_refusal
 from slipway_agent.volume.models_volume import ModelVolume
-from tests.ports import free_port
+from tests.unit.agent.servers.fake_http import some
 from tests.unit.agent.servers.fake_triton import FakeTriton
 
 
 @pytest.fixture
 def fake(tmp_path: Path) -> Iterator[FakeTriton]:
-    made = FakeTriton(tmp_path / "repository", "digits", free_port())
+    made = FakeTriton(tmp_path / "repository" / "digits")
     yield made
     made.kill()
 
@@ -36,63 +35,9 @@ def warmup_names(fake: FakeTriton) -> set[str]:
     return {path.name for path in (fake.folder / "warmup").iterdir()}
 
 
-def put(fake: FakeTriton, **versions: str) -> None:
-    for name, content in versions.items():
-        folder = fake.folder / name.removeprefix("v")
-        folder.mkdir(parents=True)
-        (folder / "model.onnx").write_text(content)
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
-
-
-def test_what_is_loaded_is_ready_and_what_a_start_would_load(fake: FakeTriton) -> None:
-    put(fake, v2="two", v3="three")
-    driver = driver_of(fake)
-    fake.start()
-    assert driver.load(some(2, 3)) == Loaded()
-    assert driver.observe(some(1, 2, 3)) == ServerView(True, some(2, 3))
-    assert driver.read_boot() == some(2, 3)
-
-
-def test_a_refusal_leaves_the_boot_configuration_as_it_was(fake: FakeTriton) -> None:
-    put(fake, v2="broken", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(3))
-    fake.start()
-    outcome = driver.load(some(2, 3))
-    assert isinstance(outcome, Refused)
-    assert outcome.words == {2: "Internal: not an ONNX model"}
-    assert driver.read_boot() == some(3)
-    assert driver.observe(some(2, 3)) == ServerView(True, some(3))
-
-
-def test_a_server_that_ends_during_a_load_is_gone_and_boots_as_before(fake: FakeTriton) -> None:
-    put(fake, v2="deadly", v3="three")
-    driver = driver_of(fake)
-    driver.write_boot(some(3))
-    fake.start()
-    outcome = driver.load(some(2, 3))
-    assert isinstance(outcome, Gone)
-    assert "ended during the load" in outcome.message
-    assert outcome.was_asked
-    assert driver.read_boot() == some(3)
-
-
-def test_a_server_that_isnt_there_is_not_alive(fake: FakeTriton) -> None:
-    put(fake, v3="three")
-    driver = driver_of(fake)
-    assert driver.observe(some(3)) == ServerView()
-    outcome = driver.load(some(3))
-    assert isinstance(outcome, Gone)
-    assert f"doesn't answer at 127.0.0.1:{fake.grpc_port}" in outcome.message
-    assert not outcome.was_asked
-
-
 def test_a_version_that_triton_skips_in_silence_is_noticed(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(readiness, "PROMISED_SECONDS", 0.05)
-    put(fake, v3="three")
+    fake.put(v3="three")
     driver = driver_of(fake)
     fake.start()
     outcome = driver.load(some(2, 3))
@@ -101,7 +46,7 @@ def test_a_version_that_triton_skips_in_silence_is_noticed(fake: FakeTriton, mon
 
 
 def test_a_wrong_key_is_reported_in_tritons_words(fake: FakeTriton) -> None:
-    put(fake, v3="three")
+    fake.put(v3="three")
     fake.key = "right"
     fake.start()
     assert driver_of(fake, "right").load(some(3)) == Loaded()
@@ -110,23 +55,8 @@ def test_a_wrong_key_is_reported_in_tritons_words(fake: FakeTriton) -> None:
     assert "This protocol is restricted" in outcome.message
 
 
-def test_a_busy_server_keeps_its_last_answer_for_a_while(fake: FakeTriton, monkeypatch: pytest.MonkeyPatch) -> None:
-    put(fake, v2="two", v3="three")
-    driver = driver_of(fake)
-    fake.start()
-    driver.load(some(2, 3))
-
-    def time_out(*_: object, **__: object) -> tuple[int, bytes]:
-        raise TimeoutError
-
-    monkeypatch.setattr(local_http.LocalHttp, "ask", time_out)
-    assert driver.observe(some(3)) == ServerView(True, some(3))
-    monkeypatch.setattr(readiness, "BUSY_SECONDS", 0.0)
-    assert driver.observe(some(3)) == ServerView()
-
-
 def test_warm_up_files_of_earlier_requests_go_and_the_models_own_stay(fake: FakeTriton) -> None:
-    put(fake, v3="three")
+    fake.put(v3="three")
     (fake.folder / "warmup").mkdir()
     (fake.folder / "warmup" / "mine").write_text("x")
     seen = []
@@ -141,7 +71,7 @@ def test_warm_up_files_of_earlier_requests_go_and_the_models_own_stay(fake: Fake
 
 
 def test_a_failed_load_puts_back_a_configuration_whose_warm_up_files_are_there(fake: FakeTriton) -> None:
-    put(fake, v2="broken", v3="three")
+    fake.put(v2="broken", v3="three")
     driver_of(fake, warmup=(request_of(1),)).write_boot(some(3))
     [name] = warmup_names(fake)
     fake.start()
@@ -151,7 +81,7 @@ def test_a_failed_load_puts_back_a_configuration_whose_warm_up_files_are_there(f
 
 
 def test_a_load_under_the_same_requests_touches_no_file_beside_the_versions(fake: FakeTriton) -> None:
-    put(fake, v2="two", v3="three")
+    fake.put(v2="two", v3="three")
     for value in (1, 2):
         driver_of(fake, warmup=(request_of(value),)).write_boot(some(3))
     before = warmup_names(fake)
@@ -178,13 +108,6 @@ def test_a_load_under_the_same_requests_touches_no_file_beside_the_versions(fake
 )
 def test_tritons_words_are_told_apart_by_version(said: str, words: dict[int, str]) -> None:
     assert explain_refusal(said).words == words
-
-
-@pytest.mark.parametrize("body", [b"", b"plain text", b"[]", b'{"message": 1}', b"\xff"])
-def test_an_answer_of_another_form_still_gives_words(body: bytes) -> None:
-    refusal = explain_refusal(read_words(500, body))
-    assert refusal.words == {}
-    assert refusal.message
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from slipway_agent.servers.wrappers import golden as golden_module
 from slipway_agent.servers.wrappers.golden import Clearance, GoldenServer
 from slipway_agent.servers.wrappers.warmup import WarmingServer, Warmth
 from slipway_agent.volume.models_volume import ModelVolume
+from tests.unit.agent.servers.fake_http import some
 from tests.unit.agent.servers.straw_server import StrawServer
 
 ADVICE = "Correct the model, or the expected answers where the new ones are right (spec.rollout.gates.golden)"
@@ -23,10 +24,6 @@ GOLDEN = Golden(
         GoldenRequest(None, {"x": 2}, {"y": 2}),
     )
 )
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
 
 
 ALL = some(1, 2, 3)

@@ -8,6 +8,7 @@ from slipway_agent.model.errors import Reason
 from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
 from slipway_agent.servers.wrappers.warmup import WarmingServer, Warmth
 from slipway_agent.volume.models_volume import ModelVolume
+from tests.unit.agent.servers.fake_http import some
 from tests.unit.agent.servers.straw_server import StrawServer
 
 REQUESTS: tuple[object, ...] = ({"inputs": [1]}, {"inputs": [2]})
@@ -29,10 +30,6 @@ def volume(tmp_path: Path) -> ModelVolume:
 @pytest.fixture
 def server(straw: StrawServer, volume: ModelVolume) -> WarmingServer:
     return WarmingServer(straw, REQUESTS, 2, Warmth(volume))
-
-
-def some(*versions: int) -> frozenset[int]:
-    return frozenset(versions)
 
 
 ALL = some(1, 2, 3)
