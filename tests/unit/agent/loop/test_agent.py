@@ -42,6 +42,8 @@ KEY = "only the agent knows it"
 class Pod:
     """A pod's volumes, its agent on a thread and its server on another."""
 
+    file = "model.onnx"
+
     def __init__(self, folder: Path) -> None:
         self.source, self.models, self.config = folder / "source", folder / "models", folder / "agent.json"
         self.source.mkdir()
@@ -53,9 +55,12 @@ class Pod:
         self._agent: Agent | None = None
         self._thread: threading.Thread | None = None
 
-    def put(self, version: int, content: str = "weights") -> None:
-        (self.source / str(version)).mkdir(exist_ok=True)
-        (self.source / str(version) / "model.onnx").write_text(content)
+    def put(self, *versions: int, **contents: str) -> None:
+        """put(1, v2="broken"): versions 1 and 2 at the source, where 2's model says `broken`."""
+        for name, content in ({f"v{version}": "weights" for version in versions} | contents).items():
+            folder = self.source / name.removeprefix("v")
+            folder.mkdir(exist_ok=True)
+            (folder / self.file).write_text(content)
 
     def want(self, served: int | None, *others: int, generation: str = "g", **changes: Any) -> None:
         source = {"uri": "pvc://models/digits", "path": str(self.source), "versions": {}}
@@ -121,8 +126,7 @@ class Pod:
 
     def serve(self, served: int, *others: int) -> None:
         """From nothing to all of these loaded."""
-        for version in (served, *others):
-            self.put(version)
+        self.put(served, *others)
         self.want(served, *others)
         self.boot()
         self.until(lambda: self.states() == dict.fromkeys((served, *others), "Available"))
@@ -131,6 +135,12 @@ class Pod:
         self.until(lambda: self.probe("/startz") == 200)
         self.server.start()
         self.until(lambda: self.probe("/readyz") == 200)
+
+    def start(self) -> None:
+        """The agent, and the server once it may, whether it gets ready or not."""
+        self.start_agent()
+        self.until(lambda: self.probe("/startz") == 200)
+        self.server.start()
 
 
 @pytest.fixture
@@ -149,8 +159,7 @@ def pod(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pod]:
 
 
 def test_a_pod_boots_with_its_served_version_and_the_others_follow(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2)
+    pod.put(1, 2)
     pod.want(2, 1, generation="first")
     pod.start_agent()
     pod.until(lambda: pod.probe("/startz") == 200)
@@ -178,8 +187,7 @@ def test_the_server_isnt_started_before_the_files_are_there(pod: Pod) -> None:
 
 
 def test_versions_change_without_a_restart_and_ready_never_drops(pod: Pod) -> None:
-    for version in (1, 2, 3):
-        pod.put(version, "slow")
+    pod.put(v1="slow", v2="slow", v3="slow")
     pod.want(2, 1)
     pod.boot()
     pod.until_states(v1="Available", v2="Available")
@@ -206,9 +214,7 @@ def test_versions_change_without_a_restart_and_ready_never_drops(pod: Pod) -> No
 
 
 def test_a_failing_extra_version_is_left_out_and_reported(pod: Pod) -> None:
-    pod.put(1, "broken")
-    pod.put(2)
-    pod.put(3)
+    pod.put(2, 3, v1="broken")
     pod.want(3, 1, 2)
     pod.boot()
     pod.until_states(v1="Failed", v2="Available", v3="Available")
@@ -221,11 +227,9 @@ def test_a_failing_extra_version_is_left_out_and_reported(pod: Pod) -> None:
 
 
 def test_a_failing_served_version_is_reported_in_the_servers_own_words(pod: Pod) -> None:
-    pod.put(3, "broken")
+    pod.put(v3="broken")
     pod.want(3)
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until_states(v3="Failed")
     assert pod.status()["error"] == {
         "reason": "LoadFailed",
@@ -236,10 +240,8 @@ def test_a_failing_served_version_is_reported_in_the_servers_own_words(pod: Pod)
 
 
 def test_a_new_served_version_that_fails_leaves_the_old_one_serving(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3, "broken")
-    pod.want(2)
-    pod.boot()
+    pod.put(v3="broken")
+    pod.serve(2)
     pod.want(3)
     pod.until_states(v2="Unloading", v3="Failed")
     assert pod.probe("/readyz") == 200
@@ -253,25 +255,20 @@ def test_a_new_served_version_that_fails_leaves_the_old_one_serving(pod: Pod) ->
 
 def test_corrected_bytes_at_the_source_recover_by_themselves(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "PERMANENT_RETRY_SECONDS", 0.2)
-    pod.put(3, "broken")
+    pod.put(v3="broken")
     pod.want(3)
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until_states(v3="Failed")
-    pod.put(3, "corrected")
+    pod.put(v3="corrected")
     pod.until_states(v3="Available")
     assert pod.status()["error"] is None
     assert pod.server.loaded == {3: "corrected"}
 
 
 def test_a_version_that_ends_the_server_is_taken_out_of_its_boot(pod: Pod) -> None:
-    pod.put(2, "deadly")
-    pod.put(3)
+    pod.put(3, v2="deadly")
     pod.want(3, 2)
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until(lambda: pod.states()[2] == "Failed")
     pod.until(lambda: pod.probe("/readyz") == 503)
     pod.server.start()
@@ -280,8 +277,7 @@ def test_a_version_that_ends_the_server_is_taken_out_of_its_boot(pod: Pod) -> No
 
 
 def test_a_version_that_became_ready_isnt_blamed_when_the_server_is_killed_before_its_load_ended(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2)
+    pod.put(1, 2)
     pod.want(2, 1)
     pod.server.answers_loads = False
     pod.boot()
@@ -317,12 +313,8 @@ def kubelet(pod: Pod) -> Iterator[None]:
 
 
 def test_of_versions_that_are_new_together_only_the_one_that_ends_the_server_is_left_out(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3)
-    pod.put(4, "deadly")
-    pod.put(5)
-    pod.want(2)
-    pod.boot()
+    pod.put(3, 5, v4="deadly")
+    pod.serve(2)
     with kubelet(pod):
         pod.want(2, 3, 4, 5, generation="more")
         pod.until_states(v2="Available", v3="Available", v4="Failed", v5="Available")
@@ -333,10 +325,8 @@ def test_a_version_that_ends_the_server_twice_isnt_loaded_before_its_bytes_or_th
     pod: Pod, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(failures, "PERMANENT_RETRY_SECONDS", 0.1)
-    pod.put(2)
-    pod.put(3, "deadly")
-    pod.want(2)
-    pod.boot()
+    pod.put(v3="deadly")
+    pod.serve(2)
 
     def loads_of_3() -> int:
         return pod.log.getvalue().count('load begins versions="[2, 3]"')
@@ -357,13 +347,12 @@ def test_a_version_that_ends_the_server_twice_isnt_loaded_before_its_bytes_or_th
         pod.want(2, 3, triton=pod.ports | {"instanceCount": 2}, generation="settings")
         pod.until(lambda: loads_of_3() == 3)
         pod.until(is_over)
-        pod.put(3, "corrected")
+        pod.put(v3="corrected")
         pod.until_states(v2="Available", v3="Available")
 
 
 def test_what_a_server_died_of_before_it_served_is_no_part_of_its_next_start(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(5, "deadly")
+    pod.put(2, v5="deadly")
     pod.want(5)
     pod.start_agent()
     pod.until(lambda: pod.probe("/startz") == 200)
@@ -375,10 +364,8 @@ def test_what_a_server_died_of_before_it_served_is_no_part_of_its_next_start(pod
 
 
 def test_a_setting_that_changes_while_a_load_is_under_way_is_obeyed(pod: Pod) -> None:
-    pod.put(2)
     pod.put(3)
-    pod.want(2)
-    pod.boot()
+    pod.serve(2)
     gate = threading.Event()
     pod.server.gates.append(gate)
     pod.want(2, 3, generation="more")
@@ -392,8 +379,7 @@ def test_a_setting_that_changes_while_a_load_is_under_way_is_obeyed(pod: Pod) ->
 
 
 def test_settings_that_come_with_an_extra_that_fails_are_obeyed(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3, "broken")
+    pod.put(2, v3="broken")
     pins = {"3": digest_path(pod.source / "3")}  # so its source isn't looked at before it is tried again
     pod.want(2, 3, sha256=pins)
     pod.boot()
@@ -405,11 +391,7 @@ def test_settings_that_come_with_an_extra_that_fails_are_obeyed(pod: Pod) -> Non
 
 
 def test_a_killed_server_makes_the_pod_unready_until_it_is_back(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3)
-    pod.want(3, 2)
-    pod.boot()
-    pod.until_states(v2="Available", v3="Available")
+    pod.serve(3, 2)
     pod.server.kill()
     pod.until_states(v2="Loading", v3="Loading")  # a look asks version by version, so one may be missed first
     assert pod.probe("/readyz") == 503
@@ -420,8 +402,7 @@ def test_a_killed_server_makes_the_pod_unready_until_it_is_back(pod: Pod) -> Non
 
 
 def test_a_server_that_lost_a_version_is_asked_for_it(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
-    pod.put(2)
-    pod.put(3)
+    pod.put(2, 3)
     pod.want(3, 2)
     pod.boot()
     pod.until(lambda: 'load ended versions="[2, 3]"' in pod.log.getvalue())
@@ -468,9 +449,7 @@ def test_a_wrong_pin_is_refused_and_the_corrected_one_recovers(pod: Pod) -> None
 
 
 def test_a_pin_that_no_longer_fits_is_reported_and_the_pod_keeps_serving(pod: Pod) -> None:
-    pod.put(3)
-    pod.want(3)
-    pod.boot()
+    pod.serve(3)
     pod.want(3, generation="pinned", sha256={"3": "a" * 64})
     pod.until_states(v3="Failed")
     assert pod.status()["error"]["reason"] == "DigestMismatch"
@@ -526,8 +505,7 @@ def test_without_a_name_the_source_is_listed_and_nothing_is_fetched_until_there_
     (pod.source / "4").mkdir()
     pod.until(lambda: "holds no model file yet" in pod.status()["listError"]["message"])
     assert "Folders that are no versions: v3" in pod.status()["listError"]["message"]
-    pod.put(3)
-    pod.put(4)
+    pod.put(3, 4)
     pod.until(lambda: pod.status()["found"].keys() == {"3", "4"})
     status = pod.status()
     assert (status["listError"], status["error"], status["served"], status["versions"]) == (None, None, None, [])
@@ -555,7 +533,7 @@ def test_a_version_that_is_being_copied_is_found_only_when_it_stands_still(
     def look(source: PathSource) -> Mapping[int, str | None]:
         seen[0] = next(looks)
         if not is_copied.is_set():
-            pod.put(2, "x" * seen[0])  # the copy has grown by each look
+            pod.put(v2="x" * seen[0])  # the copy has grown by each look
         return list_versions(source)
 
     monkeypatch.setattr(PathSource, "list_versions", look)
@@ -564,7 +542,7 @@ def test_a_version_that_is_being_copied_is_found_only_when_it_stands_still(
     is_copied.set()
     pod.until(lambda: pod.status()["found"].keys() == {"1", "2"})
     stamp = pod.status()["found"]["2"]
-    pod.put(2, "other bytes")
+    pod.put(v2="other bytes")
     pod.until(lambda: pod.status()["found"]["2"] != stamp)
 
 
@@ -598,7 +576,7 @@ def test_who_waits_for_the_listing_hears_of_a_new_version(pod: Pod) -> None:
 
 
 def test_other_bytes_than_recorded_are_never_served(pod: Pod) -> None:
-    pod.put(3, "new bytes")
+    pod.put(v3="new bytes")
     pod.record(v3="a" * 64)
     pod.want(3)
     pod.start_agent()
@@ -626,9 +604,7 @@ def test_a_pin_is_a_persons_word_and_wins_over_the_record(pod: Pod) -> None:
 
 def test_a_changed_extra_leaves_what_serves_serving_and_a_record_reloads_nothing(pod: Pod) -> None:
     pod.put(2)
-    pod.put(3)
-    pod.want(3)
-    pod.boot()
+    pod.serve(3)
     loads = list(pod.server.loads)
     pod.record(v2="a" * 64, v3="b" * 64)
     time.sleep(0.3)
@@ -641,14 +617,12 @@ def test_a_changed_extra_leaves_what_serves_serving_and_a_record_reloads_nothing
 
 def test_bytes_corrected_in_place_under_a_recorded_number_are_said(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(failures, "PERMANENT_RETRY_SECONDS", 0.2)
-    pod.put(2)
-    pod.put(3, "broken")
-    pod.want(2)
-    pod.boot()
+    pod.put(v3="broken")
+    pod.serve(2)
     pod.want(3, 2)
     pod.until_states(v2="Available", v3="Failed")
     pod.record(v3=pod.status()["versions"][1]["sha256"])
-    pod.put(3, "corrected")
+    pod.put(v3="corrected")
     pod.until(lambda: "Its source has other bytes by now" in pod.status()["error"]["message"])
     assert "Internal: not an ONNX model" in pod.status()["error"]["message"]
     assert pod.server.loaded.keys() == {2}
@@ -729,8 +703,7 @@ def test_a_file_with_two_names_counts_once(pod: Pod) -> None:
 
 
 def test_what_doesnt_fit_isnt_loaded_and_is_once_there_is_room(pod: Pod) -> None:
-    for version in (1, 2):
-        pod.put(version, "x" * 1000)
+    pod.put(v1="x" * 1000, v2="x" * 1000)
     memory = {"limitBytes": 2500, "factor": 1.5}
     pod.want(1, memory=memory)
     pod.boot()
@@ -756,8 +729,7 @@ def _without_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_without_its_own")
 def test_a_version_is_ready_only_when_it_is_warm_and_again_after_a_restart(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2)
+    pod.put(1, 2)
     warmup = [WARMUP, WARMUP]
     pod.want(2, 1, warmup=warmup)
     pod.boot()
@@ -777,8 +749,7 @@ def test_a_version_is_ready_only_when_it_is_warm_and_again_after_a_restart(pod: 
 
 @pytest.mark.usefixtures("_without_its_own")
 def test_a_version_that_fails_its_warm_up_is_unloaded_and_the_old_one_serves(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2, "mute")
+    pod.put(1, v2="mute")
     pod.want(1, warmup=[WARMUP])
     pod.boot()
     pod.want(2, 1, warmup=[WARMUP])
@@ -794,9 +765,7 @@ def test_a_version_that_fails_its_warm_up_is_unloaded_and_the_old_one_serves(pod
 
 @pytest.mark.usefixtures("_without_its_own")
 def test_a_warm_up_that_is_new_leaves_what_serves_in_service(pod: Pod) -> None:
-    pod.put(1)
-    pod.want(1)
-    pod.boot()
+    pod.serve(1)
     with watching(pod) as dropped:
         pod.want(1, warmup=[WARMUP], generation="warm")
         pod.until(lambda: pod.status()["generation"] == "warm")
@@ -813,12 +782,10 @@ def golden_of(content: str) -> dict[str, Any]:
 
 
 def test_a_version_is_ready_only_when_it_answers_as_expected(pod: Pod) -> None:
-    pod.put(3, "three")
+    pod.put(v3="three")
     pod.want(3, golden=golden_of("three"))
     pod.server.may_answer.clear()
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until(lambda: pod.server.requests == [3])
     pod.until(lambda: pod.status()["versions"][0]["message"] == "asking golden request 1 of 1")
     assert pod.states() == {3: "Loading"}
@@ -840,11 +807,9 @@ def test_a_version_is_ready_only_when_it_answers_as_expected(pod: Pod) -> None:
 
 
 def test_a_version_that_answers_otherwise_is_failed_until_the_requests_are_corrected(pod: Pod) -> None:
-    pod.put(3, "other")
+    pod.put(v3="other")
     pod.want(3, golden=golden_of("three"))
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until_states(v3="Failed")
     error = pod.status()["error"]
     assert (error["reason"], error["permanent"]) == ("GoldenFailed", True)
@@ -857,10 +822,8 @@ def test_a_version_that_answers_otherwise_is_failed_until_the_requests_are_corre
 
 
 def test_a_refusal_says_nothing_of_what_is_wanted_once_that_has_changed(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3, "other")
-    pod.want(2)
-    pod.boot()
+    pod.put(v3="other")
+    pod.serve(2)
     pod.want(3, golden=golden_of("three"), generation="up")
     pod.until_states(v2="Unloading", v3="Failed")
     pod.want(2, generation="back")
@@ -876,10 +839,8 @@ def test_a_refusal_says_nothing_of_what_is_wanted_once_that_has_changed(pod: Pod
 
 
 def test_a_load_that_began_before_a_change_is_no_refusal_of_what_is_wanted_since(pod: Pod) -> None:
-    pod.put(2)
-    pod.put(3, "broken")
-    pod.want(2)
-    pod.boot()
+    pod.put(v3="broken")
+    pod.serve(2)
     first, second = threading.Event(), threading.Event()
     pod.server.gates.extend((first, second))
     pod.want(3, generation="wrong settings")
@@ -895,12 +856,10 @@ def test_a_load_that_began_before_a_change_is_no_refusal_of_what_is_wanted_since
 
 @pytest.mark.parametrize(("expected_first", "state"), [("wrong", "Available"), ("three", "Failed")])
 def test_what_was_expected_before_a_change_counts_for_nothing(pod: Pod, expected_first: str, state: str) -> None:
-    pod.put(3, "three")
+    pod.put(v3="three")
     pod.want(3, golden=golden_of(expected_first))
     pod.server.may_answer.clear()
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until(lambda: pod.server.requests == [3])
     expected_now = "three" if expected_first == "wrong" else "wrong"
     pod.want(3, golden=golden_of(expected_now), generation="changed")
@@ -913,7 +872,7 @@ def test_what_was_expected_before_a_change_counts_for_nothing(pod: Pod, expected
 
 
 def test_golden_requests_that_come_or_go_load_nothing_and_leave_the_pod_ready(pod: Pod) -> None:
-    pod.put(3, "three")
+    pod.put(v3="three")
     pod.want(3, golden=golden_of("three"))
     pod.boot()
     pod.until(lambda: "load ended" in pod.log.getvalue() or pod.server.loads[-1:] == [(3,)])
@@ -930,8 +889,7 @@ def test_golden_requests_that_come_or_go_load_nothing_and_leave_the_pod_ready(po
 
 
 def test_a_version_in_place_that_answers_otherwise_leaves_the_old_one_serving(pod: Pod) -> None:
-    pod.put(2, "two")
-    pod.put(3, "other")
+    pod.put(v2="two", v3="other")
     pod.want(2)
     pod.boot()
     with watching(pod) as wrong:
@@ -945,11 +903,9 @@ def test_a_version_in_place_that_answers_otherwise_leaves_the_old_one_serving(po
 
 
 def test_a_golden_file_comes_with_the_model(pod: Pod) -> None:
-    pod.put(3, "three")
+    pod.put(v3="three")
     pod.want(3, golden={"file": "golden.json"})
-    pod.start_agent()
-    pod.until(lambda: pod.probe("/startz") == 200)
-    pod.server.start()
+    pod.start()
     pod.until_states(v3="Failed")
     assert pod.status()["error"]["reason"] == "GoldenUnreadable"
     (pod.source / "3" / "golden.json").write_text(json.dumps(golden_of("three")["requests"]))
@@ -967,8 +923,7 @@ SIGNATURE = {
 
 
 def test_each_loaded_versions_signature_is_told_once_it_is_known(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2)
+    pod.put(1, 2)
     pod.want(2, 1)
     pod.boot()
     pod.until(lambda: pod.status()["signatures"] == {"1": SIGNATURE, "2": SIGNATURE})
@@ -985,9 +940,7 @@ def test_a_server_that_cant_say_now_is_asked_again_and_at_last_counts_as_not_tel
 ) -> None:
     monkeypatch.setattr(agent_module, "DESCRIBE_SECONDS", 0.02)
     pod.server.silent_times = 2
-    pod.put(3)
-    pod.want(3)
-    pod.boot()
+    pod.serve(3)
     pod.until(lambda: pod.status()["signatures"] == {"3": SIGNATURE})
     assert pod.server.described == [3, 3, 3]
     pod.server.silent_times = 100
@@ -1025,8 +978,7 @@ def watching(pod: Pod) -> Iterator[list[str]]:
 
 
 def test_a_switch_in_place_keeps_the_pod_ready_and_goes_back(pod: Pod) -> None:
-    pod.put(1, "slow")
-    pod.put(2, "slow")
+    pod.put(v1="slow", v2="slow")
     pod.want(1)
     pod.boot()
     assert pod.status()["serving"] == 1
@@ -1049,11 +1001,7 @@ def test_a_switch_in_place_keeps_the_pod_ready_and_goes_back(pod: Pod) -> None:
 
 
 def test_the_higher_version_is_unloading_until_the_server_let_go_of_it(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2)
-    pod.want(2, 1)
-    pod.boot()
-    pod.until_states(v1="Available", v2="Available")
+    pod.serve(2, 1)
     seen: list[tuple[object, dict[int, str]]] = []
     real, pod.server.delay_seconds = pod.server.delay_seconds, 0.3
     pod.want(1, generation="down")
@@ -1068,10 +1016,8 @@ def test_the_higher_version_is_unloading_until_the_server_let_go_of_it(pod: Pod)
 
 
 def test_a_switch_in_place_that_fails_leaves_the_old_one_serving_with_the_servers_words(pod: Pod) -> None:
-    pod.put(1)
-    pod.put(2, "broken")
-    pod.want(1)
-    pod.boot()
+    pod.put(v2="broken")
+    pod.serve(1)
     with watching(pod) as wrong:
         pod.want(2, 1, generation="up")
         pod.until_states(v1="Available", v2="Failed")
@@ -1098,9 +1044,7 @@ def test_a_label_on_a_version_that_isnt_loaded_is_said(pod: Pod) -> None:
 
 
 def test_since_is_when_the_state_began(pod: Pod) -> None:
-    pod.put(3)
-    pod.want(3)
-    pod.boot()
+    pod.serve(3)
     since = pod.status()["versions"][0]["since"]
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", since)
     time.sleep(0.1)
@@ -1108,9 +1052,7 @@ def test_since_is_when_the_state_began(pod: Pod) -> None:
 
 
 def test_the_log_has_one_line_a_change(pod: Pod) -> None:
-    pod.put(3)
-    pod.want(3)
-    pod.boot()
+    pod.serve(3)
     time.sleep(0.3)
     lines = [line for line in pod.log.getvalue().splitlines() if "version state" in line]
     assert [line.split("version=3 state=")[1] for line in lines if "before" in line or "Fetching" in line][-1:] == [
@@ -1120,9 +1062,7 @@ def test_the_log_has_one_line_a_change(pod: Pod) -> None:
 
 
 def test_metrics_are_in_prometheus_text(pod: Pod) -> None:
-    pod.put(3)
-    pod.want(3)
-    pod.boot()
+    pod.serve(3)
     body = answer("/metrics", pod.board).body
     assert 'slipway_agent_versions{state="Available"} 1\n' in body
     assert "slipway_agent_ready 1\n" in body
