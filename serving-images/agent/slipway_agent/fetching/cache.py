@@ -33,7 +33,7 @@ from slipway_agent.volume.models_volume import SPARE_BYTES, ensure_room, replace
 
 BEAT_SECONDS, STALE_SECONDS, POLL_SECONDS = 3.0, 20.0, 0.2
 REFUSED_SECONDS = 600.0  # how long the others don't try a cache that was too full for a version
-UNUSED_SECONDS = 3600.0  # an entry that was used since is in nobody's way
+UNUSED_SECONDS = 3600.0  # an entry that was used since is kept
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -180,7 +180,7 @@ class Cache:
 
     @contextlib.contextmanager
     def lease(self, place: _Place, progress: Progress) -> Iterator[bool | None]:
-        """True: fetch, and keep it. False: fetch without the cache. None: somebody else did while we waited."""
+        """True: fetch, and keep it. False: fetch without the cache. None: another replica fetched while we waited."""
         path = self._root / "leases" / place.key
         token = uuid.uuid4().hex
         verdict = self._ask_lease(path, token, progress)

@@ -48,7 +48,7 @@ def open_source(
 ) -> ModelSource:
     """Where the versions come from, through the cache where the spec names one.
 
-    `say(message, **fields)` is told once what is wrong with a cache; `kept` are the digests that it must not lose.
+    `say(message, **fields)` logs once what is wrong with a cache; `kept` are the digests that the cache must not lose.
     SpecError(ConfigInvalid) for a place that this agent can't fetch from.
     """
     source = open_scheme(config, server.holds_model)

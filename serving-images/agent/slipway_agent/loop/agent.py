@@ -86,7 +86,7 @@ class Agent:
 
     def _await_event(self, wait_seconds: float) -> Event | None:
         """The next event, None when there is none in that time or agent.json changed meanwhile: a look at that costs
-        nothing, and somebody waits for what it asks for."""
+        nothing, and the operator waits for its effect."""
         wake_at = time.monotonic() + wait_seconds
         while True:
             left_seconds = wake_at - time.monotonic()
@@ -150,7 +150,7 @@ class Agent:
         self._board.counters = self._counters
         self._board.show(report)
 
-    # what is wanted
+    # the configuration
 
     def _take_config(self, config: Config) -> None:
         self._model = open_model(config, self._model, self._around)
@@ -182,7 +182,7 @@ class Agent:
     def _digest_of(self, version: int) -> str | None:
         return find_digest(self._model.world, version) if self._model is not None else None
 
-    # what is there
+    # the server and the source
 
     def _look_at_server(self, model: ModelState) -> None:
         world = model.world
@@ -217,7 +217,7 @@ class Agent:
             self._start(self._describer, functools.partial(read_signature_now, model.server, version, digest))
             return
 
-    # what to do
+    # actions
 
     def _start(self, worker: Worker, work: Callable[[], Event]) -> None:
         """Have `worker` do this, and post the event that it returns."""
@@ -279,7 +279,7 @@ class Agent:
         except OSError as cause:
             self._log.warning("ledger can't be written", detail=cause.strerror or str(cause))
 
-    # what came of it
+    # events
 
     def _take(self, event: WorkEnded) -> None:
         model = self._model

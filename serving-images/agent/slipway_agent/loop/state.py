@@ -52,12 +52,12 @@ class ModelState:
     secret: SecretStamp = ()
 
     def report_golden(self) -> GoldenReport | None:
-        """How the golden requests of the served version go; None where nothing is asked."""
+        """The progress of the served version's golden requests; None without any."""
         config = self.world.config
         return None if config.golden is None or config.served is None else self.clearance.report(config.served)
 
     def report_signatures(self) -> dict[int, Signature | None]:
-        """Of versions whose server has told, None where it tells nothing."""
+        """Of versions whose server has answered, None where it has no signature."""
         return {version: each.signature for version, each in self.descriptions.items() if each.retry_at is None}
 
 

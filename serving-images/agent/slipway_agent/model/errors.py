@@ -1,4 +1,4 @@
-"""What can go wrong, as stable reasons and in words a user can act on.
+"""What can go wrong: stable reasons, and messages that a user can act on.
 
 Invariant: every message says what, where and what to do next. Nothing here imports another module of the agent.
 """
@@ -40,7 +40,7 @@ class AgentError(Exception):
 
 
 class SpecError(AgentError):
-    """Stays wrong until a person, or the source, changes something. Tried again at a slow pace.
+    """Stays wrong until a person, or the source, changes something. It is tried again at a slow pace.
 
     `fingerprint` names the exact bytes that were judged (an ETag, sizes and times), so that the same bytes
     are not fetched a second time only to be refused again; None when nothing was judged.
@@ -64,4 +64,4 @@ class UnchangedError(Exception):
 
 
 class CancelledError(Exception):
-    """The work in hand is no longer wanted."""
+    """This work is no longer wanted."""

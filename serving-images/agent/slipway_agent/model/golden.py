@@ -1,14 +1,14 @@
 """Requests with known answers: what they are, and whether an answer is the one that was expected.
 
 Everything in the expected answer must be in the one that came: of an object its keys (more may come), of a list each
-entry, numbers within the tolerance, anything else exactly. `outputs` of the Open Inference Protocol are told apart by
+entry, numbers within the tolerance, anything else exactly. `outputs` of the Open Inference Protocol are matched by
 their names, whatever their order; their `shape` is compared exactly, and their `data` may be written flat or nested.
 
 Two worked examples, with the default tolerance (absolute 1e-6, relative 1e-4):
     expected 0.25, got 0.25002:  |difference| 2e-5 ≤ max(1e-6, 1e-4 · 0.25 = 2.5e-5): as expected
     expected 0.25, got 0.2501:   |difference| 1e-4 > 2.5e-5: different
-NaN is only as good as NaN, an infinity as the same one; where JSON has no word for them, "NaN", "Infinity" and
-"-Infinity" are expected as texts. Pure; imports nothing of the agent.
+NaN equals NaN alone, and an infinity the same infinity. JSON can't write these: expect them as the texts "NaN",
+"Infinity" and "-Infinity". Pure; imports nothing of the agent.
 """
 
 import hashlib
@@ -262,7 +262,7 @@ def _explain_numbers(expected: float, got: float, tolerance: Tolerance) -> str:
 
 
 def _number(value: float) -> str:
-    """As short as it can be told: 0.30000001192092896 is `0.300000012`."""
+    """As short as it can be written: 0.30000001192092896 is `0.300000012`."""
     if isinstance(value, int):
         return str(value)[:SAID_LIMIT]
     return f"{value:.9g}"

@@ -1,4 +1,4 @@
-"""What a version takes and gives, in the words of the Open Inference Protocol, and how that is told in /status.
+"""A version's inputs and outputs, in the terms of the Open Inference Protocol, and their form in /status.
 
 Pure; imports nothing of the agent.
 """
@@ -31,7 +31,7 @@ class Signature:
 def read_metadata(body: bytes, optional: frozenset[str] = frozenset()) -> Signature | None:
     """The Open Inference Protocol's answer to GET /v2/models/M; None when it is something else, or names nothing.
 
-    `optional`: inputs that may be left out, which the protocol has no word for.
+    `optional`: inputs that may be left out, which the protocol can't say.
     """
     try:
         raw = json.loads(body)
@@ -49,14 +49,14 @@ def _read_tensor(raw: Mapping[str, object], optional: frozenset[str]) -> Tensor:
 
 
 def render_signatures(signatures: Mapping[int, Signature | None], first: int | None) -> dict[str, object]:
-    """Version → signature, null where there is none to tell, or no room for it. `first` gets its room before others."""
+    """Version → signature, null where there is none, or no room for it. `first` gets its room before others."""
     said: dict[str, object] = {}
     left_bytes = SAID_LIMIT_BYTES
     for version in sorted(signatures, key=lambda version: (version == first, version), reverse=True):
         signature = signatures[version]
-        told = None if signature is None else _render(signature)
-        size_bytes = len(json.dumps(told))
-        said[str(version)] = told if size_bytes <= left_bytes else None
+        rendered = None if signature is None else _render(signature)
+        size_bytes = len(json.dumps(rendered))
+        said[str(version)] = rendered if size_bytes <= left_bytes else None
         left_bytes -= size_bytes if size_bytes <= left_bytes else 0
     return said
 

@@ -5,7 +5,7 @@ Rules (tests/unit/agent/plan/test_discovery.py):
   is being copied has another stamp at every look.
 - A look that fails takes nothing back; one that misses a version takes it back at once. A stamp that can't be had
   leaves the one that is known.
-- While there is nothing there, looks come every few seconds for ten minutes: somebody may be copying it right now.
+- While there is nothing there, looks come every few seconds for ten minutes: a copy may be under way.
 - While something is settling the next look comes after a second, then at growing distances up to the poll interval, so
   that a source that never settles isn't asked all the time. New bytes are announced within the interval and a second.
 
@@ -57,7 +57,7 @@ class Listing:
 
     @property
     def token(self) -> str:
-        """Names what is announced, error included: other words, another token."""
+        """Another announcement or error, another token."""
         error = None if self.error is None else [self.error.reason.value, self.error.message]
         said = json.dumps([sorted(self.found.items()), error])
         return hashlib.sha256(said.encode()).hexdigest()[:16]

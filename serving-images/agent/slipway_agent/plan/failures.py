@@ -87,7 +87,7 @@ def _wait_seconds(reason: Reason, attempts: int, asked_seconds: float | None) ->
 def blame(
     outcome: Refused | Gone, asked: frozenset[int], ready: frozenset[int], served: int | None
 ) -> Mapping[int, str]:
-    """Which versions a load failed by, with the words for each. `ready`: what was ready before it, or came to be.
+    """Which versions made a load fail, with the message for each. `ready`: what was ready before it, or came to be.
 
     A server that names versions is believed. One that doesn't, or that ended, is asked again without the extra ones
     that were new; only when none is left is it the served version's fault. A server that was gone before it was asked
@@ -131,7 +131,7 @@ def configures_alike(before: Config, now: Config) -> bool:
 
 def may_correct(before: Config, now: Config, version: int, failure: Failure) -> bool:
     """Whether a version that failed may do better under a changed configuration. A deadly one must have been given
-    other settings, or be asked for as the served one: nobody expects a server to end for a label."""
+    other settings, or be asked for as the served one: a label is no reason to end a server."""
     if not is_deadly(failure):
         return True
     is_asked_for = version == now.served != before.served

@@ -41,7 +41,7 @@ def describe_shortage(
 
 
 def find_shortages(world: World) -> Mapping[int, Failure]:
-    """The named versions on disk that won't fit into the server's memory, whatever goes that may go.
+    """The named versions on disk that won't fit into the server's memory even when everything goes that may go.
 
     The served one is weighed against what must stay until it is ready: what is loaded and named, and the version that
     serves now. The others, newest first, against what will stay.

@@ -1,4 +1,4 @@
-"""What to do next: the agent's whole judgement, as one pure function of what is wanted, on disk and in the server.
+"""What to do next: one pure function of the configuration, the disk and the server.
 
 Laws (tests/unit/agent/plan/test_plan.py):
 - A version that isn't named in `load` is never fetched; one that is published and verified isn't fetched again.
@@ -8,7 +8,7 @@ Laws (tests/unit/agent/plan/test_plan.py):
   not before its bytes, or what the server obeys, have changed.
 - What the plan asks for, once done, is not asked for again.
 - A version is loaded only if it fits into the server's memory beside what is loaded already, the first of an empty
-  server excepted. To make room only versions go that are no longer named and don't stand in for the served one.
+  server excepted. To make room only versions go that are no longer named and don't serve in place of the served one.
 While the server is down its boot configuration has only what it was seen to hold and what is wanted or served last; the
 served version itself, unproven, only where that leaves nothing. So a server that died of a version comes back without
 it, and what served serves.

@@ -4,7 +4,7 @@
 /readyz   200 when the pod may get traffic   /listing   JSON: what the source holds; waits for news when asked to
 /healthz  200 while the loop turns           /metrics   Prometheus text
 
-Each request has a thread of its own; one that waits holds up nobody. Few may wait at a time: when one more comes, the
+Each request has a thread of its own; one that waits delays no other. Few may wait at a time: when one more comes, the
 one that has waited longest is answered early, so that askers that died don't keep others out.
 """
 
@@ -27,9 +27,9 @@ STALLED_SECONDS = 20.0  # the slowest turn asks a hanging server for every versi
 
 @dataclass(slots=True)
 class Board:
-    """The last word of the loop. Each field is replaced whole; the lock is only for those who wait for a change.
+    """The last report of the loop. Each field is replaced whole; the lock is only for those who wait for a change.
 
-    pod: whose agent this is: an address may be another pod's by the time that somebody asks it.
+    pod: the name of the agent's pod. An address may belong to another pod by the time that it is asked.
     """
 
     pod: str = ""

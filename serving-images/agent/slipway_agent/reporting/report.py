@@ -1,4 +1,4 @@
-"""What the agent says of itself: /status, /metrics and the words for its log, from the same World that decides.
+"""What the agent reports: /status and /metrics, composed from the same World that `plan` decides by.
 
 Pure. The JSON is a contract with the operator (schema 1); a field is added, never changed.
 """
@@ -52,7 +52,7 @@ class ErrorReport:
 
 @dataclass(frozen=True, slots=True)
 class LabelReport:
-    """A label that can't stand where it should."""
+    """A label that can't point at its version yet."""
 
     label: str
     version: int
@@ -61,9 +61,9 @@ class LabelReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The default is what is said before the first agent.json was read. `serving`: what answers unversioned requests,
+    """The default is the report before the first agent.json was read. `serving`: what answers unversioned requests,
     the highest version that is ready, whichever is wanted. `signatures`: of loaded versions, None where the server
-    tells none; one that is missing hasn't been read yet. `golden`: None where nothing is asked, or not yet."""
+    has none; one that is missing hasn't been read yet. `golden`: None without golden requests, or before the first."""
 
     generation: str | None = None
     served: int | None = None
@@ -127,7 +127,7 @@ def compose_report(
         error=config_error or _served_error(world),
         listing=listing,
         golden=golden,
-        signatures={version: told for version, told in (signatures or {}).items() if version in world.server.ready},
+        signatures={version: each for version, each in (signatures or {}).items() if version in world.server.ready},
     )
 
 
@@ -259,7 +259,7 @@ def render_listing(report: Report) -> dict[str, object]:
 
 
 def choose_shown(report: Report) -> tuple[int, ...]:
-    """Which of the versions found are told: the newest, the newest up to the served one, and those in hand.
+    """Which of the versions found are reported: the newest, the newest up to the served one, and those that it has.
 
     Where the served version is named by hand, a version policy counts downwards from it, however many are newer.
     With 1000 found, 500 served and 7 loaded: 7, 245 to 500 and 745 to 1000.
@@ -272,7 +272,7 @@ def choose_shown(report: Report) -> tuple[int, ...]:
 
 
 def _render_found(listing: Listing, shown: Iterable[int]) -> dict[str, str | None]:
-    """Stamps are hashes; their beginning tells them apart, and keeps the answer small."""
+    """Stamps are hashes: their beginning is enough to compare, and keeps the answer small."""
     stamps = {version: listing.found[version] for version in shown}
     return {str(version): stamp[:STAMP_LENGTH] if stamp is not None else None for version, stamp in stamps.items()}
 

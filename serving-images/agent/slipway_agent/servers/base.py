@@ -55,7 +55,7 @@ class Server(Protocol):
         calls ready has answered them. False: `servers.wrappers.warmup` runs them through `ask`."""
 
     def holds_model(self, folder: Path) -> bool:
-        """Whether the folder has, directly in it, a file by which this server knows a model."""
+        """Whether the folder has, directly in it, a file that makes it a model for this server."""
 
     def accepted_files(self) -> str:
         """The files `holds_model` looks for, for a message."""
@@ -90,7 +90,7 @@ class Server(Protocol):
         """
 
     def signature(self, version: int) -> Signature | None:
-        """What this loaded version takes and gives; None when this server doesn't tell.
+        """What this loaded version takes and gives; None when this server doesn't say.
 
         TransientError when it can't be asked now. Called from a thread of its own.
         """

@@ -146,7 +146,7 @@ class CustomServer:
         words = said.decode(errors="replace").strip()[:WORDS_LIMIT] or "nothing more"
         message = (
             f"the container answers GET {path} with {status} for {waited_seconds:.0f} s, and says: {words}. It has to "
-            "answer 200 when it can be asked; another path is named in spec.runtime.paths.ready"
+            "answer 200 there once it can serve. To ask another path, name that in spec.runtime.paths.ready"
         )
         return Refused(message, {version: message})
 

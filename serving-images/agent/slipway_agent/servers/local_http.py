@@ -53,7 +53,7 @@ class LocalHttp:
         seconds: float = REQUEST_SECONDS,
         read_complaint: Callable[[int, bytes], str] | None = None,
     ) -> Answer:
-        """A predict request. `read_complaint` finds the words in an answer that isn't 200; `read_words` by default."""
+        """A predict request. `read_complaint` reads the message of an answer that isn't 200; default: `read_words`."""
         began = time.monotonic()
         try:
             status, said = self.ask("POST", path, seconds, body)

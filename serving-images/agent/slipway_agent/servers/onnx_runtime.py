@@ -161,7 +161,7 @@ def compose_settings(
 
 
 def read_versions(written: str) -> frozenset[int]:
-    """The versions that a model-settings.json of ours names; empty when it isn't one."""
+    """The versions that the agent's model-settings.json names; empty for another text."""
     try:
         found = [parse_version(str(entry["parameters"]["version"])) for entry in json.loads(written)]
     except (ValueError, KeyError, TypeError):

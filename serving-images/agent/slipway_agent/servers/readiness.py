@@ -38,7 +38,7 @@ def await_ready(server: Server, versions: frozenset[int], name: str) -> LoadOutc
         if not view.is_alive:
             return Gone("the server ended right after the load")
         if time.monotonic() > deadline:
-            words = f"{name} accepted the load and doesn't have the version ready after it"
+            words = f"{name} accepted the load, but the version isn't ready after it"
             return Refused(words, dict.fromkeys(missing, words))
         time.sleep(POLL_SECONDS)
     return Loaded()

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 
-class PbtxtError(Exception):
+class TextProtoError(Exception):
     """The text isn't in the format; the message says line, column and what was expected."""
 
 
@@ -95,7 +95,7 @@ class _Token:
 
 
 def parse(source: str) -> Message:
-    """Read a text-format message; PbtxtError with line and column when it isn't one."""
+    """Read a text-format message; TextProtoError with line and column for another text."""
     return _Parser(source).parse()
 
 
@@ -250,11 +250,11 @@ class _Parser:
             self._next += 1
         return token
 
-    def _expected(self, what: str, token: _Token | None = None) -> PbtxtError:
+    def _expected(self, what: str, token: _Token | None = None) -> TextProtoError:
         found = token or self._peek()
         return self._error(found.offset, f"expected {what}, found {repr(found.word) if found.word else 'the end'}")
 
-    def _error(self, offset: int, what: str) -> PbtxtError:
+    def _error(self, offset: int, what: str) -> TextProtoError:
         line = self._source.count("\n", 0, offset) + 1
         column = offset - self._source.rfind("\n", 0, offset)
-        return PbtxtError(f"line {line}, column {column}: {what}")
+        return TextProtoError(f"line {line}, column {column}: {what}")

@@ -16,9 +16,9 @@ from slipway_agent.model.errors import CancelledError
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One version's bytes in staging: a folder, or one file whose `name` (not its path) tells what it is.
+    """One version's bytes in staging: a folder, or one file whose `name` (not its path) says its kind.
 
-    `fingerprint` names these bytes at the source; None when the source can't tell them apart cheaply.
+    `fingerprint` names these bytes at the source; None when the source can't compare bytes cheaply.
     """
 
     path: Path
@@ -92,8 +92,8 @@ class Progress:
 class ModelSource(Protocol):
     def list_versions(self) -> Mapping[int, str | None]:
         """The versions found now, each with a stamp that names its bytes cheaply, without reading them: a hash over
-        ETags, or sizes and times. Other bytes, another stamp; None where the source can't tell. Only what the server
-        knows as a model is listed where that can be told from names. SpecError or TransientError when nothing can.
+        ETags, or sizes and times. Other bytes, another stamp; None where the source can't say. Only what the server
+        knows as a model is listed, where names show that. SpecError or TransientError when nothing can.
         Called from a thread of its own, while `fetch` may be at work on another.
         """
 

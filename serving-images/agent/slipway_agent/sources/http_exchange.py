@@ -1,4 +1,4 @@
-"""What https:// and oci:// have in common: one exchange over HTTP, its bytes, and words for what goes wrong in it.
+"""What https:// and oci:// share: one exchange over HTTP, its bytes, and messages for its errors.
 
 Knows nothing of versions. Credentials are bound to the host that they are for.
 """
@@ -67,7 +67,7 @@ JudgeRedirect: TypeAlias = Callable[[str, str, str], None]
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """How a host is asked, whatever for."""
+    """How a host is asked."""
 
     session: Session
     ca_file: str | None

@@ -109,9 +109,7 @@ class HttpsSource:
                 begun_bytes = 0
             elif partial is None or not _continues(response, begun_bytes, partial):
                 note.unlink(missing_ok=True)
-                raise TransientError(
-                    f"{show_url(url)} holds something else than what was begun; it is fetched from the start"
-                )
+                raise TransientError(f"{show_url(url)} changed since its download began; it is fetched from the start")
             length_bytes = length_of(response)
             total_bytes = None if length_bytes is None else begun_bytes + length_bytes
             _write_note(note, url, _validator(response), total_bytes)
@@ -153,7 +151,7 @@ class HttpsSource:
             who = "without credentials" if self._source.credentials is None else f"with {name_secret(self._source)}"
             advice = f"Check what it allows for this URL, asked {who}"
             raise SpecError(Reason.ACCESS_DENIED, f"{said}: the server refuses it. {advice}")
-        raise TransientError(f"{said}, which is no answer to a download; it is tried again")
+        raise TransientError(f"{said}, which a download can't use; it is tried again")
 
 
 def _continues(response: requests.Response, begun_bytes: int, partial: _Partial) -> bool:

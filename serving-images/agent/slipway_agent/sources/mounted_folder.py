@@ -189,7 +189,7 @@ class PathSource:
         return message + self._name_others() + ". Copy a model into a folder named by its version, such as 1"
 
     def _name_others(self) -> str:
-        """Folders that look like somebody meant them to be versions, for a message; empty without any."""
+        """Folders that may be meant as versions, for a message; empty without any."""
         with os.scandir(self._root) as entries:
             others = sorted(
                 entry.name
@@ -261,7 +261,7 @@ class PathSource:
         return TransientError(f"{self._below(cause, where)} can't be read: {words}; it is tried again")
 
     def _below(self, cause: OSError, where: str) -> str:
-        """The user's word for the file that an error names."""
+        """The file that an error names, as the user wrote its place."""
         name = os.fsdecode(cause.filename) if cause.filename else ""
         if name and Path(name).is_relative_to(self._root):
             return f"{self._source.uri.rstrip('/')}/{Path(name).relative_to(self._root)}".removesuffix("/.")
@@ -269,7 +269,7 @@ class PathSource:
 
 
 def _root_of(uri: str, mounted: Path) -> Path:
-    """What the URI stands for: of an image its folder /models, as if it were pulled (`layers`), else all of it."""
+    """What the URI names: of an image its folder /models, as if it were pulled (`layers`), else all of it."""
     models = mounted / MODEL_FOLDER
     return models if uri.startswith("oci://") and models.is_dir() and not models.is_symlink() else mounted
 

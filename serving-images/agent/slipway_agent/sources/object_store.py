@@ -453,7 +453,9 @@ class _Writer:
         while left_bytes:
             chunk = os.read(self._file, min(CHUNK_BYTES, left_bytes))
             if not chunk:
-                raise TransientError(f"{self._path.name} lost what was fetched of it; it is fetched again")
+                raise TransientError(
+                    f"{self._path.name} no longer holds the bytes that were fetched; it is fetched again"
+                )
             self._digester.update(self.digest, chunk)
             left_bytes -= len(chunk)
             self._check()

@@ -149,7 +149,7 @@ class OciSource:
 def parse_reference(location: str) -> Reference:
     """oci://host:5000/team/digits:v3 is (host:5000, team/digits, v3); a digest after @ wins over a tag.
 
-    SpecError(SourceNotFound) for what is no reference.
+    SpecError(SourceNotFound) for anything else.
     """
     host, _, path = location.removeprefix("oci://").partition("/")
     path, _, digest = path.partition("@")
@@ -186,7 +186,7 @@ class _Registry:
         self.base = _base_url(source, host)
 
     def head_manifest(self, reference: Reference) -> str:
-        """The digest that a tag stands for now."""
+        """The digest that a tag names now."""
         if _DIGEST.fullmatch(reference.name):
             return self.read_manifest(reference).digest
         with self._ask("HEAD", reference, f"manifests/{reference.name}", _accept()) as response:
@@ -321,7 +321,7 @@ class _Registry:
             raise SpecError(
                 Reason.ACCESS_DENIED,
                 f"{said}, {who}: {way_out} ({_EXPECTED_KEYS}), or whether the repository exists: registries hide "
-                "those that one may not see",
+                "repositories from those who may not read them",
             )
         if status in (408, 416, 425, 429) or status >= 500:
             raise TransientError(f"{said}; it is tried again", retry_after_seconds(response))

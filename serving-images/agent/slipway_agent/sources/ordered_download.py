@@ -72,7 +72,7 @@ def fetch_in_order(
 
 @dataclass(slots=True)
 class Width:
-    """How many parts are fetched at once, judged by what the last step brought. Pure but for the clock it is told.
+    """How many parts are fetched at once, judged by what the last step brought. Pure; the time is an argument.
 
     2 connections give 180 MB/s and 4 give 350: 8 are tried. 2 give 1.2 GB/s and 4 give 1.25: 2 it stays.
     """

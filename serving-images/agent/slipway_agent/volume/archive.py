@@ -1,4 +1,4 @@
-"""Unpack a zip or tar.gz that nobody has to trust.
+"""Unpack a zip or tar.gz. No entry is trusted.
 
 Invariant: nothing is ever written outside the target folder, whatever the archive says: names are judged as text,
 only ordinary files are created, and no symbolic link is ever made (a link to a file of the archive becomes a second
@@ -37,7 +37,7 @@ def archive_kind(name: str, beginning: bytes) -> str | None:
 
 
 def unpacked_bytes(kind: str, archive: Path, where: str) -> int | None:
-    """What the archive says it unpacks to; None where it can't be told without unpacking (tar.gz)."""
+    """What the archive says it unpacks to; None where only unpacking shows it (tar.gz)."""
     if kind != "zip":
         return None
     try:

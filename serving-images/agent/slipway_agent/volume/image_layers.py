@@ -1,4 +1,4 @@
-"""Layers of a container image, applied in their order to a folder that nobody has to trust (OCI image spec, layer.md).
+"""Layers of a container image, applied in their order to a folder; no layer is trusted (OCI image spec, layer.md).
 
 Invariant: nothing is written outside the target, no symbolic link is ever made (a link to a file becomes a second name
 of it), and no file is changed in place, so that a name that a lower layer shares keeps its bytes.

@@ -1,7 +1,7 @@
 """The models volume: what is published, and how a fetched version gets there.
 
     repository/<model>/<version>/   what the server reads; a version appears here by one rename, complete and verified
-    .staging/<version>/             work in hand, on the same file system; what a crash leaves is resumed or cleaned
+    .staging/<version>/             work in progress, on the same file system; an agent that starts resumes or cleans it
     .agent/published.json           the ledger: each published version's digest, size and location
     .agent/config.pbtxt             the model's own configuration, as its source had it
     .agent/warm.json                which versions have answered the warm-up requests

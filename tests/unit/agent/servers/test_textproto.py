@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from slipway_agent.servers.textproto import (
     Field,
     Message,
-    PbtxtError,
     Scalar,
+    TextProtoError,
     Value,
     message,
     number,
@@ -47,7 +47,7 @@ def test_what_is_printed_reads_back_the_same(content: Message) -> None:
 
 @given(st.text())
 def test_no_text_crashes_the_parser(source: str) -> None:
-    with contextlib.suppress(PbtxtError):
+    with contextlib.suppress(TextProtoError):
         parse(source)
 
 
@@ -103,7 +103,7 @@ def test_all_forms_of_the_format_are_read() -> None:
     ],
 )
 def test_a_refusal_says_where_and_what_was_expected(source: str, words: str) -> None:
-    with pytest.raises(PbtxtError) as refusal:
+    with pytest.raises(TextProtoError) as refusal:
         parse(source)
     assert words in str(refusal.value)
 

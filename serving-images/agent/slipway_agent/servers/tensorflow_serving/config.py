@@ -28,7 +28,7 @@ class TensorFlowServingSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """What a model file of ours says. Empty when it isn't one."""
+    """What the agent's model file says. Empty for another text."""
 
     versions: frozenset[int] = frozenset()
     labels: Mapping[str, int] = field(default_factory=dict)
@@ -54,7 +54,7 @@ def read_models(written: str) -> ModelConfig:
     """The versions and labels of a file that `compose_models` made."""
     try:
         config = _below(_below(textproto.parse(written), "model_config_list"), "config")
-    except textproto.PbtxtError:
+    except textproto.TextProtoError:
         return ModelConfig()
     specific = _below(_below(config, "model_version_policy"), "specific")
     words = (each.value.word for each in specific.named("versions") if isinstance(each.value, textproto.Scalar))
@@ -71,7 +71,7 @@ def read_models(written: str) -> ModelConfig:
 
 
 def _unquoted(word: str) -> str:
-    """The text that `textproto.text` made this word from."""
+    """The text that `textproto.text` wrote as this word."""
     return word[1:-1].replace('\\"', '"').replace("\\\\", "\\")
 
 

@@ -1,7 +1,7 @@
 """TensorFlow Serving by its model config file, which it polls, with REST status as the read-back, on 127.0.0.1.
 
 Facts (TensorFlow Serving's sources and docs; the stand-in of tests/e2e/images behaves so):
-- The file replaces what was said before. Versions are named one by one (`specific`), so that nothing is loaded that
+- The file replaces the one before. Versions are named one by one (`specific`), so that nothing is loaded that
   isn't asked for. A change is taken up after a poll of the file (1 s) and one of the folders (1 s).
 - The highest version that is AVAILABLE gets the unversioned requests. The server may unload a version that is no
   longer named as soon as any named one serves.
@@ -11,7 +11,7 @@ Facts (TensorFlow Serving's sources and docs; the stand-in of tests/e2e/images b
   load, see it AVAILABLE, then move the label, and only then unload. At a start nothing is AVAILABLE yet:
   `--allow_version_labels_for_unavailable_models`.
 - Each REST status request counts as a request in the server's metrics. So a server that is as it should be is asked
-  seldom: a connection is held open, and its end tells that the server ended.
+  seldom: a connection is held open, and its end shows that the server ended.
 """
 
 import http.client

@@ -35,7 +35,7 @@ class MetaGraph:
 
 
 def read_saved_model(file: Path) -> tuple[MetaGraph, ...]:
-    """The graphs of a saved_model.pb. UnreadableError when it isn't one, OSError when it can't be read."""
+    """The graphs of a saved_model.pb. UnreadableError for other bytes, OSError when the file can't be read."""
     with file.open("rb") as opened:
         if file.stat().st_size == 0:
             raise UnreadableError("the file is empty")
@@ -77,7 +77,7 @@ def _parse_inputs(content: bytes | mmap.mmap, begin: int, end: int) -> Mapping[s
 
 
 def _entry(content: bytes | mmap.mmap, begin: int, end: int) -> tuple[str, tuple[int, int]]:
-    """Key of a map's entry, and where its value stands; what is left out is empty."""
+    """Key of a map's entry, and where its value begins; what is left out is empty."""
     key, value = "", (begin, begin)
     for number, inner, inner_end in _fields(content, begin, end):
         if number == MAP_KEY:

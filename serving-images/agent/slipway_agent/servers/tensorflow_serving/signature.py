@@ -1,8 +1,8 @@
-"""What TensorFlow Serving tells of a version by GET /v1/models/M/versions/V/metadata, in the Open Inference Protocol's
+"""What TensorFlow Serving answers to GET /v1/models/M/versions/V/metadata, in the Open Inference Protocol's
 words.
 
 Facts (get_model_metadata.proto, meta_graph.proto, types.proto; the REST API prints every field and 64-bit numbers as
-texts): a version has several signatures; requests that name none get `serving_default`, so that one is told.
+texts): a version has several signatures; requests that name none get `serving_default`, so that one is reported.
 """
 
 import json

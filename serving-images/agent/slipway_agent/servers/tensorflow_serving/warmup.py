@@ -117,7 +117,7 @@ def _tensor(name: str, value: object, dtype: int) -> bytes:
     if dtype == _STRING:
         return head + b"".join(_field(8, _bytes(name, leaf)) for leaf in leaves)
     if dtype not in _NUMBERS:
-        raise _UnusableError(f"input {name} has a type that JSON has no words for")
+        raise _UnusableError(f"input {name} has a type that JSON can't carry")
     kind, letter = _NUMBERS[dtype]
     try:
         return head + _field(4, b"".join(struct.pack("<" + letter, _number(leaf, letter)) for leaf in leaves))

@@ -1,9 +1,9 @@
 """TorchServe by its management API, which listens on the pod's loopback alone. Measured on 0.12.0:
 
 - A folder registers like an archive (`url` is its path), is never copied, and its manifest alone decides its version.
-- `POST /models?synchronous=true` waits on a thread that also serves clients' connections, and then says no word of why
-  a load failed. So it isn't asked to wait. What the handler raised stands in the worker's log, which both containers
-  find in the pod's /tmp.
+- `POST /models?synchronous=true` waits on a thread that also serves clients' connections, and then doesn't say why
+  a load failed. So the agent doesn't ask it to wait. The worker's log has what the handler raised;
+  both containers find it in the pod's /tmp.
 - A version that fails is tried again and again for five minutes, and counts as registered all that time.
 - The first version registered is the default one, which unversioned requests get, until `set-default`. The default one
   can't be unregistered while there are others.
@@ -281,7 +281,7 @@ class TorchServer:
     def _is_replaced(self, version: int, found: Registered) -> bool:
         """Whether the version's files are younger than its workers: published again, and loaded before that.
 
-        The manifest speaks for them: it is written for each publication, and nobody touches it afterwards.
+        The manifest shows it: each publication writes it, and nothing touches it afterwards.
         """
         try:
             return os.stat(self._folder(version) / MANIFEST).st_ctime > found.started
@@ -398,7 +398,7 @@ class TorchServer:
 
 
 def read_description(body: bytes) -> Mapping[int, Registered]:
-    """GET /models/M/all. A version that isn't a whole number is none of ours."""
+    """GET /models/M/all. A version that isn't a whole number isn't the agent's."""
     try:
         entries = json.loads(body)
     except ValueError:
@@ -443,7 +443,7 @@ def read_message(status: int, body: bytes) -> str:
 
 
 def _moment(written: str) -> float:
-    """ "2026-11-21T03:30:57.088Z" in seconds since the epoch; 0.0 where it is no such thing."""
+    """ "2026-11-21T03:30:57.088Z" in seconds since the epoch; 0.0 for another text."""
     try:
         return datetime.fromisoformat(written).timestamp()
     except ValueError:
@@ -451,7 +451,7 @@ def _moment(written: str) -> float:
 
 
 def _find_archive(folder: Path) -> Path | None:
-    """The one whole .mar in a folder. A zip that is still being copied lacks the end by which it is read."""
+    """The one whole .mar in a folder. A zip that is still being copied lacks its directory, which stands at its end."""
     try:
         archives = [entry for entry in folder.iterdir() if entry.name.lower().endswith(".mar") and entry.is_file()]
     except OSError:
@@ -483,6 +483,6 @@ def _unpack_here(archive: Path, folder: Path) -> None:
 
 
 def _replace(place: Path, content: str) -> None:
-    """Another file under the name: the one that is there may be a second name of somebody else's."""
+    """Another file under the name: the one that is there may have a second name elsewhere."""
     place.unlink(missing_ok=True)
     place.write_text(content)

@@ -59,7 +59,7 @@ class Manifest:
 
 
 def complete_manifest(kept: str, model: str, version: int) -> Manifest:
-    """MANIFEST.json with this model's name and number. SpecError(ModelInvalid) when it is none.
+    """MANIFEST.json with this model's name and number. SpecError(ModelInvalid) for another text.
 
     `modelVersion` "1.0" in folder 3 becomes "3", and `said` is "1.0"; "3" and "3.0" there say the same, `said` is None.
     """
@@ -125,7 +125,7 @@ def compose_properties(model: str, paths: Mapping[int, str], served_first: Seque
 
     Tokens are off because they would be asked of the model's clients too: what they protect is the management API, and
     that listens on the pod's loopback alone (CVE-2023-43654, CVE-2024-35199). `allowed_urls` leaves it no URL to fetch
-    from (CVE-2024-35198): a folder's path is none.
+    from (CVE-2024-35198): a folder's path isn't a URL.
     """
     models = ",".join(f"{model}={paths[version]}" for version in served_first)
     return (
@@ -154,7 +154,7 @@ def compose_properties(model: str, paths: Mapping[int, str], served_first: Seque
 
 
 def read_properties(written: str) -> frozenset[int]:
-    """The versions that a config.properties of ours has loaded at a start; empty when it isn't one."""
+    """The versions that the agent's config.properties loads at a start; empty for another text."""
     line = next((each for each in written.splitlines() if each.startswith("load_models=")), "")
     entries = line.removeprefix("load_models=").split(",")
     versions = (parse_version(entry.rpartition("/")[2]) for entry in entries)
@@ -219,16 +219,16 @@ def find_words(log: str, model: str, version: int) -> str | None:
             errors[-1] += f" {line.strip()}"  # torch's errors have many lines
         elif not is_inside:
             is_error = False
-    told = [error for error in errors if error not in _ECHOES]
-    if not told:
+    own = [error for error in errors if error not in _ECHOES]
+    if not own:
         return errors[0] if errors else None
-    first = told[0]
-    # a handler that can't be imported is looked for among TorchServe's own, which says no more
-    last = told[-1] if "ts.torch_handler" not in told[-1] else first
+    first = own[0]
+    # a handler that can't be imported is looked for among TorchServe's own, which adds nothing
+    last = own[-1] if "ts.torch_handler" not in own[-1] else first
     return first if last == first else f"{first}; then {last}"
 
 
-# what the worker says when it ends of an error that it has already told
+# what the worker says when it ends of an error that it has said already
 _ECHOES = ("RuntimeError: 500 - Unknown exception", "RuntimeError: 507 - System out of memory")
 _LOAD_OPENINGS = ("Backend worker process died", "Failed to load model", "Load model ")
 _OTHER_OPENINGS = ("Invoking custom service failed", "Prediction error", "System out of memory", "CUDA out of memory")

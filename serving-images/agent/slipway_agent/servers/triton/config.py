@@ -29,7 +29,7 @@ THREADS_BY_BACKEND = {"onnxruntime": "intra_op_thread_count", "pytorch": "INTRA_
 
 @dataclass(frozen=True, slots=True)
 class TritonSpec:
-    """What the user's spec says about Triton's model configuration. None: say nothing, what is there stays.
+    """What the user's spec says about Triton's model configuration. None: the field stays as it is.
 
     threads: those of all instances together, on CPUs.
     """
@@ -52,10 +52,10 @@ def detect_backend(names: Collection[str]) -> str | None:
 
 
 def read_versions(written: str) -> frozenset[int]:
-    """The versions that a config.pbtxt of ours names; empty when it isn't one."""
+    """The versions that the agent's config.pbtxt names; empty for another text."""
     try:
         policy = textproto.parse(written).first("version_policy")
-    except textproto.PbtxtError:
+    except textproto.TextProtoError:
         return frozenset()
     specific = policy.first("specific") if isinstance(policy, textproto.Message) else None
     words = specific.first("versions") if isinstance(specific, textproto.Message) else None
@@ -77,8 +77,8 @@ def compose_config(
     """The config.pbtxt for exactly these versions. SpecError(ModelInvalid) when the kept one can't be completed."""
     try:
         config = textproto.parse(kept) if kept is not None else textproto.Message()
-    except textproto.PbtxtError as cause:
-        raise _invalid(f"it is no protobuf text: {cause}. Correct the file at the model's source") from cause
+    except textproto.TextProtoError as cause:
+        raise _invalid(f"it isn't protobuf text: {cause}. Correct the file at the model's source") from cause
     config = config.replacing("name", textproto.text(model))
     if backend is not None and not config.has("backend") and not config.has("platform"):
         config = config.replacing("backend", textproto.text(backend))

@@ -107,7 +107,7 @@ class TritonServer:
         self._write(versions, is_running=False)
 
     def _write(self, versions: frozenset[int], is_running: bool) -> None:
-        # The configuration that came with the served version speaks for the model, or with the newest of the others.
+        # The configuration that came with the served version is the model's, or that of the newest of the others.
         author = self._served if self._served in versions else max(versions)
         warmup = read_requests(self._warmup)
         content = compose_config(

@@ -18,9 +18,9 @@ _KEY_PREFIX = "triton-grpc-protocol-"  # what Triton puts before the name of a r
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`words` is None where the load was done. `is_lost`: nobody answered, or the server ended in the middle.
+    """`words` is None where the load was done. `is_lost`: nothing answered, or the server ended in the middle.
 
-    `was_asked`: False where nobody listened.
+    `was_asked`: False where nothing listened.
     """
 
     words: str | None = None
@@ -32,7 +32,7 @@ def load_model(port: int, model: str, key: tuple[str, str] | None) -> Answer:
     """Asks for the load and waits for it as long as the server lives. `key`: name and value."""
     try:
         socket.create_connection((HOST, port), timeout=LISTENING_SECONDS).close()
-    except OSError as cause:  # gRPC's errors don't tell who never listened from who ended
+    except OSError as cause:  # gRPC's errors don't tell a server that never listened from one that ended
         return Answer(explain_lost(cause), is_lost=True, was_asked=False)
     import grpc
 

@@ -2,7 +2,7 @@
 
 Facts (model_config.proto, and Triton's backend_model_instance.cc): a sample's inputs name files in the model's `warmup`
 folder; with batching a sample is made of `batch_size` requests of one row each, all with the same data, so a body's
-first row stands for all of its rows. Text is 4 bytes of length, then the bytes.
+first row is taken for all of its rows. Text is 4 bytes of length, then the bytes.
 Pure: bytes in, bytes out; no file is read or written here.
 """
 

@@ -1,7 +1,7 @@
 """Golden requests: the served version counts as ready once it has answered them as expected.
 
 The wrapper stands before a driver (or before the one that warms it up) and looks like one. `observe` hides a served
-version that wasn't cleared yet; `load` asks it, and takes a load back by which a version came that answers otherwise.
+version that wasn't cleared yet; `load` asks it, and undoes a load that brought a version that answers otherwise.
 A version is cleared for good, by its digest: a server that starts again answers no other way. One that stood before
 there were golden requests, or under others, is cleared as it is: they are for what is new, and never make unready what
 serves. What is cleared is kept in the models volume.
@@ -65,12 +65,12 @@ class Clearance:
         self._expected = ""
 
     def expect(self, fingerprint: str) -> None:
-        """From now on these requests count, and what was asked before for others counts for nothing."""
+        """From now on these requests count, and answers to others count for nothing."""
         with self._lock:
             self._expected, self._going = fingerprint, None
 
     def adopt(self, standing: Mapping[int, str | None]) -> None:
-        """These stand, with these digests: they aren't asked, whatever the golden requests are."""
+        """These versions served before, with these digests: they aren't asked."""
         with self._lock:
             self._replace({version: Passed(digest, "", "") for version, digest in standing.items()} | self._passed)
 
@@ -215,7 +215,7 @@ class GoldenServer(PassingServer):
         except OSError as cause:
             raise MalformedError(f"{where} can't be read: {cause.strerror}") from cause
         except (ValueError, RecursionError) as cause:
-            raise MalformedError(f"{where} is no JSON ({cause}). It must be {FORM}") from cause
+            raise MalformedError(f"{where} isn't JSON ({cause}). It must be {FORM}") from cause
         return read_requests(raw, where)
 
     def _ask_all(self, requests: tuple[GoldenRequest, ...]) -> tuple[list[str], float]:
@@ -230,7 +230,7 @@ class GoldenServer(PassingServer):
                 name = f"golden request {position} of {len(requests)}"
             answer = self._server.ask(self._served, request.request, _patience_seconds(request))
             if answer.words is not None:
-                failures.append(f"{name} wasn't answered well: {answer.words}")
+                failures.append(f"{name} failed: {answer.words}")
                 break
             if words := self._compare(request, answer.body):
                 failures.append(f"{name}: {words}")
@@ -247,7 +247,7 @@ class GoldenServer(PassingServer):
         try:
             got = json.loads(body)
         except (ValueError, RecursionError):
-            return f"its answer is no JSON: {body[:100].decode(errors='replace')!r}"
+            return f"its answer isn't JSON: {body[:100].decode(errors='replace')!r}"
         found = find_differences(request.response, got, self._golden.tolerance)
         if not found.count:
             return ""
@@ -264,7 +264,7 @@ class GoldenServer(PassingServer):
         for turn in range(WARM_ASKS):
             answer = self._server.ask(self._served, request.request, _patience_seconds(request))
             if answer.words is not None:
-                return f"it wasn't answered well the second time: {answer.words}", fastest_seconds
+                return f"it failed the second time: {answer.words}", fastest_seconds
             fastest_seconds = answer.seconds if turn == 0 else min(fastest_seconds, answer.seconds)
             if fastest_seconds * 1000 <= limit:
                 return "", fastest_seconds
@@ -280,7 +280,7 @@ def describe_seconds(seconds: float) -> str:
 
 
 def _patience_seconds(request: GoldenRequest) -> float:
-    """Twice what is allowed, where that is more than any request gets."""
+    """Twice the allowed time, where that is longer than any request gets."""
     return max(REQUEST_SECONDS, 2 * (request.max_latency_milliseconds or 0) / 1000)
 
 

@@ -2,7 +2,7 @@
 the configured requests.
 
 The wrapper stands before a driver and looks like one. `observe` hides a version that isn't warm; `load` sends the
-requests to each version that isn't, the served one first, and takes a load back by which a version came that doesn't
+requests to each version that isn't, the served one first, and undoes a load that brought a version that doesn't
 answer well. A version is cold again when the server was seen without it, or when other bytes were published in its
 place. What is warm is kept in the models volume, so that an agent that restarts beside a running server doesn't take
 the pod out of service.

@@ -69,7 +69,7 @@ def test_the_spec_sets_only_what_it_names(spec: dict[str, Any], printed: str) ->
 @pytest.mark.parametrize(
     ("kept", "spec", "words"),
     [
-        ("name: ", {}, "it is no protobuf text: line 1, column 7"),
+        ("name: ", {}, "it isn't protobuf text: line 1, column 7"),
         ("sequence_batching {}", {"max_batch_size": 4}, "it uses sequence_batching"),
         ("max_batch_size: 0", {"max_queue_delay_microseconds": 5}, "max_batch_size is 0"),
     ],

@@ -157,7 +157,7 @@ def test_an_answer_that_isnt_one_ends_the_asking(make: Make, straw: StrawServer)
     outcome = make().load(some(3))
     assert isinstance(outcome, Refused)
     assert outcome.message.startswith(
-        '1 of 2 golden requests failed: golden request "one" (1 of 2) wasn\'t answered well: no such input. '
+        '1 of 2 golden requests failed: golden request "one" (1 of 2) failed: no such input. '
     )
     assert len(straw.asked) == 1
 
@@ -166,7 +166,7 @@ def test_an_answer_that_is_no_json_is_shown(make: Make, straw: StrawServer) -> N
     straw.bodies = lambda version, body: (b"cat", 0.001)
     outcome = make().load(some(3))
     assert isinstance(outcome, Refused)
-    assert "golden request \"one\" (1 of 2): its answer is no JSON: 'cat'; " in outcome.message
+    assert "golden request \"one\" (1 of 2): its answer isn't JSON: 'cat'; " in outcome.message
 
 
 def test_many_failures_make_one_message_of_bounded_length(make: Make, straw: StrawServer) -> None:
@@ -232,8 +232,8 @@ def test_the_file_of_the_versions_own_folder_is_asked(make: Make, straw: StrawSe
     ("content", "words"),
     [
         (None, "there is no golden.json in the folder of version 3, and spec.rollout.gates.golden.file names it. Put"),
-        ("{", "golden.json in the folder of version 3 is no JSON (Expecting property name"),
-        ("[" * 100_000, "golden.json in the folder of version 3 is no JSON ("),
+        ("{", "golden.json in the folder of version 3 isn't JSON (Expecting property name"),
+        ("[" * 100_000, "golden.json in the folder of version 3 isn't JSON ("),
         ("{}", "golden.json in the folder of version 3 must be a JSON list of objects, each"),
         ('[{"request": {}}]', "golden.json in the folder of version 3[0] has no response; it has request"),
     ],
@@ -358,7 +358,7 @@ def test_a_server_that_ends_at_a_request_is_gone_and_comes_back_without_what_end
     straw.answer = die
     outcome = make().load(some(2, 3))
     assert outcome == Gone(
-        "the server ended at version 3's golden request \"one\" (1 of 2) wasn't answered well: the connection broke"
+        'the server ended at version 3\'s golden request "one" (1 of 2) failed: the connection broke'
     )
     assert straw.boot == some(2)
     assert clearance.report(3) is None
