@@ -18,10 +18,23 @@ from slipway_agent.config import Config, show_url
 from slipway_agent.fetching.pipeline import Job
 from slipway_agent.loop.announce import FetchInHand, log_changes
 from slipway_agent.loop.config_file import ConfigFile
-from slipway_agent.loop.events import Event, FetchEnded, Listed, ListOutcome, SignatureRead, Stop, WorkEnded
 from slipway_agent.loop.state import Description, ModelState, Surroundings, find_digest, open_model
-from slipway_agent.loop.work import explain_write, fetch_now, list_now, load_now, locate, read_signature_now
-from slipway_agent.loop.worker import Worker
+from slipway_agent.loop.work import (
+    Event,
+    FetchEnded,
+    Listed,
+    ListOutcome,
+    SignatureRead,
+    Stop,
+    WorkEnded,
+    Worker,
+    explain_write,
+    fetch_now,
+    list_now,
+    load_now,
+    locate,
+    read_signature_now,
+)
 from slipway_agent.model.errors import AgentError, CancelledError, TransientError, UnchangedError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 from slipway_agent.model.server_state import Loaded, LoadOutcome

@@ -1,31 +1,23 @@
-"""What runs on the loop's other threads. Each piece of work catches its own errors and returns one event.
+"""What runs on the loop's other threads, and the events that tell the loop of its end.
 
-Reads and changes no state of the loop.
+Each piece of work catches its own errors and returns one event. It neither reads nor changes the loop's state.
 """
 
 import errno
 import os
+import queue
+import threading
 import time
 import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
 
 from slipway_agent.fetching.pipeline import Job, fetch_version
-from slipway_agent.loop.events import (
-    FetchEnded,
-    FetchOutcome,
-    Listed,
-    ListOutcome,
-    SignatureOutcome,
-    SignatureRead,
-)
-from slipway_agent.model.errors import (
-    AgentError,
-    CancelledError,
-    Reason,
-    SpecError,
-    TransientError,
-    UnchangedError,
-)
+from slipway_agent.model.errors import AgentError, CancelledError, Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.model.ledger import Published
 from slipway_agent.model.server_state import LoadOutcome
+from slipway_agent.model.signature import Signature
 from slipway_agent.plan.discovery import ListError
 from slipway_agent.plan.transitions import LoadEnded
 from slipway_agent.plan.world import World
@@ -33,6 +25,65 @@ from slipway_agent.servers.base import Server
 from slipway_agent.sources.base import ModelSource, Progress
 from slipway_agent.sources.secrets import SecretStamp
 from slipway_agent.volume.models_volume import ModelVolume
+
+FetchOutcome: TypeAlias = Published | AgentError | UnchangedError | CancelledError
+ListOutcome: TypeAlias = Mapping[int, str | None] | ListError
+SignatureOutcome: TypeAlias = Signature | TransientError | None
+
+
+@dataclass(frozen=True, slots=True)
+class FetchEnded:
+    job: Job
+    progress: Progress
+    seconds: float
+    outcome: FetchOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """What the source answered; `secret` is the Secret that it was asked with."""
+
+    source: ModelSource
+    secret: SecretStamp
+    outcome: ListOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class SignatureRead:
+    """What the server answered about a version's inputs and outputs, when it had the bytes of that digest."""
+
+    server: Server
+    version: int
+    digest: str | None
+    outcome: SignatureOutcome
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    signal: str
+
+
+WorkEnded: TypeAlias = FetchEnded | LoadEnded | Listed | SignatureRead
+Event: TypeAlias = WorkEnded | Stop
+
+
+class Worker:
+    """A thread that does one thing at a time.
+
+    Not a ThreadPoolExecutor: that one is joined at exit, and a read from a dead NFS server would hold up SIGTERM.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._work: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        threading.Thread(target=self._run, name=name, daemon=True).start()
+
+    def submit(self, work: Callable[[], None]) -> None:
+        """Queue work, which must catch its own errors."""
+        self._work.put(work)
+
+    def _run(self) -> None:
+        while True:
+            self._work.get()()
 
 
 def fetch_now(job: Job, progress: Progress, source: ModelSource, volume: ModelVolume, server: Server) -> FetchEnded:
