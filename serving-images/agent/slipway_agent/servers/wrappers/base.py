@@ -1,13 +1,15 @@
-"""What stands before a driver and looks like one passes on what isn't its own matter."""
+"""The part that wrappers share: they pass on what isn't their own matter, and undo a load that wasn't good enough."""
 
+from dataclasses import replace
 from pathlib import Path
 
+from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused
 from slipway_agent.model.signature import Signature
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, Server
 
 
-class PassingServer:
-    """The part of the Server protocol that a wrapper leaves to the wrapped one."""
+class ServerWrapper:
+    """A wrapper's own are `observe`, `load` and `warms_itself`; the rest of the Server protocol is the wrapped one's."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
@@ -32,3 +34,21 @@ class PassingServer:
 
     def signature(self, version: int) -> Signature | None:
         return self._server.signature(version)
+
+    def _take_back(self, before: frozenset[int], versions: frozenset[int], refusal: Refused) -> LoadOutcome:
+        """The refusal, with the server holding again what it held; with nothing to go back to, it holds what it has."""
+        if not before or before == versions:
+            return refusal
+        outcome = self._server.load(before)
+        if not isinstance(outcome, Loaded):
+            self._restore_boot(before)
+        if isinstance(outcome, Gone):
+            return outcome
+        if isinstance(outcome, Refused):
+            return replace(refusal, message=f"{refusal.message}; and the server wouldn't go back: {outcome.message}")
+        return refusal
+
+    def _restore_boot(self, before: frozenset[int]) -> None:
+        """A server that starts again comes back as it was, without what has just failed."""
+        if before:
+            self._server.write_boot(before)

@@ -29,8 +29,7 @@ from slipway_agent.model.golden import (
 )
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.servers.base import REQUEST_SECONDS, Server
-from slipway_agent.servers.wrappers.base import PassingServer
-from slipway_agent.servers.wrappers.taking_back import restore_boot, take_back
+from slipway_agent.servers.wrappers.base import ServerWrapper
 from slipway_agent.volume.models_volume import ModelVolume
 
 _NOTE = "golden.json"
@@ -132,7 +131,7 @@ class Clearance:
         self._volume.write_note(_NOTE, json.dumps(said))
 
 
-class GoldenServer(PassingServer):
+class GoldenServer(ServerWrapper):
     """`served`: the version that is asked; the others stay as the wrapped server says."""
 
     def __init__(self, server: Server, golden: Golden, served: int, volume: ModelVolume, clearance: Clearance) -> None:
@@ -174,14 +173,14 @@ class GoldenServer(PassingServer):
             self._clearance.clear(served, Passed(digest, self._fingerprint, words))
             return Loaded()
         if not self._server.observe(versions).is_alive:
-            restore_boot(self._server, before)
+            self._restore_boot(before)
             self._clearance.say_nothing()
             return Gone(f"the server ended at version {served}'s {failures[0]}")
         return self._refuse(before, versions, self._explain(failures, len(requests)), Reason.GOLDEN_FAILED)
 
     def _refuse(self, before: frozenset[int], versions: frozenset[int], message: str, reason: Reason) -> LoadOutcome:
         self._clearance.refuse(self._served, self._fingerprint, message)
-        return take_back(self._server, before, versions, Refused(message, {self._served: message}, reason))
+        return self._take_back(before, versions, Refused(message, {self._served: message}, reason))
 
     def _explain(self, failures: list[str], count: int) -> str:
         said = "; ".join(failures[:FAILURES_SAID])

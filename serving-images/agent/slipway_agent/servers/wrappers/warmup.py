@@ -17,8 +17,7 @@ from collections.abc import Iterable, Sequence
 from slipway_agent.model.errors import Reason
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.servers.base import Server
-from slipway_agent.servers.wrappers.base import PassingServer
-from slipway_agent.servers.wrappers.taking_back import restore_boot, take_back
+from slipway_agent.servers.wrappers.base import ServerWrapper
 from slipway_agent.volume.models_volume import ModelVolume
 
 _NOTE = "warm.json"
@@ -76,7 +75,7 @@ class Warmth:
         self._volume.write_note(_NOTE, json.dumps({str(version): stamp for version, stamp in sorted(stamps.items())}))
 
 
-class WarmingServer(PassingServer):
+class WarmingServer(ServerWrapper):
     """`requests`: bodies in the server's own form; `served`: the version that is warmed first."""
 
     warms_itself = True
@@ -108,12 +107,12 @@ class WarmingServer(PassingServer):
                 self._warmth.note(version)
                 continue
             if not self._server.observe(versions).is_alive:
-                restore_boot(self._server, before)
+                self._restore_boot(before)
                 return Gone(f"the server ended at version {version}'s {said}")
             words[version] = said
         if not words:
             return Loaded()
-        return self._take_back(before, versions, words)
+        return self._refuse(before, versions, words)
 
     def _warm(self, version: int) -> str | None:
         """None when every request was answered well, else which one wasn't and the server's words."""
@@ -123,10 +122,10 @@ class WarmingServer(PassingServer):
                 return f"warm-up request {position} of {len(self._requests)}: {said}"
         return None
 
-    def _take_back(self, before: frozenset[int], versions: frozenset[int], words: dict[int, str]) -> LoadOutcome:
+    def _refuse(self, before: frozenset[int], versions: frozenset[int], words: dict[int, str]) -> LoadOutcome:
         """The refusal, with the server holding again what its boot configuration named before the load."""
         message = "; ".join(f"version {version}: {said}" for version, said in sorted(words.items()))
-        outcome = take_back(self._server, before, versions, Refused(message, words, Reason.WARMUP_FAILED))
+        outcome = self._take_back(before, versions, Refused(message, words, Reason.WARMUP_FAILED))
         if before and before != versions:
             self._warmth.forget(versions - before, self._warmth.snapshot())
         return outcome
