@@ -9,7 +9,7 @@ from slipway_agent.servers.base import REQUEST_SECONDS, Answer, Server
 
 
 class ServerWrapper:
-    """A wrapper's own are `observe`, `load` and `warms_itself`; the rest of the Server protocol is the wrapped one's."""
+    """Passes on all of the Server protocol but `observe`, `load` and `warms_itself`, which a wrapper has of its own."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
