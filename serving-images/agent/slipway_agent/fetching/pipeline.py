@@ -4,7 +4,6 @@ Invariant: nothing reaches the repository whose digest wasn't computed from the 
 pins one, compared. A refused version leaves nothing in staging; an interrupted one leaves what can be resumed.
 """
 
-import errno
 import os
 import shutil
 from collections.abc import Callable, Collection
@@ -13,13 +12,13 @@ from pathlib import Path
 
 from slipway_agent.config import Config, parse_version, show_url
 from slipway_agent.fetching.cache import CachedSource
-from slipway_agent.model.errors import Reason, SpecError, TransientError
+from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.ledger import Published
 from slipway_agent.servers.base import Say, Server, say_nothing
 from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.sources.by_scheme import open_scheme
 from slipway_agent.volume.archive import archive_kind, unpack, unpacked_bytes
-from slipway_agent.volume.models_volume import ModelVolume, ensure_room
+from slipway_agent.volume.models_volume import ModelVolume, ensure_room, explain_disk
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
 
@@ -80,7 +79,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         raise SpecError(refusal.reason, refusal.message, known) from refusal
     except OSError as cause:
         volume.drop_staging(job.version)
-        raise _explain(cause, job) from cause
+        raise explain_disk(cause, f"version {job.version} ({job.place})", "unpacked") from cause
     volume.drop_staging(job.version)
     return Published(fetched.sha256, size_bytes, job.location, fetched.fingerprint, awaits_load=replaced)
 
@@ -149,16 +148,3 @@ def _find_model(folder: Path, job: Job, server: Server) -> Path:
                 f"{server.accepted_files()} directly in it",
             )
     return folder
-
-
-def _explain(cause: OSError, job: Job) -> SpecError | TransientError:
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpecError(
-            Reason.DISK_FULL,
-            f"the pod's model volume filled up while version {job.version} ({job.place}) was unpacked. "
-            "Free some on the node, or load fewer versions",
-        )
-    return TransientError(
-        f"version {job.version} ({job.place}) can't be put into the pod's model volume: "
-        f"{cause.strerror or cause}; it is tried again"
-    )

@@ -4,7 +4,6 @@ Knows nothing of versions. Credentials are bound to the host that they are for.
 """
 
 import base64
-import errno
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -193,17 +192,6 @@ def explain_connection(cause: Exception, url: str, ca_file: str | None) -> Agent
     if isinstance(cause, requests.Timeout):
         return TransientError(f"{host} didn't answer in time; it is tried again")
     return TransientError(f"{host} can't be reached: {_innermost(cause)}; it is tried again")
-
-
-def explain_disk(cause: OSError, url: str) -> AgentError:
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpecError(
-            Reason.DISK_FULL,
-            f"the pod's model volume filled up while {show_url(url)} was fetched. Free some on the node, or load fewer "
-            "versions",
-        )
-    words = cause.strerror or str(cause)
-    return TransientError(f"{show_url(url)} can't be stored in the pod's model volume: {words}; it is tried again")
 
 
 def _innermost(cause: BaseException) -> str:

@@ -21,13 +21,12 @@ from slipway_agent.sources.http_exchange import (
     Exchange,
     Session,
     encode_basic,
-    explain_disk,
     length_of,
     retry_after_seconds,
     store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume.models_volume import ensure_room
+from slipway_agent.volume.models_volume import ensure_room, explain_disk
 
 PART_NAME, NOTE_NAME = "download.part", "download.json"
 
@@ -82,7 +81,7 @@ class HttpsSource:
             try:
                 sha256, fingerprint = self._download(session, version, staging, progress, refused)
             except OSError as cause:  # requests' own errors are OSErrors too, but are explained where they arise
-                raise explain_disk(cause, url) from cause
+                raise explain_disk(cause, show_url(url)) from cause
         return Fetched(staging / PART_NAME, sha256, unquote(urlsplit(url).path.rsplit("/", 1)[-1]), fingerprint)
 
     def _download(

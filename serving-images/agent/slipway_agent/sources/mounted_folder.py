@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.config import VERSION_NAME, Source, parse_version
-from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.volume.digest import CHUNK_BYTES, digest_of_files, list_files
 from slipway_agent.volume.image_layers import MODEL_FOLDER
-from slipway_agent.volume.models_volume import ensure_room
+from slipway_agent.volume.models_volume import ensure_room, explain_disk
 
 _MODEL_SUFFIXES = (".onnx", ".mar", ".zip", ".tar.gz", ".tgz")
 _NESTED_FOLDERS = 4
@@ -244,10 +244,9 @@ class PathSource:
                 progress.add(len(chunk))
         return digest.hexdigest()
 
-    def _explain(self, cause: OSError, where: str) -> SpecError | TransientError:
+    def _explain(self, cause: OSError, where: str) -> AgentError:
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            message = f"the pod's model volume filled up while {where} was copied. Free some on the node"
-            return SpecError(Reason.DISK_FULL, message)
+            return explain_disk(cause, where, "copied")
         if cause.errno in (errno.EACCES, errno.EPERM):
             return SpecError(
                 Reason.ACCESS_DENIED,

@@ -27,7 +27,7 @@ from slipway_agent.sources.allocator import keeping_blocks
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.ordered_download import Part, fetch_in_order, split_parts
 from slipway_agent.volume.digest import CHUNK_BYTES, digest_of_files
-from slipway_agent.volume.models_volume import CONFIG, RESUMED_FOLDER, ensure_room, goes_with
+from slipway_agent.volume.models_volume import CONFIG, RESUMED_FOLDER, ensure_room, explain_disk, goes_with
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -124,7 +124,7 @@ class ObjectSource:
             with keeping_blocks():
                 digests = download.run(progress)
         except OSError as cause:
-            raise _explain_disk(cause, where) from cause
+            raise _explain_store(cause, where) from cause
         if _stamp(self._survey_again(place, version)) != stamp:
             download.forget()
             raise TransientError(f"{where} changed while it was fetched; it is fetched again")
@@ -517,18 +517,11 @@ def _listing(names: list[str], limit: int = 8) -> str:
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
-def _explain_disk(cause: OSError, where: str) -> AgentError:
-    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
-        return SpecError(
-            Reason.DISK_FULL,
-            f"the pod's model volume filled up while {where} was fetched. Free some on the node, or load fewer "
-            "versions",
-        )
+def _explain_store(cause: OSError, where: str) -> AgentError:
     if cause.errno in (errno.ENOTDIR, errno.EISDIR, errno.EEXIST):
         return SpecError(
             Reason.UNSAFE_PATH, f"{where} has a name that is both an object and a folder of objects. Remove one"
         )
     if cause.errno == errno.ENAMETOOLONG:
         return SpecError(Reason.UNSAFE_PATH, f"{where} has an object whose name is too long for a file. Shorten it")
-    words = cause.strerror or str(cause)
-    return TransientError(f"{where} can't be stored in the pod's model volume: {words}; it is tried again")
+    return explain_disk(cause, where)

@@ -31,14 +31,13 @@ from slipway_agent.sources.http_exchange import (
     digest_beginning,
     encode_basic,
     explain_connection,
-    explain_disk,
     retry_after_seconds,
     store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 from slipway_agent.volume.digest import digest_path
 from slipway_agent.volume.image_layers import Layers
-from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room
+from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room, explain_disk
 
 MANIFEST_BYTES = 4 << 20  # what registries must accept at least, and the largest one that is read
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -129,7 +128,7 @@ class OciSource:
             except requests.RequestException as cause:  # explained where it arises; this is the disk's
                 raise explain_connection(cause, registry.base, self._source.ca_file) from cause
             except OSError as cause:
-                raise explain_disk(cause, where) from cause
+                raise explain_disk(cause, show_url(where)) from cause
 
     def _registry(self, session: Session, reference: Reference) -> "_Registry":
         exchange = Exchange(session, self._source.ca_file, self._read_seconds)

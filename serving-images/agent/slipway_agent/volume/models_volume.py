@@ -11,6 +11,7 @@ The ledger is written after the rename. A crash in between costs one more fetch,
 aren't flushed one by one: after a node's crash a version whose size differs from the ledger's is fetched again.
 """
 
+import errno
 import filecmp
 import json
 import os
@@ -22,7 +23,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from slipway_agent.config import parse_version
-from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 
 RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
@@ -221,6 +222,15 @@ def ensure_room(folder: Path, wanted_bytes: int, what: str) -> None:
             f"{what} needs {describe_bytes(wanted_bytes)} and the pod's model volume has {describe_bytes(free_bytes)} "
             "free. Free some on the node, or load fewer versions",
         )
+
+
+def explain_disk(cause: OSError, what: str, action: str = "fetched") -> AgentError:
+    """Why `what` couldn't be stored in the pod's model volume while it was fetched, copied or unpacked."""
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"the pod's model volume filled up while {what} was {action}. Free some on the node, or load fewer "
+        return SpecError(Reason.DISK_FULL, f"{message}versions")
+    words = cause.strerror or str(cause)
+    return TransientError(f"{what} can't be stored in the pod's model volume: {words}; it is tried again")
 
 
 def _size_bytes(folder: Path) -> int:
