@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,22 +20,12 @@ Serve = Callable[[Answer], tuple[FakeHttp, CustomServer]]
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> ModelVolume:
-    return ModelVolume(tmp_path / "models", "digits")
-
-
-@pytest.fixture
-def serve(volume: ModelVolume) -> Iterator[Serve]:
-    started: list[FakeHttp] = []
-
+def serve(volume: ModelVolume, serve_http: Callable[[Answer], FakeHttp]) -> Serve:
     def start(answer: Answer) -> tuple[FakeHttp, CustomServer]:
-        fake = FakeHttp(answer)
-        started.append(fake)
+        fake = serve_http(answer)
         return fake, CustomServer(volume, CustomSettings(fake.port, "/{model}/{version}/up", "/{model}:predict"))
 
-    yield start
-    for fake in started:
-        fake.kill()
+    return start
 
 
 @pytest.mark.parametrize(
@@ -65,7 +55,6 @@ def test_the_link_leads_to_the_served_version(tmp_path: Path, volume: ModelVolum
     server = CustomServer(volume, CustomSettings(1, "/", "/"))
     assert server.read_boot() == some()
     for version in (1, 2):
-        (volume.repository / str(version)).mkdir()
         (volume.repository / str(version) / "weights").write_text(f"of {version}")
         server.write_boot(some(version))
         link = tmp_path / "models" / "current"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,22 +30,12 @@ Serve = Callable[[Answer], tuple[FakeHttp, OnnxRuntimeServer]]
 
 
 @pytest.fixture
-def volume(tmp_path: Path) -> ModelVolume:
-    return ModelVolume(tmp_path / "models", "digits")
-
-
-@pytest.fixture
-def serve(volume: ModelVolume) -> Iterator[Serve]:
-    started: list[FakeHttp] = []
-
+def serve(volume: ModelVolume, serve_http: Callable[[Answer], FakeHttp]) -> Serve:
     def start(answer: Answer) -> tuple[FakeHttp, OnnxRuntimeServer]:
-        fake = FakeHttp(answer)
-        started.append(fake)
+        fake = serve_http(answer)
         return fake, OnnxRuntimeServer(volume, OnnxSettings(http_port=fake.port), (), "key")
 
-    yield start
-    for fake in started:
-        fake.kill()
+    return start
 
 
 def ready(*versions: int) -> list[dict[str, str]]:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -49,14 +48,6 @@ def straw() -> StrawServer:
 def echo(version: int, body: Any) -> tuple[bytes, float]:
     """A version that answers as expected, in 2.1 ms."""
     return json.dumps({"y": body["x"], "version": version}).encode(), 0.0021
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> ModelVolume:
-    made = ModelVolume(tmp_path / "models", "digits")
-    for version in (1, 2, 3):
-        (made.repository / str(version)).mkdir()
-    return made
 
 
 @pytest.fixture

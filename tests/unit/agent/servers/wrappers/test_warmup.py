@@ -1,7 +1,5 @@
 """Warm-up by the agent: a version counts as ready once it has answered."""
 
-from pathlib import Path
-
 import pytest
 
 from slipway_agent.model.errors import Reason
@@ -17,14 +15,6 @@ REQUESTS: tuple[object, ...] = ({"inputs": [1]}, {"inputs": [2]})
 @pytest.fixture
 def straw() -> StrawServer:
     return StrawServer()
-
-
-@pytest.fixture
-def volume(tmp_path: Path) -> ModelVolume:
-    made = ModelVolume(tmp_path / "models", "digits")
-    for version in (1, 2, 3):
-        (made.repository / str(version)).mkdir()
-    return made
 
 
 @pytest.fixture
