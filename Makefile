@@ -66,7 +66,7 @@ mutants: venv ## Small faults put into copies of the tree: a test notices each; 
 
 .PHONY: slowed
 slowed: deps venv ## The agent's tests with random lines slowed: what depends on the moment shows; SEED=1 draws the lines
-	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/test_agent.py tests/unit/agent/test_whatever_changes.py tests/unit/agent/test_cache.py tests/storage
+	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/loop tests/unit/agent/fetching/test_cache.py tests/storage
 
 .PHONY: e2e
 e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)

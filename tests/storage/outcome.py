@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from slipway_agent.failures import Reason, SpecError
-from slipway_agent.sources import Fetched
+from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.sources.base import Fetched
 
 
 def content(fetched: Fetched) -> dict[str, bytes]:

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from slipway_agent.config import Source
-from slipway_agent.digest import digest_path
-from slipway_agent.failures import CancelledError, Reason, TransientError, UnchangedError
-from slipway_agent.sources import Fetched, Progress
+from slipway_agent.model.errors import CancelledError, Reason, TransientError, UnchangedError
+from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.oci import OciSource, Reference, parse_reference
+from slipway_agent.volume.digest import digest_path
 from tests.storage.faults import Answer, Faults, proxy
 from tests.storage.outcome import content, refusal
 from tests.storage.pushing import INDEX, Entries, Pusher, entries
@@ -297,7 +297,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_is_pulled(
     push: Pusher, faulty_place: Source, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push.image(prefix, "v3", push.file(prefix, "model.onnx", b"weights"))
-    monkeypatch.setattr("slipway_agent.volume.SPARE_BYTES", 2**60)
+    monkeypatch.setattr("slipway_agent.volume.models_volume.SPARE_BYTES", 2**60)
     refusal(lambda: fetch(faulty_place, staging), Reason.DISK_FULL)
     assert faulty.bodies("/blobs/") == 0
 

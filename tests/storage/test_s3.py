@@ -16,12 +16,13 @@ from typing import cast
 import pytest
 
 from slipway_agent.config import Source
-from slipway_agent.digest import digest_of_files, digest_path
-from slipway_agent.failures import CancelledError, Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.servers.torchserve import TorchServer
-from slipway_agent.sources import Fetched, Progress, objects, ordered
-from slipway_agent.sources.objects import ChangedError, ObjectSource
+from slipway_agent.model.errors import CancelledError, Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.servers.torchserve.driver import TorchServer
+from slipway_agent.sources import object_store, ordered_download
+from slipway_agent.sources.base import Fetched, Progress
+from slipway_agent.sources.object_store import ChangedError, ObjectSource
 from slipway_agent.sources.s3 import S3
+from slipway_agent.volume.digest import digest_of_files, digest_path
 from tests.storage.faults import Answer, Faults, proxy
 from tests.storage.outcome import content, refusal
 from tests.storage.servers import BUCKET, S3Server
@@ -112,7 +113,7 @@ def test_a_history_of_more_objects_than_a_version_may_have_is_read_by_the_versio
     for key in ("3/model.onnx", "3/a/b", "10/model.onnx", "10/a/b", "4-notes/a", "v4/model.onnx"):
         s3.put(f"{prefix}/{key}", key.encode())
     found = source_of(place).list_versions()
-    monkeypatch.setattr(objects, "OBJECTS_LIMIT", 2)
+    monkeypatch.setattr(object_store, "OBJECTS_LIMIT", 2)
     assert source_of(place).list_versions() == found
     assert list(found) == [3, 10]
     assert content(fetch(place, staging, 10)) == {"model.onnx": b"10/model.onnx", "a/b": b"10/a/b"}
@@ -211,7 +212,7 @@ def test_names_that_begin_with_two_dots_are_left_out(place: Source, s3: S3Server
 def test_a_cut_download_goes_on_where_it_broke(
     faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordered, "WINDOW", 1)  # one connection, so that the cuts fall where the test wants them
+    monkeypatch.setattr(ordered_download, "WINDOW", 1)  # one connection, so that the cuts fall where they should
     s3.put(f"{prefix}/3/model.onnx", LARGE)
     s3.put(f"{prefix}/3/a-first", b"first")
     faulty.cuts_after_bytes = [5, 3 * MIB, 6 * MIB]
@@ -257,7 +258,7 @@ def test_an_object_replaced_in_mid_download_is_never_mixed(
 def test_an_object_deleted_in_mid_download_is_a_change_and_then_a_version_that_isnt_there(
     faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordered, "WINDOW", 1)  # one connection, so that the first part is there when it goes
+    monkeypatch.setattr(ordered_download, "WINDOW", 1)  # one connection, so that the first part is there when it goes
     s3.put(f"{prefix}/2/model.onnx")
     s3.put(f"{prefix}/3/model.onnx", LARGE)
 
@@ -411,7 +412,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_is_fetched(
     faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.put(f"{prefix}/3/model.onnx")
-    monkeypatch.setattr("slipway_agent.volume.SPARE_BYTES", 2**60)
+    monkeypatch.setattr("slipway_agent.volume.models_volume.SPARE_BYTES", 2**60)
     assert "free" in refusal(lambda: fetch(faulty_place, staging), Reason.DISK_FULL)
     assert faulty.bodies("model.onnx") == 0
 
