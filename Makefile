@@ -14,7 +14,8 @@ PY := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/serving-images/agent:$(CURDIR)
 CLUSTER_CLI := $(PYTHON) -m tests.e2e.cluster
 INSIDE := $(CLUSTER_CLI) exec
-STAGE := .ci/stage
+TOOLS := tests/tools
+STAGE := $(TOOLS)/stage
 BESIDE := tests/e2e/agent tests/e2e/stand_in
 E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifecycle $(BESIDE))
 ROOTS := triton onnxruntime torchserve test-tensorflow-serving
@@ -75,7 +76,7 @@ matrix: deps venv cluster-up images ## What e2e leaves out: the same cases again
 # Where Docker builds the images there are no roots to mount: what needs one is skipped, and says so.
 .PHONY: beside
 beside: deps venv images ## The agent beside each real server, and the stand-in for TensorFlow Serving, as processes
-	@$(PYTHON) serving-images/build with-roots $(ROOTS) -- .ci/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
+	@$(PYTHON) serving-images/build with-roots $(ROOTS) -- $(TOOLS)/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
 
 .PHONY: routing
 routing: deps venv ## The router: a real Envoy as a process, its configuration swapped as a kubelet does, under load
@@ -141,12 +142,12 @@ clean: ## Stop and forget the cluster, remove the virtual environment and the ch
 
 .PHONY: deps
 deps: ## Install the Debian packages that are missing (root), or say what to type
-	@.ci/install-packages
+	@$(TOOLS)/install-packages
 
 .PHONY: venv
 venv: $(VENV)/.made-of-lock
 $(VENV)/.made-of-lock: tests/requirements.lock
-	@.ci/make-venv $(PYTHON) $(VENV) tests/requirements.lock
+	@$(TOOLS)/make-venv $(PYTHON) $(VENV) tests/requirements.lock
 
 .PHONY: lock
 lock: $(PY) ## Refresh the locks (UPGRADE= keeps the versions that still fit)
