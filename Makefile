@@ -18,6 +18,9 @@ TOOLS := tests/tools
 STAGE := $(TOOLS)/stage
 BESIDE := tests/e2e/agent tests/e2e/stand_in
 E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifecycle $(BESIDE))
+# make unit's tests in three processes: those that compute, those that wait, and whatever else there is.
+TRANSITION := tests/transition
+AGENT := tests/unit/agent tests/unit/cli
 ROOTS := triton onnxruntime torchserve test-tensorflow-serving
 UV_COMPILE = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-header --no-emit-index-url --python-version 3.11
 UPGRADE ?= --upgrade
@@ -55,11 +58,10 @@ test-all: test ## make test, the demo, every case of every server, longer crash 
 
 .PHONY: unit
 unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluster, no root
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
-	@$(PY) -m pytest
+	@$(TOOLS)/side-by-side "lint: $(VENV)/bin/ruff check ." "format: $(VENV)/bin/ruff format --check ." \
+	  "layers: $(VENV)/bin/lint-imports" "types: $(VENV)/bin/mypy" \
+	  "transition: $(PY) -m pytest $(TRANSITION)" "agent: $(PY) -m pytest $(AGENT)" \
+	  "rest: $(PY) -m pytest $(addprefix --ignore=,$(TRANSITION) $(AGENT))"
 
 .PHONY: slowed
 slowed: deps venv ## The agent's tests with random lines slowed: what depends on the moment shows; SEED=1 draws the lines
