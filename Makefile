@@ -21,6 +21,8 @@ E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifec
 # make unit's tests in three processes: those that compute, those that wait, and whatever else there is.
 TRANSITION := tests/transition
 AGENT := tests/unit/agent tests/unit/cli
+# Each begins with half of the tests in their order, and takes over what the other has not come to.
+TWO_WORKERS := -n 2 --dist worksteal --durations=15 --durations-min=5
 ROOTS := triton onnxruntime torchserve test-tensorflow-serving
 UV_COMPILE = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-header --no-emit-index-url --python-version 3.11
 UPGRADE ?= --upgrade
@@ -69,11 +71,12 @@ slowed: deps venv ## The agent's tests with random lines slowed: what depends on
 
 .PHONY: e2e
 e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/golden/chart $(E2E) -m "not matrix"
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) tests/golden/chart $(E2E) -m "not matrix and not alone"
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m "alone and not matrix"
 
 .PHONY: matrix
 matrix: deps venv cluster-up images ## What e2e leaves out: the same cases again on every server
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m matrix
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) $(E2E) -m matrix
 
 # Where Docker builds the images there are no roots to mount: what needs one is skipped, and says so.
 .PHONY: beside

@@ -272,6 +272,7 @@ def test_a_version_that_fails_five_percent_is_rolled_back_by_the_numbers(served:
         assert not late, f"{kind}: requests failed more than 2 s after the verdict: {late[:3]}"
 
 
+@pytest.mark.alone  # compares latencies of some milliseconds
 def test_a_version_three_times_slower_is_rolled_back_by_the_numbers(served: Served, digits: Digits) -> None:
     slowly = HALF | {"progressDeadlineSeconds": 180, "analysis": NEVER_PASSES}
     with asked(served, prediction(digits), rate=60) as loaded:
@@ -470,6 +471,7 @@ def processes(served: Served) -> dict[str, int]:
     }
 
 
+@pytest.mark.alone  # replaces the operator
 def test_an_upgrade_of_the_operator_starts_no_rollout_and_restarts_no_pod(served: Served, kube: Kube) -> None:
     before, revision = processes(served), status_of(served)["stable"]["revision"]
     templates = {one["metadata"]["name"]: one["spec"]["template"] for one in served.children("Deployment")}
@@ -519,6 +521,7 @@ def test_a_router_pod_that_is_deleted_loses_no_request(served: Served, digits: D
     assert 0.05 < share < 0.35, loaded.by()
 
 
+@pytest.mark.alone  # ends the operator
 def test_routers_split_on_while_no_operator_runs(served: Served, digits: Digits, operator: Operator) -> None:
     served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
     revision = then_weight(served, 20)

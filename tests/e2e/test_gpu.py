@@ -33,6 +33,7 @@ def node_without_gpu(kube: Kube) -> Iterator[str]:
         kube.patch("Node", name, None, [{"op": "remove", "path": POINTER}], "/status")
 
 
+@pytest.mark.alone  # gives the node GPUs, which other tests expect to be missing
 def test_a_missing_gpu_is_named_and_one_that_comes_is_used(
     kube: Kube, stage: Stage, digits: Digits, node_without_gpu: str
 ) -> None:
