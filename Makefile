@@ -39,15 +39,21 @@ demo: deps venv ## A real model on a real cluster, from nothing: predictions, a 
 test: deps ## All that decides whether a change is good: unit, crash and e2e tests on a real cluster (root)
 	@$(STAGE) --reset
 	@$(STAGE) venv $(MAKE) venv
-	@$(STAGE) unit $(MAKE) unit
-	@$(STAGE) binaries $(CLUSTER_CLI) build
-	@$(STAGE) storage $(MAKE) storage
-	@$(STAGE) crash $(MAKE) crash
-	@$(STAGE) images $(MAKE) images
-	@$(STAGE) routing $(MAKE) routing
-	@$(STAGE) beside $(MAKE) beside
+	@$(STAGE) --together test-processes test-control-plane
 	@$(STAGE) e2e $(MAKE) e2e
 	@$(STAGE) --summary
+
+# What make test runs side by side before the cluster: one half mostly waits, the other computes, at a lower priority.
+.PHONY: test-processes test-control-plane
+test-processes:
+	@$(STAGE) unit $(MAKE) unit
+	@$(STAGE) images $(MAKE) images
+	@$(STAGE) storage $(MAKE) storage
+	@$(STAGE) routing $(MAKE) routing
+	@$(STAGE) beside $(MAKE) beside
+test-control-plane:
+	@$(STAGE) binaries $(CLUSTER_CLI) build
+	@$(STAGE) crash $(MAKE) crash
 
 .PHONY: test-all
 test-all: test ## make test, the demo, every case of every server, longer crash tests, the cluster's lifecycle, a bench at N=100

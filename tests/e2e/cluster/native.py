@@ -55,7 +55,7 @@ class NativeCluster:
     # -- up
 
     def build(self) -> None:
-        ensure_binaries((*NODE_MODULES, *STORE_MODULES))
+        ensure_binaries((*STORE_MODULES, *NODE_MODULES))  # images of the stores are built meanwhile
 
     def up(self, options: UpOptions) -> None:
         with self._locked():
