@@ -33,7 +33,7 @@ help: ## This list
 
 .PHONY: demo
 demo: deps venv ## A real model on a real cluster, from nothing: predictions, a good canary promoted, a bad one taken back
-	@$(PY) -m examples.demo
+	@$(PY) -m tests.e2e.demo
 
 .PHONY: test
 test: deps ## All that decides whether a change is good: unit, crash and e2e tests on a real cluster (root)
