@@ -16,6 +16,7 @@ CLUSTER_CLI := $(PYTHON) -m tests.e2e.cluster
 INSIDE := $(CLUSTER_CLI) exec
 TOOLS := tests/tools
 STAGE := $(TOOLS)/stage
+TEST_IMAGES := $(PYTHON) tests/e2e/images/build
 BESIDE := tests/e2e/agent tests/e2e/stand_in
 E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifecycle $(BESIDE))
 # make unit's tests in three processes: those that compute, those that wait, and whatever else there is.
@@ -47,7 +48,7 @@ test: deps ## All that decides whether a change is good: unit, crash and e2e tes
 .PHONY: test-processes test-control-plane
 test-processes:
 	@$(STAGE) unit $(MAKE) unit
-	@$(STAGE) images $(MAKE) images
+	@$(STAGE) images $(MAKE) test-images
 	@$(STAGE) storage $(MAKE) storage
 	@$(STAGE) routing $(MAKE) routing
 	@$(STAGE) beside $(MAKE) beside
@@ -76,22 +77,22 @@ slowed: deps venv ## The agent's tests with random lines slowed: what depends on
 	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/test_agent.py tests/unit/agent/test_whatever_changes.py tests/unit/agent/test_cache.py tests/storage
 
 .PHONY: e2e
-e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
+e2e: deps venv cluster-up test-images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
 	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) tests/golden/chart $(E2E) -m "not matrix and not alone"
 	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m "alone and not matrix"
 
 .PHONY: matrix
-matrix: deps venv cluster-up images ## What e2e leaves out: the same cases again on every server
+matrix: deps venv cluster-up test-images ## What e2e leaves out: the same cases again on every server
 	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) $(E2E) -m matrix
 
 # Where Docker builds the images there are no roots to mount: what needs one is skipped, and says so.
 .PHONY: beside
-beside: deps venv images ## The agent beside each real server, and the stand-in for TensorFlow Serving, as processes
-	@$(PYTHON) serving-images/build with-roots $(ROOTS) -- $(TOOLS)/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
+beside: deps venv test-images ## The agent beside each real server, and the stand-in for TensorFlow Serving, as processes
+	@$(TEST_IMAGES) with-roots $(ROOTS) -- $(TOOLS)/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
 
 .PHONY: routing
 routing: deps venv ## The router: a real Envoy as a process, its configuration swapped as a kubelet does, under load
-	@$(PYTHON) serving-images/build with-roots router -- $(PY) -m pytest -n 2 --dist loadfile tests/router
+	@$(TEST_IMAGES) with-roots router -- $(PY) -m pytest -n 2 --dist loadfile tests/router
 
 .PHONY: storage
 storage: deps venv ## Models fetched from a real S3 server, registry and web server on loopback, misbehaving ones too
@@ -114,11 +115,11 @@ bench-controller: deps venv ## Speed and size of the operator with N objects (N=
 	@$(PY) -m tests.bench.controller -n $(N)
 
 .PHONY: bench-serving
-bench-serving: deps venv cluster-up images ## What clients notice of updates; ONLY=a|b|c|d and RUNTIME=Triton,… choose
+bench-serving: deps venv cluster-up test-images ## What clients notice of updates; ONLY=a|b|c|d and RUNTIME=Triton,… choose
 	@$(INSIDE) $(CURDIR)/$(PY) -m tests.bench.serving $(if $(ONLY),--only $(ONLY)) $(if $(RUNTIME),--runtime $(RUNTIME))
 
 .PHONY: bench-rollout
-bench-rollout: deps venv cluster-up images ## What a rollout costs its clients, and how fast a bad canary is off; ONLY=a|b|c|d|e chooses
+bench-rollout: deps venv cluster-up test-images ## What a rollout costs its clients, and how fast a bad canary is off; ONLY=a|b|c|d|e chooses
 	@$(INSIDE) $(CURDIR)/$(PY) -m tests.bench.rollout $(if $(ONLY),--only $(ONLY))
 
 .PHONY: bench-analysis
@@ -132,6 +133,10 @@ crds: venv ## Write the CRD from the pydantic models
 .PHONY: images
 images: deps ## Build what is missing of the container images
 	@$(PYTHON) serving-images/build build
+
+.PHONY: test-images
+test-images: deps ## The same, and the images that only tests need
+	@$(TEST_IMAGES) build
 
 .PHONY: cluster-up
 cluster-up: deps ## Start the cluster
