@@ -19,9 +19,8 @@ STAGE := $(TOOLS)/stage
 TEST_IMAGES := $(PYTHON) tests/e2e/images/build
 BESIDE := tests/e2e/agent tests/e2e/stand_in
 E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifecycle $(BESIDE))
-# make unit's tests in three processes: those that compute, those that wait, and whatever else there is.
-TRANSITION := tests/transition
-AGENT := tests/unit/agent tests/unit/cli
+# make unit's tests in three runs: those that compute, those that wait, and whatever else there is.
+UNIT_TESTS := $(PY) -m pytest -p no:cacheprovider
 # Each begins with half of the tests in their order, and takes over what the other has not come to.
 TWO_WORKERS := -n 2 --dist worksteal --durations=15 --durations-min=5
 ROOTS := triton onnxruntime torchserve test-tensorflow-serving
@@ -77,8 +76,8 @@ lifecycle-stages:
 unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluster, no root
 	@$(TOOLS)/side-by-side "lint: $(VENV)/bin/ruff check ." "format: $(VENV)/bin/ruff format --check ." \
 	  "layers: $(VENV)/bin/lint-imports" "types: $(VENV)/bin/mypy" \
-	  "transition: $(PY) -m pytest $(TRANSITION)" "agent: $(PY) -m pytest $(AGENT)" \
-	  "rest: $(PY) -m pytest $(addprefix --ignore=,$(TRANSITION) $(AGENT))"
+	  "transition: $(UNIT_TESTS) tests/transition" "agent: $(UNIT_TESTS) -n 2 tests/unit/agent" \
+	  "rest: $(UNIT_TESTS) --ignore=tests/transition --ignore=tests/unit/agent"
 
 .PHONY: slowed
 slowed: deps venv ## The agent's tests with random lines slowed: what depends on the moment shows; SEED=1 draws the lines
