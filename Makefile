@@ -38,7 +38,6 @@ demo: deps venv ## A real model on a real cluster, from nothing: predictions, a 
 .PHONY: test
 test: deps ## All that decides whether a change is good: unit, crash and e2e tests on a real cluster (root)
 	@$(STAGE) --reset
-	@$(STAGE) venv $(MAKE) venv
 	@$(STAGE) --together test-processes test-control-plane
 	@$(STAGE) e2e $(MAKE) e2e
 	@$(STAGE) --summary
@@ -46,6 +45,7 @@ test: deps ## All that decides whether a change is good: unit, crash and e2e tes
 # What make test runs side by side before the cluster: one half mostly waits, the other computes, at a lower priority.
 .PHONY: test-processes test-control-plane
 test-processes:
+	@$(STAGE) venv $(MAKE) venv
 	@$(STAGE) unit $(MAKE) unit
 	@$(STAGE) images $(MAKE) test-images
 	@$(STAGE) storage $(MAKE) storage
