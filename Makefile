@@ -90,7 +90,8 @@ e2e: deps venv cluster-up test-images ## End-to-end tests on the cluster (CLUSTE
 
 .PHONY: matrix
 matrix: deps venv cluster-up test-images ## What e2e leaves out: the same cases again on every server
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) $(E2E) -m matrix
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) $(E2E) -m "matrix and not alone"
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m "matrix and alone"
 
 # Where Docker builds the images there are no roots to mount: what needs one is skipped, and says so.
 .PHONY: beside

@@ -4,7 +4,8 @@ Run inside the cluster's network: `make e2e`, or `python -m tests.e2e.cluster ex
 Models that tests only read are applied together and live as long as the session; each other test has a namespace of
 its own, deleted without waiting.
 Two workers of pytest-xdist share the cluster and its operator. Tests marked `alone` end, replace or count all that the
-operator does, or change what every pod may get; they run in a second pass, one by one.
+operator does, change what every pod may get, compare latencies, or put a load on of which nothing may be lost; they run
+in a second pass, one by one.
 """
 
 from __future__ import annotations

@@ -163,6 +163,7 @@ def by_version(served: Served) -> dict[int, str]:
 # --- good ones
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_better_version_is_promoted_step_by_step_and_no_request_is_lost(served: Served, digits: Digits) -> None:
     before = restarts(served.pods())
     with told(served) as story, asked(served, prediction(digits)) as loaded:
@@ -183,6 +184,7 @@ def test_a_better_version_is_promoted_step_by_step_and_no_request_is_lost(served
     assert [one for one in reasons if one != "Step"] == ["Started", "Promoted", "Baked"], reasons
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_back_in_bake_takes_seconds_and_loses_nothing(served: Served, digits: Digits) -> None:
     served.when_spec(
         model={"version": BETTER}, rollout={"bakeSeconds": 300, "steps": [{"weight": 100}], "analysis": None}
@@ -202,6 +204,7 @@ def test_back_in_bake_takes_seconds_and_loses_nothing(served: Served, digits: Di
 # --- bad ones: stopped before any live traffic
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_that_answers_wrongly_is_stopped_by_golden_requests(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": WRONG})
@@ -209,6 +212,7 @@ def test_a_version_that_answers_wrongly_is_stopped_by_golden_requests(served: Se
     then_nobody_saw(loaded, WRONG)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_with_another_signature_is_stopped(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": STRANGE}, rollout={"gates": None})
@@ -216,6 +220,7 @@ def test_a_version_with_another_signature_is_stopped(served: Served, digits: Dig
     then_nobody_saw(loaded, STRANGE)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_that_never_becomes_ready_is_taken_back(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": UNLOADABLE})
@@ -223,6 +228,7 @@ def test_a_version_that_never_becomes_ready_is_taken_back(served: Served, digits
     then_nobody_saw(loaded, UNLOADABLE)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_pods_that_never_become_ready_are_given_up_at_the_deadline(served: Served, digits: Digits) -> None:
     gate = [{"conditionType": "e2e.slipway.dev/never"}]
     with asked(served, prediction(digits)) as loaded:
@@ -257,6 +263,7 @@ def test_a_canary_without_a_gpu_to_spare_is_said_so_by_name_and_number(served: S
 # --- bad ones: rolled back by what live traffic shows
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_that_fails_five_percent_is_rolled_back_by_the_numbers(served: Served, digits: Digits) -> None:
     with told(served) as story, asked(served, some_trigger(digits), rate=60) as loaded:
         served.when_spec(model={"version": FAILING}, rollout=HALF | {"analysis": NEVER_PASSES})
@@ -283,6 +290,7 @@ def test_a_version_three_times_slower_is_rolled_back_by_the_numbers(served: Serv
     assert loaded.by()[str(SLOW)] > 0
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_that_crashes_after_some_traffic_is_rolled_back(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits), rate=50) as loaded:
         served.when_spec(model={"version": TALKATIVE}, rollout={"steps": SLOW_STEPS})
@@ -297,6 +305,7 @@ def test_a_version_that_crashes_after_some_traffic_is_rolled_back(served: Served
         assert not late, f"{kind}: {late[:3]}"
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_bake_that_fails_is_back_in_seconds(served: Served, digits: Digits) -> None:
     steps = [{"weight": 100}]
     served.when_spec(model={"version": TALKATIVE}, rollout={"steps": steps, "analysis": None, "bakeSeconds": 300})
@@ -340,6 +349,7 @@ def test_commands_of_a_person_are_carried_out_once(served: Served, digits: Digit
     then_taken_back(served, BETTER, "Aborted")
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_rollback_to_a_revision_of_the_history_serves_it_until_the_spec_names_another(
     served: Served, digits: Digits
 ) -> None:
@@ -360,6 +370,7 @@ def test_rollback_to_a_revision_of_the_history_serves_it_until_the_spec_names_an
     assert not status_of(served).get("pinned")
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_the_spec_set_back_in_mid_rollout_is_a_rollback_at_once(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
@@ -373,6 +384,7 @@ def test_the_spec_set_back_in_mid_rollout_is_a_rollback_at_once(served: Served, 
     assert rejected_of(status_of(served), revision) is None
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_new_spec_replaces_the_canary_and_scaling_goes_on_beside_it(served: Served, digits: Digits) -> None:
     with told(served) as story, asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
@@ -510,6 +522,7 @@ def then_two_routers(served: Served) -> None:
     served.kube.wait_list("Pod", served.namespace, "two routers are ready", are_two, labels=labels)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_router_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
@@ -554,6 +567,7 @@ def test_an_eviction_leaves_a_router(served: Served) -> None:
     then_two_routers(served)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_switching_the_provider_and_removing_the_steps_lose_no_request(served: Served, digits: Digits) -> None:
     """Router → Replicas → Router → no steps → steps, one after the other, under the same load."""
     with asked(served, prediction(digits)) as loaded:
@@ -580,6 +594,7 @@ def then_no_routers(served: Served) -> None:
     )
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: Served, digits: Digits) -> None:
     with told(served) as story, asked(served, prediction(digits)) as loaded:
         served.when_spec(
@@ -595,6 +610,7 @@ def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: 
     assert set(story.weights(revision)) <= {0, 50, 100}
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_where_pods_split_the_servers_own_counts_are_judged(served: Served, digits: Digits) -> None:
     judged = HALF | {"analysis": NEVER_PASSES}
     with asked(served, some_trigger(digits), rate=60) as loaded:

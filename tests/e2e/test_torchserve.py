@@ -144,6 +144,7 @@ def test_requests_are_counted_and_management_is_out_of_reach(multiplier: Served)
     assert requests.post(f"http://{at}:8080/models?url=any", timeout=5).status_code == 404
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(
     stage: Stage, archives: dict[str, bytes]
@@ -158,6 +159,7 @@ def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(
     assert restarts(served.pods()) == before
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_nothing(stage: Stage, archives: dict[str, bytes]) -> None:
     served = given(stage, archives, "first", replicas=2).then_ready()
