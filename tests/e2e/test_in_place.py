@@ -47,6 +47,7 @@ def put(stage: Stage, tmp_path: Path) -> Put:
     return now
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(served: Served, digits: Digits) -> None:
     sample = telling(digits)
@@ -61,6 +62,7 @@ def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(serv
     assert all(one["since"] and len(one["sha256"]) == 64 for one in status["versions"])
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_back_within_bake_is_a_switch(served: Served, digits: Digits) -> None:
     before, stable = restarts(served.pods()), served.stored()["status"]["stable"]["revision"]
@@ -73,6 +75,7 @@ def test_back_within_bake_is_a_switch(served: Served, digits: Digits) -> None:
     assert served.stored()["status"]["stable"]["revision"] == stable
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_version_that_fails_to_load_leaves_the_old_one_serving(served: Served, digits: Digits) -> None:
     before = restarts(served.pods())

@@ -93,6 +93,7 @@ def everything_a_client_sees(served: Served, digits: Digits) -> dict[str, object
     return seen
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(served: Served, digits: Digits) -> None:
     sample = telling(digits)
@@ -101,6 +102,7 @@ def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(serv
     assert served.stored()["status"]["stable"]["version"] == 2
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_no_request_and_closes_no_connection_in_use(served: Served, digits: Digits) -> None:
     loading = load_on(served, digits, ended_pods=0)  # not one kept connection may be cut

@@ -87,6 +87,7 @@ def then_rolls(served: Served, loading: AbstractContextManager[Load], **change: 
     return load
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_rolls_out_and_no_request_is_lost(served: Served, digits: Digits) -> None:
     loading = load_on(served, digits, ended_pods=2)
@@ -98,6 +99,7 @@ def test_a_new_version_rolls_out_and_no_request_is_lost(served: Served, digits: 
     assert deployments <= {0, 2}
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) -> None:
     with load_on(served, digits, ended_pods=1):
@@ -107,6 +109,7 @@ def test_a_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) 
         served.then_pods("another pod is ready in its place", 2)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_scaling_up_and_down_loses_no_request(served: Served, digits: Digits) -> None:
     with load_on(served, digits, ended_pods=2):

@@ -211,6 +211,7 @@ def test_status_names_versions_and_their_digests(multiplier: Served) -> None:
     assert all(len(one["sha256"]) == 64 for one in versions.values())
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_labels_follow(module_stage: Stage, claim: str) -> None:
     served = given(module_stage, claim, "hot", 2, VERSIONS, replicas=2).then_ready()
@@ -245,6 +246,7 @@ def test_labels_lead_to_stable_and_canary_while_requests_are_split(module_stage:
     eventually("stable leads to it", lambda: answers_by_label(served, "stable") == 2.0)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_nothing_though_the_server_ignores_sigterm(module_stage: Stage, claim: str) -> None:
     served = given(module_stage, claim, "rolled", 2, VERSIONS, replicas=2).then_ready()

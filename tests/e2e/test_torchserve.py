@@ -143,6 +143,7 @@ def test_requests_are_counted_and_management_is_out_of_reach(multiplier: Served)
     assert requests.post(f"http://{at}:8080/models?url=any", timeout=5).status_code == 404
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(
     stage: Stage, archives: dict[str, bytes]
@@ -151,6 +152,7 @@ def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(
     then_loads_while_serving(served, load_on(served, ended_pods=0), 2, {1, 2})
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_nothing(stage: Stage, archives: dict[str, bytes]) -> None:
     served = given(stage, archives, "first", replicas=2).then_ready()

@@ -1,6 +1,6 @@
 """What the router adds, without a cluster: a server on loopback asked directly and through Envoy, request by request.
 
-    serving-images/build with-roots router -- .venv/bin/python -m tests.bench.router [-s SECONDS]
+    tests/e2e/images/build with-roots router -- .venv/bin/python -m tests.bench.router [-s SECONDS]
 
 Open loop at 300 requests a second each, on kept connections; both ways take turns, so that whatever else the machine
 does falls on both. Prints the differences of the medians and of the 99th percentiles, and the router's memory.
@@ -58,7 +58,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     program = find_envoy()
     if program is None:
-        raise SystemExit("no Envoy: serving-images/build with-roots router -- .venv/bin/python -m tests.bench.router")
+        raise SystemExit("no Envoy: tests/e2e/images/build with-roots router -- .venv/bin/python -m tests.bench.router")
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(program, Path(folder))
         try:

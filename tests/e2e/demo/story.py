@@ -23,7 +23,7 @@ from tests.e2e.kube import Kube, Manifest, kubectl
 from tests.e2e.traffic import GRPC, KEPT
 from tests.e2e.wire import inference_protocol
 
-MANIFEST = Path(__file__).with_name("modeldeployment.yaml")
+MANIFEST = Path(__file__).resolve().parents[3] / "examples" / "canary" / "modeldeployment.yaml"
 NAME, BEFORE = "digits", 2
 RATE = 100.0
 SHARES = {KEPT: 0.5, GRPC: 0.5}

@@ -22,17 +22,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from examples.canary import story
 from examples.canary.versions import BAD
 from examples.digits.ask import AskError, predict, table
 from tests.e2e import reach, store
 from tests.e2e.cluster.layout import cache_folder
+from tests.e2e.demo import story
 from tests.e2e.generator import LoadError
 from tests.e2e.install import BUILD, InstallError, Operator, image_archives, image_references, install_operator
 from tests.e2e.kube import Kube, Manifest, RefusedError, TimedOutError, kubectl
 from tests.e2e.stage import conditions, is_ready
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[3]
 NAMESPACE = "slipway-demo"
 CLAIM = "models"
 CONTENT_ANNOTATION = "demo.slipway.dev/content"
@@ -98,7 +98,7 @@ def outside() -> None:
         run([*CLUSTER, "load", *(str(archives[name]) for name in IMAGES)], progress, "what to do: make cluster-status")
     os.chdir(ROOT)
     sys.stdout.flush()
-    command = [*CLUSTER, "exec", sys.executable, "-m", "examples.demo", "inside"]
+    command = [*CLUSTER, "exec", sys.executable, "-m", "tests.e2e.demo", "inside"]
     os.execv(command[0], command)
 
 
