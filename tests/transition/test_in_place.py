@@ -11,15 +11,16 @@ from typing import Any
 import pytest
 
 from slipway.model.names import RECORDED_KEY
+from tests.simulation.agents import LOAD_FAILED
+from tests.transition.operators import Operator, run, writes_of
 from tests.transition.test_transitions import (
     HOUR,
-    LOAD_FAILED,
     assert_at_rest,
     assert_healthy,
     serving,
     stable_of,
 )
-from tests.transition.world import Operator, World, run, writes_of
+from tests.transition.world import World
 from tests.unit.specs import NAME
 
 BAKE_SECONDS = 60
