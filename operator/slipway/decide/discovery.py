@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import VersionPolicy
-from slipway.model.revision import place_of
+from slipway.model.revision import Revision, place_of
 from slipway.model.workload import Trouble
 from slipway.observe.snapshot import Snapshot
 
@@ -154,6 +154,19 @@ def choose_versions(policy: VersionPolicy | None, served: int, listed: Iterable[
         case _:
             others = below
     return (*others, served)
+
+
+def versions_to_load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:
+    if revision.version == 0:
+        return ()
+    return choose_versions(deployment.spec.version_policy, revision.version, listed)
+
+
+def loaded_elsewhere(snapshot: Snapshot, workload: str, revision: Revision) -> tuple[int, ...]:
+    orders = snapshot.agent_orders.get(workload)
+    if orders is not None and orders.load and orders.served == revision.version:
+        return orders.load
+    return (revision.version,) if revision.version else ()
 
 
 def needs_listing(policy: VersionPolicy | None) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
-from slipway.decide.discovery import MAX_LISTED
+from slipway.decide.discovery import MAX_LISTED, loaded_elsewhere, versions_to_load
 from slipway.decide.service_target import choose_service_target
 from slipway.decide.steps import wants_router, wants_split
 from slipway.decide.weights import provider_name
@@ -21,7 +21,7 @@ from slipway.model.rollout import Plan
 from slipway.model.workload import Trouble
 from slipway.observe.service import ALL_PODS, ROUTER, ServiceTarget
 from slipway.observe.snapshot import Snapshot
-from slipway.render.agent_orders import loaded_elsewhere, render_agent_config, version_labels, versions_to_load
+from slipway.render.agent_orders import render_agent_config, version_labels
 from slipway.render.objects import (
     Child,
     render_config_map,
