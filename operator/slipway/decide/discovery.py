@@ -15,7 +15,7 @@ from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import VersionPolicy
 from slipway.model.revision import Revision, place_of
 from slipway.model.workload import Trouble
-from slipway.observe.snapshot import Snapshot
+from slipway.observe.snapshot import AgentOrders, Snapshot
 
 MAX_LISTED = 256
 """The newest; more would not fit into status."""
@@ -156,17 +156,30 @@ def choose_versions(policy: VersionPolicy | None, served: int, listed: Iterable[
     return (*others, served)
 
 
-def versions_to_load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:
+def versions_to_load(
+    deployment: ModelDeployment,
+    revision: Revision,
+    former: Revision | None,
+    listed: Iterable[int],
+    live: AgentOrders | None,
+) -> tuple[int, ...]:
+    """The versions that the agents of a revision's workload load, ascending; none while none was found.
+
+    former: the revision before it in place, whose version stays loaded beside it. listed: the versions at the spec's
+    place. live: the workload's ConfigMap as it stands, which a revision of another place keeps to: the listing says
+    nothing of that place.
+    """
     if revision.version == 0:
-        return ()
-    return choose_versions(deployment.spec.version_policy, revision.version, listed)
-
-
-def loaded_elsewhere(snapshot: Snapshot, workload: str, revision: Revision) -> tuple[int, ...]:
-    orders = snapshot.agent_orders.get(workload)
-    if orders is not None and orders.load and orders.served == revision.version:
-        return orders.load
-    return (revision.version,) if revision.version else ()
+        load: tuple[int, ...] = ()
+    elif place_of(revision) == deployment.spec.model.uri:
+        load = choose_versions(deployment.spec.version_policy, revision.version, listed)
+    elif live is not None and live.load and live.served == revision.version:
+        load = live.load
+    else:
+        load = (revision.version,)
+    if former is not None and 0 < former.version < revision.version:
+        return tuple(sorted({*load, former.version}))
+    return load
 
 
 def needs_listing(policy: VersionPolicy | None) -> bool:
