@@ -8,6 +8,7 @@ tests/golden/difference.py describes. Written anew by: pytest tests/golden --upd
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ import yaml
 
 from slipway.api import parse
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.placement import new_revision, place
+from slipway.decide.inputs import gather_inputs
+from slipway.decide.placement import new_revision
 from slipway.decide.steps import wants_split
 from slipway.model.revision import Assignment, Revision
 from slipway.model.rollout import Plan, Promotion
@@ -68,7 +70,8 @@ def rendered(bodies: list[Json]) -> list[Json]:
     deployment = parse(bodies[-1])
     replicas = deployment.spec.replicas
     snapshot = Snapshot({}, frozenset(), kept, {}, {}, (), {})
-    desired = place(deployment, snapshot, ModelDeploymentStatus()).revision
+    inputs = replace(gather_inputs(deployment, snapshot, ModelDeploymentStatus(), {}, None), listed=LISTED)
+    desired = inputs.placement.revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
         counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Assignment(stable.hash)}
@@ -78,7 +81,7 @@ def rendered(bodies: list[Json]) -> list[Json]:
     else:
         orders = {desired.hash: Assignment(desired.hash)}
         plan = Plan(RolloutState(None, desired.hash), {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
-    children = [child.manifest for child in render(deployment, desired, plan, snapshot, LISTED, IMAGES).children]
+    children = [child.manifest for child in render(inputs, plan, snapshot, IMAGES).children]
     templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
     for child in children:
         if child["kind"] == "Deployment" and child["metadata"]["name"] in templates:  # written once, for those who read

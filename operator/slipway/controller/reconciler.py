@@ -202,9 +202,7 @@ class Reconciler:
         weighed = weigh(inputs, snapshot, stored, reading, now)
         plan = step(inputs.target, inputs.state, snapshot.workloads, now, weighed.signals)
         golden = await self._golden(key, inputs, plan, snapshot)
-        rendered = render(
-            inputs.deployment, inputs.placement.revision, plan, snapshot, inputs.listed, self._images, golden
-        )
+        rendered = render(inputs, plan, snapshot, self._images, golden)
         problem, writes = await self._apply_all(key, uid, rendered, snapshot)
         if problem is None and isinstance(golden, Trouble):
             problem = golden

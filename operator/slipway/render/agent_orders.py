@@ -14,7 +14,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from slipway.api import SpecError
 from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import Golden, GoldenRequest, ModelDeployment, ModelDeploymentSpec
-from slipway.decide.discovery import choose_versions
 from slipway.model.revision import (
     Json,
     Revision,
@@ -143,19 +142,6 @@ def golden_orders(golden: Golden, data: Mapping[str, str] | None = None) -> Json
 
 def _golden(request: GoldenRequest) -> Json:
     return request.model_dump(mode="json", by_alias=True, exclude_none=True)
-
-
-def versions_to_load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:
-    if revision.version == 0:
-        return ()
-    return choose_versions(deployment.spec.version_policy, revision.version, listed)
-
-
-def loaded_elsewhere(snapshot: Snapshot, workload: str, revision: Revision) -> tuple[int, ...]:
-    orders = snapshot.agent_orders.get(workload)
-    if orders is not None and orders.load and orders.served == revision.version:
-        return orders.load
-    return (revision.version,) if revision.version else ()
 
 
 def version_labels(
