@@ -10,6 +10,7 @@ from slipway.api.v1alpha1 import KIND
 from slipway.controller import version_watch
 from slipway.controller.agents import Agents, Listing
 from slipway.controller.cache import Cache, Key
+from slipway.controller.clients import Clients
 from slipway.controller.reconciler import Clock, Reconciler
 from slipway.controller.routers import Routers
 from slipway.controller.server_counts import ServerCounts
@@ -133,16 +134,8 @@ class Operator:
         self.queue = PlayedQueue(world)
         clock = Clock(world.now, lambda: float(world.seconds))
         LIVING.append(self)
-        self._reconciler = Reconciler(
-            world,
-            PlayedAgents(world),
-            PlayedRouters(world),
-            PlayedServerCounts(world),
-            self.cache,
-            self.queue,
-            images,
-            clock,
-        )
+        clients = Clients(world, PlayedAgents(world), PlayedRouters(world), PlayedServerCounts(world))
+        self._reconciler = Reconciler(clients, self.cache, self.queue, images, clock)
         world.news()
         for (kind, _), live in sorted(world.objects.items(), key=lambda item: item[0][0] == KIND):
             if (key := self.cache.put(kind, live)) and kind == KIND:

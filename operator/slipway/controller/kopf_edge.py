@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import kopf
@@ -19,6 +19,7 @@ from slipway.api import GROUP, KIND, PLURAL, VERSION
 from slipway.controller import metrics
 from slipway.controller.agents import Agents
 from slipway.controller.cache import Cache, Key
+from slipway.controller.clients import Clients
 from slipway.controller.health import Health
 from slipway.controller.kube import Cluster
 from slipway.controller.reconciler import Reconciler
@@ -69,52 +70,43 @@ class _NoState(kopf.DiffBaseStorage, kopf.ProgressStorage):
 async def run(settings: Settings) -> None:
     """Run the operator until it is told to stop."""
     cache, queue, health = Cache(), Queue[Key](), Health()
-    cluster, agents = await Cluster.connect(connections=WORKERS), Agents()
-    routers, server_counts = Routers(), ServerCounts()
-    reconciler = Reconciler(cluster, agents, routers, server_counts, cache, queue, settings.images)
-    first = FirstListing()
+    cluster = await Cluster.connect(connections=WORKERS)
+    clients = Clients(cluster, Agents(), Routers(), ServerCounts())
+    reconciler = Reconciler(clients, cache, queue, settings.images)
+    namespaces, first = settings.namespaces, FirstListing()
     server = health.serve(settings.metrics_port)
     try:
         watching = kopf.operator(
             registry=_registry(cache, queue, first),
             settings=_kopf_settings(),
-            clusterwide=not settings.namespaces,
-            namespaces=settings.namespaces,
+            clusterwide=not namespaces,
+            namespaces=namespaces,
             standalone=True,
         )
         # kopf starts meanwhile; passes only begin when all children are listed.
-        listing = asyncio.create_task(list_children(cluster, cache, settings.namespaces, first))
-        work: list[Coroutine[Any, Any, None]] = [_work_after(listing, reconciler) for _ in range(WORKERS)]
-        work += [health.beat(), health.audit(cluster, cache, settings.namespaces), _measure(cache, queue)]
-        work += [_look_again(listing, cluster, cache, queue, settings.namespaces, first)]
+        listing = asyncio.create_task(list_children(cluster, cache, namespaces, first))
+        work = [_after(listing, reconciler.work) for _ in range(WORKERS)]
+        work += [health.beat(), health.audit(cluster, cache, namespaces), _measure(cache, queue)]
+        # What watches keep from us: at first what the beginning does, then, for ever, whatever does.
+        work += [
+            _after(
+                listing,
+                lambda: close_gap(cluster, cache, queue, namespaces, first),
+                lambda: relist(cluster, cache, queue, namespaces),
+            )
+        ]
         await _until_one_ends([watching, *work])
     finally:
         server.shutdown()
         reconciler.close()
-        await agents.close()
-        await routers.close()
-        await server_counts.close()
-        await cluster.close()
+        await clients.close()
 
 
-async def _work_after(listing: asyncio.Task[None], reconciler: Reconciler) -> None:
-    """One worker, once the children are listed. A listing that failed ends the operator, with its reason."""
+async def _after(listing: asyncio.Task[None], *steps: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """One step after another, once the children are listed. A failed listing ends the operator, with its reason."""
     await asyncio.shield(listing)
-    await reconciler.work()
-
-
-async def _look_again(
-    listing: asyncio.Task[None],
-    cluster: Cluster,
-    cache: Cache,
-    queue: Queue[Key],
-    namespaces: tuple[str, ...],
-    first: FirstListing,
-) -> None:
-    """What watches keep from us: at first what the beginning does, then, for ever, whatever does."""
-    await asyncio.shield(listing)
-    await close_gap(cluster, cache, queue, namespaces, first)
-    await relist(cluster, cache, queue, namespaces)
+    for step in steps:
+        await step()
 
 
 async def _until_one_ends(coroutines: list[Coroutine[Any, Any, None]]) -> None:

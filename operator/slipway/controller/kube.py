@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlencode
 
@@ -27,6 +28,9 @@ Json = dict[str, Any]
 
 FIELD_MANAGER = "slipway"
 TIMEOUT_SECONDS = 30
+JSON = "application/json"
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 LIST_CHUNK = 50
 PATHS: Mapping[str, tuple[str, str]] = {
@@ -52,6 +56,17 @@ class ClusterError(Exception):
 
 class TransientError(ClusterError):
     """The API server did not answer, is overloaded, or someone else wrote at the same time: try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """path: with its query. content_type: of the body; accept: of the answer."""
+
+    method: str
+    path: str
+    body: Json | None = None
+    content_type: str = JSON
+    accept: str = JSON
 
 
 class Cluster:
@@ -136,7 +151,7 @@ class Cluster:
         kind, meta = manifest["kind"], manifest["metadata"]
         path = f"{_path(kind, meta['namespace'], meta['name'])}?fieldManager={FIELD_MANAGER}&force=true"
         wanted = {**manifest, "metadata": {**meta, **precondition}}
-        answer = await self._write(kind, "apply", "PATCH", path, wanted, accept=METADATA_ONLY)
+        answer = await self._write(kind, "apply", _Request("PATCH", path, wanted, APPLY, METADATA_ONLY))
         return {**manifest, "metadata": answer["metadata"]}
 
     async def apply_status(self, namespace: str, name: str, uid: str, status: Json) -> Json:
@@ -147,14 +162,14 @@ class Cluster:
             "metadata": {"name": name, "namespace": namespace, "uid": uid},
             "status": status,
         }
-        path = f"{_path(KIND, namespace, name)}/status"
-        return await self._write(KIND, "status", "PATCH", f"{path}?fieldManager={FIELD_MANAGER}&force=true", manifest)
+        path = f"{_path(KIND, namespace, name)}/status?fieldManager={FIELD_MANAGER}&force=true"
+        return await self._write(KIND, "status", _Request("PATCH", path, manifest, APPLY))
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         """Delete exactly this object; its dependents follow. That it is gone already is fine."""
         body = {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
-            await self._write(kind, "delete", "DELETE", _path(kind, namespace, name), body)
+            await self._write(kind, "delete", _Request("DELETE", _path(kind, namespace, name), body))
         except ClusterError as error:
             if error.status not in (404, 409):
                 raise
@@ -164,7 +179,7 @@ class Cluster:
         body = {"metadata": {"annotations": {annotation: value}}}
         path = f"{_path('Pod', namespace, name)}?fieldManager={FIELD_MANAGER}"
         try:
-            return await self._write("Pod", "annotate", "PATCH", path, body, "application/merge-patch+json")
+            return await self._write("Pod", "annotate", _Request("PATCH", path, body, MERGE))
         except ClusterError as error:
             if error.status == 404:
                 return None
@@ -173,41 +188,29 @@ class Cluster:
     async def post_event(self, namespace: str, event: Json) -> None:
         """Post a Kubernetes event. Losing one is no error."""
         try:
-            await self._write("Event", "create", "POST", _path("Event", namespace), event, "application/json")
+            await self._write("Event", "create", _Request("POST", _path("Event", namespace), event))
         except ClusterError:
             return
 
-    async def _read(self, kind: str, path: str, accept: str = "application/json") -> Json:
+    async def _read(self, kind: str, path: str, accept: str = JSON) -> Json:
         metrics.READS.labels(kind).inc()
-        return await self._request(f"read {kind}", "GET", path, None, "application/json", accept)
+        return await self._send(f"read {kind}", _Request("GET", path, accept=accept))
 
-    async def _write(
-        self,
-        kind: str,
-        verb: str,
-        method: str,
-        path: str,
-        body: Json,
-        content_type: str = "application/apply-patch+yaml",
-        accept: str = "application/json",
-    ) -> Json:
+    async def _write(self, kind: str, verb: str, request: _Request) -> Json:
         metrics.WRITES.labels(kind, verb).inc()
-        what = f"{verb} {kind} {(body.get('metadata') or {}).get('name', '')}".rstrip()
-        if method == "DELETE":
-            content_type = "application/json"
-        return await self._request(what, method, path, body, content_type, accept)
+        name = ((request.body or {}).get("metadata") or {}).get("name", "")
+        return await self._send(f"{verb} {kind} {name}".rstrip(), request)
 
-    async def _request(
-        self, what: str, method: str, path: str, body: Json | None, content_type: str, accept: str
-    ) -> Json:
-        headers = {"Accept": accept, "Content-Type": content_type, "User-Agent": "slipway"}
+    async def _send(self, what: str, request: _Request) -> Json:
+        """The answer. what: the request in words, for errors. Raises TransientError, ClusterError."""
+        headers = {"Accept": request.accept, "Content-Type": request.content_type, "User-Agent": "slipway"}
         if token := await self._settings.get_api_key_with_prefix("BearerToken"):
             headers["Authorization"] = token
-        url = URL(self._settings.host + path, encoded=True)
-        content = None if body is None else json.dumps(body).encode()
+        url = URL(self._settings.host + request.path, encoded=True)
+        content = None if request.body is None else json.dumps(request.body).encode()
         try:
             async with self._session.request(
-                method,
+                request.method,
                 url,
                 headers=headers,
                 data=content,

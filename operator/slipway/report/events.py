@@ -10,11 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from slipway.api import GROUP, KIND, VERSION
 from slipway.api.status import (
     ModelDeploymentStatus,
     Transition,
     write_time,
 )
+from slipway.model.revision import Json
 from slipway.model.rollout_state import Rejection
 from slipway.report.conditions import ENDS, time_of_day
 from slipway.report.pass_result import PassResult
@@ -107,3 +109,27 @@ def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list
                 f"Rollout{transition.reason}", Notice(False, f"Rollout{transition.reason}", transition.message)
             )
     return list(found.values())
+
+
+def event_of(notice: Notice, meta: Json, now: datetime) -> Json:
+    """A notice as a Kubernetes event. meta: of the ModelDeployment."""
+    stamp = write_time(now)
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{meta['name']}.", "namespace": meta["namespace"]},
+        "involvedObject": {
+            "apiVersion": f"{GROUP}/{VERSION}",
+            "kind": KIND,
+            "namespace": meta["namespace"],
+            "name": meta["name"],
+            "uid": meta["uid"],
+        },
+        "type": "Warning" if notice.is_warning else "Normal",
+        "reason": notice.reason,
+        "message": notice.message[:1024],
+        "source": {"component": "slipway"},
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+    }

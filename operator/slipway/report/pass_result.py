@@ -90,8 +90,8 @@ def sum_up(
     rendered: Rendered,
     snapshot: Snapshot,
     weighed: Weighed,
-    problem: Trouble | None,
     *,
+    problem: Trouble | None,
     are_settled: bool,
     settled: str | None,
 ) -> PassResult:

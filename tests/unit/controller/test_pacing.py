@@ -1,0 +1,47 @@
+"""When a failed pass is tried again, and when a pod is nudged again."""
+
+from __future__ import annotations
+
+from slipway.controller.pacing import MAX_BACKOFF_SECONDS, MAX_POLL_SECONDS, NUDGE_SECONDS, PATIENT_NUDGES, Pacing
+from slipway.observe.router_reports import RouterPod
+
+KEY, OTHER = ("default", "digits"), ("default", "letters")
+
+
+def pod(sent: str | None) -> RouterPod:
+    return RouterPod("router-0", "uid", "198.18.0.1", True, False, sent, "uid/0")
+
+
+def test_each_failure_doubles_the_wait_up_to_a_minute_for_this_deployment_alone() -> None:
+    pacing = Pacing(lambda: 0.0)
+    assert [pacing.back_off(KEY) for _ in range(9)] == [0.5, 1, 2, 4, 8, 16, 32, 60, 60]
+    assert pacing.back_off(OTHER) == 0.5
+    pacing.note_success(KEY)
+    assert pacing.back_off(KEY) == 0.5
+
+
+def test_however_often_a_pass_fails_it_is_tried_again() -> None:
+    """2 to the power of 1,024 is no float: a pass that failed for a day once ended the operator."""
+    pacing = Pacing(lambda: 0.0)
+    assert [pacing.back_off(KEY) for _ in range(1_100)][-1] == MAX_BACKOFF_SECONDS
+
+
+def test_a_new_generation_is_written_at_once_and_again_with_a_pause() -> None:
+    seconds = [0.0]
+    pacing = Pacing(lambda: seconds[0])
+    assert pacing.nudge(pod(None), "a") == "a.1"
+    assert pacing.nudge(pod("a.1"), "a") is None
+    seconds[0] = NUDGE_SECONDS
+    assert pacing.nudge(pod("a.1"), "a") == "a.2"
+    assert pacing.nudge(pod("a.2"), "b") == "b.1"
+
+
+def test_a_kubelet_that_never_refreshes_a_pod_is_asked_less_often() -> None:
+    seconds = [0.0]
+    pacing = Pacing(lambda: seconds[0])
+    sent = f"a.{PATIENT_NUDGES}"
+    assert pacing.nudge(pod(sent), "a") == f"a.{PATIENT_NUDGES + 1}"
+    seconds[0] = MAX_POLL_SECONDS - 1
+    assert pacing.nudge(pod(sent), "a") is None
+    seconds[0] = MAX_POLL_SECONDS
+    assert pacing.nudge(pod(sent), "a") == f"a.{PATIENT_NUDGES + 1}"
