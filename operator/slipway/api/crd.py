@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
 
 from slipway.api.quantity import QUANTITY
+from slipway.api.rules import RULES
 from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import (
     DNS_LABEL,
@@ -28,7 +29,6 @@ from slipway.api.v1alpha1 import (
     MAX_VERSION,
     PLURAL,
     REVISION_FIELDS,
-    RULES,
     VERSION,
     ModelDeploymentSpec,
 )
@@ -45,16 +45,6 @@ TEMPLATE_METADATA = ("annotations", "labels")
 
 def render() -> Schema:
     """The whole CustomResourceDefinition."""
-    spec = _schema_of(ModelDeploymentSpec)
-    for hashed in _of_revisions(spec):
-        _leave_defaults_out(hashed)
-    for rule in RULES:
-        target = spec
-        for part in filter(None, rule.path.split(".")):
-            target = target["properties"][part.removesuffix("[]")]
-            if part.endswith("[]"):
-                target = target["items"]
-        target.setdefault("x-kubernetes-validations", []).append({"rule": rule.cel, "message": rule.message})
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
@@ -70,50 +60,65 @@ def render() -> Schema:
                 "shortNames": ["mdep"],
                 "categories": ["all", "slipway"],
             },
-            "versions": [
-                {
-                    "name": VERSION,
-                    "served": True,
-                    "storage": True,
-                    "additionalPrinterColumns": [
-                        {"name": name, "type": kind, "jsonPath": path, "description": text}
-                        for name, kind, path, text in COLUMNS
-                    ],
-                    "subresources": {
-                        "status": {},
-                        "scale": {
-                            "specReplicasPath": ".spec.replicas",
-                            "statusReplicasPath": ".status.replicas",
-                            "labelSelectorPath": ".status.selector",
-                        },
-                    },
-                    "schema": {
-                        "openAPIV3Schema": {
-                            "type": "object",
-                            "description": "A model, served: the server, the version clients get, and how a new one "
-                            "takes over.",
-                            "required": ["spec"],
-                            "properties": {
-                                "apiVersion": {"type": "string"},
-                                "kind": {"type": "string"},
-                                "metadata": {"type": "object"},
-                                "spec": spec,
-                                "status": _schema_of(ModelDeploymentStatus),
-                            },
-                            "x-kubernetes-validations": [
-                                {
-                                    "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && "
-                                    f"self.metadata.name.matches('{DNS_LABEL.replace('[a-z0-9](', '[a-z](', 1)}')",
-                                    "message": f"metadata.name must be a DNS-1035 label (it starts with a letter, has "
-                                    f"no dots) of at most {MAX_NAME_LENGTH} characters: Services are named after it",
-                                }
-                            ],
-                        }
-                    },
-                }
-            ],
+            "versions": [_version()],
         },
     }
+
+
+def _version() -> Schema:
+    return {
+        "name": VERSION,
+        "served": True,
+        "storage": True,
+        "additionalPrinterColumns": [
+            {"name": name, "type": kind, "jsonPath": path, "description": text} for name, kind, path, text in COLUMNS
+        ],
+        "subresources": {
+            "status": {},
+            "scale": {
+                "specReplicasPath": ".spec.replicas",
+                "statusReplicasPath": ".status.replicas",
+                "labelSelectorPath": ".status.selector",
+            },
+        },
+        "schema": {
+            "openAPIV3Schema": {
+                "type": "object",
+                "description": "A model, served: the server, the version clients get, and how a new one takes over.",
+                "required": ["spec"],
+                "properties": {
+                    "apiVersion": {"type": "string"},
+                    "kind": {"type": "string"},
+                    "metadata": {"type": "object"},
+                    "spec": _spec(),
+                    "status": _schema_of(ModelDeploymentStatus),
+                },
+                "x-kubernetes-validations": [
+                    {
+                        "rule": f"size(self.metadata.name) <= {MAX_NAME_LENGTH} && "
+                        f"self.metadata.name.matches('{DNS_LABEL.replace('[a-z0-9](', '[a-z](', 1)}')",
+                        "message": f"metadata.name must be a DNS-1035 label (it starts with a letter, has "
+                        f"no dots) of at most {MAX_NAME_LENGTH} characters: Services are named after it",
+                    }
+                ],
+            }
+        },
+    }
+
+
+def _spec() -> Schema:
+    """The spec's schema, each rule where it belongs."""
+    spec = _schema_of(ModelDeploymentSpec)
+    for hashed in _of_revisions(spec):
+        _leave_defaults_out(hashed)
+    for rule in RULES:
+        target = spec
+        for part in filter(None, rule.path.split(".")):
+            target = target["properties"][part.removesuffix("[]")]
+            if part.endswith("[]"):
+                target = target["items"]
+        target.setdefault("x-kubernetes-validations", []).append({"rule": rule.cel, "message": rule.message})
+    return spec
 
 
 COLUMNS = (

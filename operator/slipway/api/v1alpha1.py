@@ -1,11 +1,10 @@
 """What a user writes: `ModelDeployment`, slipway.dev/v1alpha1.
 
-The models here are the one source of the API: `crd.py` renders the CustomResourceDefinition from them, `parse` reads
-objects with them. A rule that one field can state is a bound on the field; a rule between fields is a `Rule`, written
-once as CEL for the API server and once in Python for objects that are already stored.
+The models here are the one source of the API: `crd.py` renders the CustomResourceDefinition from them, `parsing.py`
+reads objects with them. A rule that one field can state is a bound on the field; others are in `rules.py`.
 
 Invariant: every field has its final meaning from the first release. What this release does not implement yet is
-listed in `NOT_YET` and refused by `parse` with a `SpecError`, never silently ignored.
+listed in `parsing.NOT_YET` and refused with a `SpecError`, never silently ignored.
 Must not import: kopf, kubernetes, anything that does I/O.
 """
 
@@ -13,11 +12,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
 from slipway.api.quantity import QUANTITY
@@ -43,9 +40,6 @@ in would be the user's choice to an operator with another default, and a new rev
 MAX_NAME_LENGTH = 40
 """Names of children are `<name>-<ten characters>`; pods append up to 17 more; a label value ends at 63."""
 
-URI_PATTERN = "^(pvc|https|volume|s3|gs|az|hf|oci)://[^/[:space:]?#]+(/[^[:space:]?#]*)?$"
-"""RE2, as CEL reads it."""
-URI_FORM = "must be SCHEME://PLACE/path without spaces, with a scheme of pvc, https, volume, s3, gs, az, hf, oci"
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SHA256 = r"^[a-f0-9]{64}$"
 
@@ -509,126 +503,6 @@ class ModelDeploymentSpec(_Part):
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """A rule between fields: `cel` for the API server at `path` (dotted, from spec), the message for both."""
-
-    path: str
-    cel: str
-    message: str
-
-
-RULES: tuple[Rule, ...] = (
-    Rule("model", f"self.uri.matches('{URI_PATTERN}')", f"uri {URI_FORM}"),
-    Rule(
-        "model",
-        "!self.uri.matches('(^|[/:])[.][.](/|$)')",
-        "uri must not contain '..'; write the path that is meant",
-    ),
-    Rule(
-        "model",
-        "!has(self.versions) || self.versions.all(k, !self.versions[k].matches('(^|/)[.][.](/|$)'))",
-        "a path in versions must not contain '..'; write the path that is meant",
-    ),
-    Rule(
-        "model",
-        "!self.uri.matches('^(https|hf|oci)://') || (has(self.versions) && size(self.versions) > 0)",
-        'https, hf and oci can\'t be listed: name each version in model.versions, as in {"1": model-1.onnx}',
-    ),
-    Rule(
-        "model",
-        "!has(self.version) || !has(self.versions) || size(self.versions) == 0 || "
-        "string(self.version) in self.versions",
-        "model.versions does not name model.version",
-    ),
-    Rule(
-        "",
-        "!has(self.versionPolicy) || !has(self.versionPolicy.specific) || !has(self.model.version) || "
-        "(self.model.version in self.versionPolicy.specific.versions && "
-        "self.versionPolicy.specific.versions.all(v, v <= self.model.version))",
-        "versionPolicy.specific must name model.version, and none above it: an unversioned request gets the highest",
-    ),
-    Rule(
-        "",
-        "!has(self.versionPolicy) || !has(self.versionPolicy.specific) || has(self.model.version)",
-        "versionPolicy.specific needs model.version: with none, the next one found would be above all of them",
-    ),
-    Rule(
-        "",
-        "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || !has(self.versionPolicy)",
-        "storage.imageVolume mounts the served version alone: no versionPolicy with it",
-    ),
-    Rule(
-        "versionPolicy",
-        "(has(self.latest) ? 1 : 0) + (has(self.specific) ? 1 : 0) + (has(self.all) ? 1 : 0) == 1",
-        "name exactly one of latest, specific, all",
-    ),
-    Rule("runtime", "self.name != 'Custom' || has(self.image)", "Custom needs spec.runtime.image"),
-    Rule(
-        "runtime",
-        "self.name == 'Custom' || !(has(self.command) || has(self.httpPort) || has(self.grpcPort) || has(self.paths))",
-        "command, httpPort, grpcPort and paths are for Custom; other servers have their own",
-    ),
-    Rule(
-        "",
-        "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || "
-        "self.model.uri.startsWith('oci://')",
-        "storage.imageVolume is for oci:// only",
-    ),
-    Rule(
-        "",
-        "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || !has(self.rollout) || "
-        "!has(self.rollout.strategy) || self.rollout.strategy != 'InPlace'",
-        "rollout.strategy InPlace can't change a mounted image: leave it out, or storage.imageVolume",
-    ),
-    Rule(
-        "rollout.steps[]",
-        "has(self.weight) != has(self.pause) && (has(self.weight) || !has(self.holdSeconds))",
-        "a step is a weight (with holdSeconds, if it is to last) or a pause",
-    ),
-    Rule(
-        "rollout",
-        "!has(self.strategy) || self.strategy == 'Canary' || !has(self.steps) || size(self.steps) == 0",
-        "steps are for strategy Canary: remove them, or the other strategy",
-    ),
-    Rule(
-        "rollout",
-        "!has(self.analysis) || (has(self.steps) && size(self.steps) > 0) || "
-        "(has(self.strategy) && self.strategy == 'Canary')",
-        "analysis judges the traffic of steps: add steps, or remove analysis",
-    ),
-    Rule(
-        "rollout",
-        "!has(self.strategy) || self.strategy != 'InPlace' || !has(self.gates) || !has(self.gates.golden)",
-        "gates.golden needs pods that get no requests yet: leave strategy InPlace out",
-    ),
-    Rule(
-        "rollout.gates.golden",
-        "(has(self.requests) && size(self.requests) > 0 ? 1 : 0) + (has(self.configMap) ? 1 : 0) + "
-        "(has(self.file) ? 1 : 0) == 1",
-        "name exactly one of requests, configMap, file",
-    ),
-    Rule(
-        "",
-        "!has(self.rollout) || !has(self.rollout.surge) || self.rollout.surge != 'Swap' || self.replicas != 1",
-        "rollout.surge Swap needs replicas of 2 or more: the only pod can't make room for its successor",
-    ),
-    Rule(
-        "rollout",
-        "!has(self.surge) || self.surge != 'Swap' || (has(self.steps) && size(self.steps) > 0) || "
-        "(has(self.strategy) && self.strategy == 'Canary')",
-        "surge Swap is for canaries: add steps, or remove it",
-    ),
-    Rule("resources.limits", "self.all(k, !string(self[k]).startsWith('-'))", "a limit can't be negative"),
-    Rule("resources.requests", "self.all(k, !string(self[k]).startsWith('-'))", "a request can't be negative"),
-)
-
-NOT_YET: tuple[tuple[str, str], ...] = (
-    ("autoscaling", "write spec.replicas, or scale this object with a HorizontalPodAutoscaler of your own"),
-)
-"""Fields (dotted) that a later release implements, with what to write until then."""
-
-
 class ModelDeployment(BaseModel):
     """One parsed object: who it is, and what it wants."""
 
@@ -639,182 +513,3 @@ class ModelDeployment(BaseModel):
     uid: str
     generation: int
     spec: ModelDeploymentSpec
-
-
-def parse(body: dict[str, Any]) -> ModelDeployment:
-    """Read an object as the API server stores it.
-
-    Raises SpecError(InvalidSpec) when a rule is broken, which can happen to objects stored before the rule existed or
-    without the CRD's validation, and SpecError(NotYetSupported) for a field that this release does not implement.
-    """
-    meta = body["metadata"]
-    try:
-        spec = ModelDeploymentSpec.model_validate(body.get("spec") or {})
-    except ValidationError as error:
-        raise SpecError("InvalidSpec", "; ".join(_plain(problem) for problem in error.errors())) from None
-    _refuse_broken_rules(meta["name"], spec)
-    _refuse_not_yet(spec)
-    return ModelDeployment(
-        namespace=meta["namespace"],
-        name=meta["name"],
-        uid=meta["uid"],
-        generation=meta.get("generation", 0),
-        spec=spec,
-    )
-
-
-def _plain(problem: Any) -> str:
-    where = ".".join(str(part) for part in problem["loc"])
-    match problem["type"]:
-        case "extra_forbidden":
-            return f"spec.{where} is no field; check its spelling with kubectl explain modeldeployment.spec"
-        case "missing":
-            return f"spec.{where} is missing"
-        case _:
-            return f"spec.{where}: {problem['msg'].removeprefix('Value error, ')}"
-
-
-def _refuse_broken_rules(name: str, spec: ModelDeploymentSpec) -> None:
-    """The Python form of RULES and of the CRD's bounds on names."""
-    model = spec.model
-    runtime = spec.runtime
-    broken = [
-        (
-            runtime.name == "Custom" and runtime.image is None,
-            "spec.runtime.image is missing; Custom has no image of the operator's",
-        ),
-        (
-            runtime.name != "Custom" and any((runtime.command, runtime.http_port, runtime.grpc_port, runtime.paths)),
-            "spec.runtime: command, httpPort, grpcPort and paths are for Custom; "
-            f"{runtime.name} has its own. Remove them",
-        ),
-        (
-            len(name) > MAX_NAME_LENGTH or not re.match(r"^[a-z]([-a-z0-9]*[a-z0-9])?$", name),
-            f"metadata.name {name!r} must be a DNS-1035 label of at most {MAX_NAME_LENGTH} characters",
-        ),
-        (
-            not re.match(URI_PATTERN.replace("[:space:]", r"\s"), model.uri),
-            f"spec.model.uri {model.uri!r} {URI_FORM}",
-        ),
-        (_escapes(model.uri), f"spec.model.uri {model.uri!r} must not contain '..'; write the path that is meant"),
-        (
-            any(_escapes(path) for path in model.versions.values()),
-            "spec.model.versions: a path must not contain '..'; write the path that is meant",
-        ),
-        (
-            model.uri.startswith(("https://", "hf://", "oci://")) and not model.versions,
-            f"spec.model.uri {model.uri!r} can't be listed: name each version in spec.model.versions, "
-            'as in {"1": model-1.onnx}',
-        ),
-        (
-            model.version is not None and bool(model.versions) and str(model.version) not in model.versions,
-            f"spec.model.versions does not name version {model.version}",
-        ),
-        (
-            spec.storage is not None and spec.storage.image_volume and spec.rollout.strategy == "InPlace",
-            "spec.rollout.strategy InPlace can't change a mounted image: leave it out, or storage.imageVolume",
-        ),
-        (
-            spec.storage is not None and spec.storage.image_volume and not model.uri.startswith("oci://"),
-            "spec.storage.imageVolume is for oci:// only; remove it",
-        ),
-        (
-            spec.storage is not None and spec.storage.image_volume and spec.version_policy is not None,
-            "spec.storage.imageVolume mounts the served version alone; remove spec.versionPolicy, or imageVolume",
-        ),
-        (
-            model.version is None and spec.version_policy is not None and spec.version_policy.specific is not None,
-            "spec.versionPolicy.specific needs spec.model.version: without one, the next version found would be above "
-            "all of them. Name it, or write latest or all",
-        ),
-    ]
-    if model.uri.startswith("volume://"):
-        volume = model.uri.removeprefix("volume://").partition("/")[0]
-        volumes = ((spec.pod_template or {}).get("spec") or {}).get("volumes") or []
-        names = sorted(str(item.get("name")) for item in volumes)
-        broken.append(
-            (
-                volume not in names,
-                f"spec.model.uri names volume {volume!r}, but spec.podTemplate.spec.volumes has "
-                f"{', '.join(names) or 'none'}; add it there",
-            )
-        )
-    broken += _broken_rollout(spec)
-    policy = spec.version_policy
-    if policy is not None and policy.specific is not None and model.version is not None:
-        named = policy.specific.versions
-        broken.append(
-            (
-                model.version not in named or max(named) > model.version,
-                f"spec.versionPolicy.specific {sorted(named)} must name spec.model.version {model.version}, and none "
-                "above it: an unversioned request gets the highest version",
-            )
-        )
-    for is_broken, message in broken:
-        if is_broken:
-            raise SpecError("InvalidSpec", message)
-
-
-def _broken_rollout(spec: ModelDeploymentSpec) -> list[tuple[bool, str]]:
-    rollout = spec.rollout
-    golden = rollout.gates.golden if rollout.gates else None
-    weights = [step.weight for step in rollout.steps if step.weight is not None]
-    has_steps = bool(rollout.steps) or rollout.strategy == "Canary"
-    return [
-        (
-            any((step.weight is None) == (step.pause is None) for step in rollout.steps)
-            or any(step.weight is None and step.hold_seconds is not None for step in rollout.steps),
-            "spec.rollout.steps: a step is a weight (with holdSeconds, if it is to last) or a pause",
-        ),
-        (
-            any(later < earlier for earlier, later in pairwise(weights)),
-            f"spec.rollout.steps: weights must rise, and {weights} do not; to take a revision back, abort it",
-        ),
-        (
-            bool(rollout.steps) and rollout.strategy not in (None, "Canary"),
-            f"spec.rollout.steps are for strategy Canary, and spec.rollout.strategy is {rollout.strategy}: remove one",
-        ),
-        (
-            rollout.analysis is not None and not has_steps,
-            "spec.rollout.analysis judges the traffic of steps: add spec.rollout.steps, or remove it",
-        ),
-        (
-            golden is not None and rollout.strategy == "InPlace",
-            "spec.rollout.gates.golden needs pods that get no requests yet: leave spec.rollout.strategy InPlace out",
-        ),
-        (
-            golden is not None and bool(golden.requests) + bool(golden.config_map) + bool(golden.file) != 1,
-            "spec.rollout.gates.golden: name exactly one of requests, configMap, file",
-        ),
-        (
-            rollout.surge == "Swap" and not has_steps,
-            "spec.rollout.surge Swap is for canaries: add spec.rollout.steps, or remove it",
-        ),
-        (
-            rollout.surge == "Swap" and spec.replicas == 1,
-            "spec.rollout.surge Swap needs spec.replicas of 2 or more: the only pod can't make room for its successor",
-        ),
-    ]
-
-
-def _escapes(path: str) -> bool:
-    return ".." in re.split(r"[/:]", path)
-
-
-def _refuse_not_yet(spec: ModelDeploymentSpec) -> None:
-    def refuse(what: str, instead: str) -> None:
-        raise SpecError("NotYetSupported", f"{what} is not implemented in this release; {instead}")
-
-    scheme = spec.model.uri.partition("://")[0]
-    if scheme in ("gs", "az", "hf"):
-        refuse(f"spec.model.uri {scheme}://", "use s3://, oci://, https://, pvc:// or volume://")
-    for path, instead in NOT_YET:
-        value: Any = spec
-        for part in path.split("."):
-            value = getattr(value, part, None)
-        if value:
-            refuse("spec." + ".".join(to_camel(part) for part in path.split(".")), instead)
-    if spec.rollout.strategy not in (None, "Canary", "RollingUpdate", "InPlace"):
-        refuse(f"spec.rollout.strategy {spec.rollout.strategy}", "write Canary, RollingUpdate or InPlace")
-    if spec.traffic is not None and spec.traffic.provider not in ("Router", "Replicas"):
-        refuse(f"spec.traffic.provider {spec.traffic.provider}", "write Router or Replicas")

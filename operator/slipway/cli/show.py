@@ -12,8 +12,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from slipway.api import SpecError
-from slipway.api.v1alpha1 import parse
+from slipway.api import SpecError, parse
 from slipway.cli import clock
 from slipway.cli.client import Json
 from slipway.cli.difference import style_of, unified

@@ -12,7 +12,8 @@ import yaml
 from pydantic.alias_generators import to_camel
 
 from slipway.api.crd import HEADER, render
-from slipway.api.v1alpha1 import REVISION_FIELDS, RULES, ModelDeploymentSpec
+from slipway.api.rules import RULES
+from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeploymentSpec
 from tests.unit.specs import SMALLEST
 
 Json = dict[str, Any]

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.api import SpecError, parse
-from slipway.api.v1alpha1 import NOT_YET, RULES
+from slipway.api.parsing import NOT_YET
+from slipway.api.rules import RULES
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, body, deployment, merged
 
 HTTPS = {"uri": "https://h/m", "versions": {"1": "a.onnx"}}
