@@ -8,7 +8,6 @@ Pure.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from slipway.model.names import (
 )
 from slipway.model.revision import Json
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce, Reading
+from slipway.observe.prometheus_text import lines_of, read_sample
 
 MAX_STATUS_BYTES = 4096
 
@@ -177,30 +177,28 @@ def _sum(one: Counts | None, other: Counts) -> Counts:
     )
 
 
-_LINE = re.compile(
-    r"envoy_(cluster_membership_healthy|cluster_upstream_rq_time_bucket|slipway_answers)\{(.*)\} ([0-9.e+]+)"
+HEALTHY, TIMES, ANSWERS = (
+    "envoy_cluster_membership_healthy",
+    "envoy_cluster_upstream_rq_time_bucket",
+    "envoy_slipway_answers",
 )
-
-_LABEL = re.compile(r'([a-z_]+)="([^"]*)"')
+"""Metrics of the routers' stats: endpoints, answers by time, answers by what became of the request."""
 
 
 def _read_stats(stats: str) -> dict[tuple[str, str], _ClusterStats]:
-    """(protocol, workload) → what was counted, of lines such as envoy_cluster_NAME{envoy_cluster_name="http/abc"} 1."""
+    """(protocol, workload) → what was counted. A line that can't be read is left out."""
     found: dict[tuple[str, str], _ClusterStats] = {}
-    for line in stats.splitlines():
-        matched = _LINE.fullmatch(line)
-        if matched is None:
-            continue
-        name, labels = matched[1], dict(_LABEL.findall(matched[2]))
-        protocol, _, workload = (labels.get("envoy_cluster_name") or labels.get("cluster", "")).partition("/")
-        if not workload or (len(found) >= 3 * MAX_WORKLOADS and (protocol, workload) not in found):
-            continue
-        read = found.setdefault((protocol, workload), _ClusterStats(None, {}, {}))
+    for line in lines_of(stats, frozenset({HEALTHY, TIMES, ANSWERS})):
         try:
-            value = int(float(matched[3]))
-            if name == "cluster_membership_healthy":
+            sample = read_sample(line)
+            labels, value = sample.labels, int(sample.value)
+            protocol, _, workload = (labels.get("envoy_cluster_name") or labels.get("cluster", "")).partition("/")
+            if value < 0 or not workload or (len(found) >= 3 * MAX_WORKLOADS and (protocol, workload) not in found):
+                continue
+            read = found.setdefault((protocol, workload), _ClusterStats(None, {}, {}))
+            if sample.name == HEALTHY:
                 read.healthy = value
-            elif name == "slipway_answers":
+            elif sample.name == ANSWERS:
                 read.answers[_read_answer(labels)] = value
             else:
                 read.within[float(labels["le"])] = value

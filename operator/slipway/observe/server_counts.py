@@ -9,18 +9,14 @@ Must not import: I/O. Pure.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from slipway.api.v1alpha1 import ModelDeployment
 from slipway.model.revision import Revision, spec_of
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
+from slipway.observe.prometheus_text import Sample, lines_of, read_sample
 from slipway.runtimes import RUNTIMES, Metrics, Samples
-
-_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?\s*")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"\s*,?')
-_ESCAPES = {r"\\": "\\", r"\"": '"', r"\n": "\n"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +32,6 @@ class Counter:
     metrics: Metrics | None
     model: str
     version: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Sample:
-    metric: str
-    labels: Mapping[str, str]
-    value: float
 
 
 def counters_of(
@@ -84,10 +73,11 @@ def read_counts(page: str, counter: Counter) -> Counts:
     if metrics.version_label is not None and counter.version is not None:
         fixed[metrics.version_label] = str(counter.version)
     names = {each.metric for each in (*metrics.requests, *metrics.errors, *metrics.refusals)}
-    buckets = f"{metrics.latency.metric}_bucket" if metrics.latency is not None else None
+    if metrics.latency is not None:
+        names.add(f"{metrics.latency.metric}_bucket")
     samples = [
         sample
-        for sample in _parse(page, names | {buckets} - {None})
+        for sample in map(read_sample, lines_of(page, frozenset(names)))
         if all(sample.labels.get(label) == value for label, value in fixed.items())
     ]
 
@@ -102,51 +92,22 @@ def read_counts(page: str, counter: Counter) -> Counts:
     return Counts(requests, errors, refusals, within)
 
 
-def _parse(page: str, names: Iterable[str | None]) -> Iterator[_Sample]:
-    """The samples of these metrics.
-
-    >>> page = 'requests{model="m",path="a \\\\"b\\\\"",} 3.0 1700000000\\nother 1\\nrequests 2e1'
-    >>> [(sample.labels, sample.value) for sample in _parse(page, {"requests"})]
-    [({'model': 'm', 'path': 'a "b"'}, 3.0), ({}, 20.0)]
-    """
-    wanted = frozenset(names)
-    for number, line in enumerate(page.splitlines(), 1):
-        name = re.match(r"[a-zA-Z_:][a-zA-Z0-9_:]*", line)
-        if name is None or name[0] not in wanted:
-            continue
-        found = _SAMPLE.fullmatch(line)
-        if found is None:
-            raise ValueError(f"line {number} is no sample: {line[:200]!r}")
-        yield _Sample(found[1], _labels(found[2] or "", number), float(found[3]))
-
-
-def _labels(text: str, number: int) -> dict[str, str]:
-    labels, end = {}, 0
-    while end < len(text):
-        found = _LABEL.match(text, end)
-        if found is None:
-            raise ValueError(f"line {number} has labels that can't be read: {text[:200]!r}")
-        labels[found[1]] = re.sub(r"\\[\\\"n]", lambda escape: _ESCAPES[escape[0]], found[2])
-        end = found.end()
-    return labels
-
-
-def _fits(sample: _Sample, wanted: Samples) -> bool:
+def _fits(sample: Sample, wanted: Samples) -> bool:
     """Whether the sample is one of these; a label that it lacks is the empty text, as in Prometheus."""
     return (
-        sample.metric == wanted.metric
+        sample.name == wanted.metric
         and all(sample.labels.get(label, "") in values for label, values in wanted.only.items())
         and not any(sample.labels.get(label, "") in values for label, values in wanted.without.items())
     )
 
 
-def _whole(sample: _Sample) -> int:
+def _whole(sample: Sample) -> int:
     if not math.isfinite(sample.value) or sample.value < 0:
-        raise ValueError(f"{sample.metric} is {sample.value}: no count")
+        raise ValueError(f"{sample.name} is {sample.value}: no count")
     return round(sample.value)
 
 
-def _within(samples: Sequence[_Sample], unit_seconds: float, requests: int) -> tuple[int, ...]:
+def _within(samples: Sequence[Sample], unit_seconds: float, requests: int) -> tuple[int, ...]:
     """For each of our bounds, the answers that are not surely slower."""
     cumulative: dict[float, int] = {}
     for sample in samples:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from slipway.controller.cache import Cache
 from slipway.controller.health import MAX_SILENCE_SECONDS, Health, note_missing
 from slipway.controller.kube import Cluster, TransientError
-from slipway.controller.logs import _Lines, configure_logs
+from slipway.controller.logs import configure_logs, formatter
 from slipway.controller.settings import SettingsError, read_settings
 from tests.unit.specs import NAME, NAMESPACE, body
 
@@ -110,7 +110,7 @@ def line(*, as_json: bool, message: str = "passed", level: int = logging.INFO, *
     record = logging.LogRecord("slipway", level, "x.py", 1, message, (), None)
     record.created = 1_772_366_400.125
     vars(record).update(values)
-    return _Lines(as_json=as_json).format(record)
+    return formatter("json" if as_json else "console").format(record)
 
 
 def test_a_line_for_people() -> None:
@@ -133,6 +133,11 @@ def test_what_json_does_not_know_is_written_as_text() -> None:
     assert json.loads(line(as_json=True, key=("a", "b"), what=object))["key"] == ["a", "b"]
 
 
+def test_what_kopf_adds_for_itself_is_left_out() -> None:
+    assert "k8s" not in line(as_json=True, k8s_skip=True, k8s_ref={"kind": "Pod"}, key="models/digits")
+    assert line(as_json=False, k8s_skip=True) == "2026-03-01T12:00:00.125Z INFO    passed"
+
+
 @given(st.text(), st.text())
 def test_json_is_always_one_line(message: str, value: str) -> None:
     text = line(as_json=True, message=message.replace("%", ""), value=value)
@@ -146,7 +151,8 @@ def test_an_exception_is_kept_with_its_line() -> None:
         raise ValueError("broken")
     except ValueError as error:
         record.exc_info = (ValueError, error, error.__traceback__)
-    assert "ValueError: broken" in json.loads(_Lines(as_json=True).format(record))["exception"]
+    assert "ValueError: broken" in json.loads(formatter("json").format(record))["exception"]
+    assert "ValueError: broken" in formatter("console").format(record)
 
 
 @pytest.fixture

@@ -109,7 +109,7 @@ async def silent(_: web.Request) -> web.StreamResponse:
     ("handler", "words"),
     [
         (not_there, "answers 404"),
-        (broken, "could not convert"),
+        (broken, "is no sample"),
         (endless, "more than 10000 bytes"),
         (binary, "decode"),
         (silent, "doesn't answer within"),

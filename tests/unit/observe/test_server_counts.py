@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from slipway.model.revision import Revision, spec_of, user_choice
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts
-from slipway.observe import server_counts as server_metrics
+from slipway.observe import prometheus_text
 from slipway.observe.server_counts import Counter, counters_of, read_counts
 from slipway.runtimes import RUNTIMES
 from tests.unit.specs import deployment
@@ -79,7 +79,7 @@ def counter(runtime: str, version: int | None = 2) -> Counter:
 
 
 def test_the_examples_in_the_module_are_true() -> None:
-    assert doctest.testmod(server_metrics).failed == 0
+    assert doctest.testmod(prometheus_text).failed == 0
 
 
 def test_triton_counts_the_served_version_s_requests_and_the_errors_that_its_backend_returned() -> None:
@@ -135,6 +135,8 @@ def test_a_page_without_the_samples_says_that_nothing_was_asked(runtime: str) ->
         "nv_inference_request_success",
         'nv_inference_request_success{model="digits" 3',
         'nv_inference_request_success{model=digits,version="2"} 3',
+        'nv_inference_request_success{="digits"} 3',
+        'nv_inference_request_success{ ="digits"} 3',
         'nv_inference_request_success{model="digits",version="2"} three',
         'nv_inference_request_success{model="digits",version="2"} NaN',
         'nv_inference_request_success{model="digits",version="2"} -1',
@@ -143,6 +145,19 @@ def test_a_page_without_the_samples_says_that_nothing_was_asked(runtime: str) ->
 def test_a_page_that_cant_be_read_is_no_count(line: str) -> None:
     with pytest.raises(ValueError, match=r".+"):
         read_counts(TRITON + line, counter("Triton"))
+
+
+def test_a_line_of_another_metric_may_say_anything() -> None:
+    assert read_counts('another{model="digits" 3\n# TYPE\n' + TRITON, counter("Triton")).requests == 16
+
+
+@given(st.text(max_size=50), st.text(max_size=20))
+def test_any_line_of_a_wanted_metric_is_read_or_refused(labels: str, value: str) -> None:
+    try:
+        found = read_counts(f"nv_inference_request_success{{{labels}}} {value}", counter("Triton"))
+    except ValueError:
+        return
+    assert found.requests >= 0
 
 
 @given(st.text(max_size=300))

@@ -362,10 +362,30 @@ def test_stats_without_end_are_no_report() -> None:
     assert read_report("router/0", answer({STABLE: 100}), "#" * (MAX_STATS_BYTES + 1)) is None
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        healthy(3).replace("3", "many"),
+        answers(7, 500).replace(" 7", " -7"),
+        answers(7, 500).replace(" 7", " NaN"),
+        answers(7, 500).replace(" 7", " +Inf"),
+        answers(7, 500).replace('code="500"', 'code="what"'),
+        answers(7, 500).replace("}", ""),
+        answers(7, 500).replace('="', "="),
+        'envoy_slipway_answers{ ="x"} 7',
+    ],
+)
+def test_a_line_that_cant_be_read_spoils_no_other(bad: str) -> None:
+    counts = counted(answers(3), bad, within(2, "5"))
+    assert (counts.requests, counts.errors) == (3, 0)
+    assert counts.within[LATENCY_BOUNDS_MILLISECONDS.index(5)] == 2
+
+
 @given(st.binary(max_size=300), st.text(max_size=300))
 def test_no_answer_raises(routes: bytes, stats: str) -> None:
     read_report("router/0", routes, stats)
     read_report("router/0", answer({STABLE: 100}), stats + "\n" + answers(1) + stats)
+    read_report("router/0", answer({STABLE: 100}), f"envoy_slipway_answers{{{stats}}} {stats}")
 
 
 def report(weights: dict[str, int], endpoints: dict[str, int], source: str = "router/0") -> RouterReport:
