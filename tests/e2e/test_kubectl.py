@@ -8,7 +8,7 @@ import pytest
 
 from tests.e2e.install import ROOT
 from tests.e2e.kube import kubectl
-from tests.e2e.stage import Served, Stage, digits_volume
+from tests.e2e.stage import Served, Stage
 
 EXAMPLES = ROOT / "examples"
 
@@ -61,17 +61,15 @@ def test_describe_tells_what_happened(digits_served: Served) -> None:
 
 
 def test_events_come_on_change_only(quiet_stage: Stage) -> None:
-    served = quiet_stage.given(
-        "digits", "volume://models/digits", 9, [digits_volume()], replicas=0, autoscaling={"maxReplicas": 2}
-    )
-    served.then("Degraded", "True", "NotYetSupported")
+    served = quiet_stage.given("digits", "volume://models/digits", 9, [], replicas=0)  # without that volume
+    served.then("Degraded", "True", "InvalidSpec")
     for minutes in (601, 602, 603):
         served.when_spec(rollout={"progressDeadlineSeconds": minutes})
-        served.then("Degraded", "True", "NotYetSupported")
+        served.then("Degraded", "True", "InvalidSpec")
     events = [
         event
         for event in quiet_stage.kube.list_("Event", quiet_stage.namespace)
-        if event["involvedObject"]["kind"] == "ModelDeployment" and event["reason"] == "NotYetSupported"
+        if event["involvedObject"]["kind"] == "ModelDeployment" and event["reason"] == "InvalidSpec"
     ]
     assert len(events) == 1
     assert events[0]["type"] == "Warning"

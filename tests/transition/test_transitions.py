@@ -452,8 +452,8 @@ def test_a_spec_that_was_never_valid_has_no_children_and_recovers() -> None:
     operator = Operator(world)
     run(operator, 10)
     assert world.writes == [Write("status", "ModelDeployment", NAME)]
-    assert world.conditions()["Ready"] == ("False", "NotYetSupported")
-    assert world.conditions()["Degraded"] == ("True", "NotYetSupported")
+    assert world.conditions()["Ready"] == ("False", "InvalidSpec")
+    assert world.conditions()["Degraded"] == ("True", "InvalidSpec")
     assert_at_rest(operator)
     world.edit({"model": {"uri": "pvc://models/digits"}})
     run(operator, 30)

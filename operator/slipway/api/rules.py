@@ -15,9 +15,9 @@ from itertools import pairwise
 
 from slipway.api.v1alpha1 import MAX_NAME_LENGTH, Model, ModelDeploymentSpec, Runtime
 
-URI_PATTERN = "^(pvc|https|volume|s3|gs|az|hf|oci)://[^/[:space:]?#]+(/[^[:space:]?#]*)?$"
+URI_PATTERN = "^(pvc|https|volume|s3|oci)://[^/[:space:]?#]+(/[^[:space:]?#]*)?$"
 """RE2, as CEL reads it."""
-URI_FORM = "must be SCHEME://PLACE/path without spaces, with a scheme of pvc, https, volume, s3, gs, az, hf, oci"
+URI_FORM = "must be SCHEME://PLACE/path without spaces, with a scheme of pvc, https, volume, s3, oci"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,8 +43,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "model",
-        "!self.uri.matches('^(https|hf|oci)://') || (has(self.versions) && size(self.versions) > 0)",
-        'https, hf and oci can\'t be listed: name each version in model.versions, as in {"1": model-1.onnx}',
+        "!self.uri.matches('^(https|oci)://') || (has(self.versions) && size(self.versions) > 0)",
+        'https and oci can\'t be listed: name each version in model.versions, as in {"1": model-1.onnx}',
     ),
     Rule(
         "model",
@@ -165,7 +165,7 @@ def _broken_in_model(model: Model) -> Iterator[str]:
         yield f"spec.model.uri {model.uri!r} must not contain '..'; write the path that is meant"
     if any(_escapes(path) for path in model.versions.values()):
         yield "spec.model.versions: a path must not contain '..'; write the path that is meant"
-    if model.uri.startswith(("https://", "hf://", "oci://")) and not model.versions:
+    if model.uri.startswith(("https://", "oci://")) and not model.versions:
         yield (
             f"spec.model.uri {model.uri!r} can't be listed: name each version in spec.model.versions, "
             'as in {"1": model-1.onnx}'

@@ -3,8 +3,8 @@
 The models here are the one source of the API: `crd.py` renders the CustomResourceDefinition from them, `parsing.py`
 reads objects with them. A rule that one field can state is a bound on the field; others are in `rules.py`.
 
-Invariant: every field has its final meaning from the first release. What this release does not implement yet is
-listed in `parsing.NOT_YET` and refused with a `SpecError`, never silently ignored.
+Invariant: every field and every value that can be written here works: what isn't built yet isn't here, so that the API
+server refuses it.
 Must not import: kopf, kubernetes, anything that does I/O.
 """
 
@@ -161,7 +161,7 @@ class Model(_Part):
     versions: dict[VersionKey, Annotated[str, Field(min_length=1, max_length=1024)]] = Field(
         default_factory=dict,
         max_length=256,
-        description="Version number to path, URL or tag, for layouts that can't be listed. Required for https, hf, "
+        description="Version number to path, URL or tag, for layouts that can't be listed. Required for https and "
         "oci. Paths and URLs may be relative to uri.",
     )
     sha256: dict[VersionKey, Annotated[str, Field(pattern=SHA256, max_length=64)]] = Field(
@@ -412,7 +412,7 @@ class Analysis(_Part):
 class Rollout(_Part):
     """How a new revision takes over."""
 
-    strategy: Literal["RollingUpdate", "Canary", "InPlace", "BlueGreen", "Recreate"] | None = Field(
+    strategy: Literal["RollingUpdate", "Canary", "InPlace"] | None = Field(
         default=None,
         description="Canary: pods of the new revision beside the old ones, traffic by steps, judged. RollingUpdate: "
         "new pods ready, then traffic moves pod by pod. InPlace: the new version is loaded into the serving pods, "
@@ -459,7 +459,7 @@ class RouterPods(_Part):
 class Traffic(_Part):
     """Who splits the traffic."""
 
-    provider: Literal["Router", "GatewayAPI", "Istio", "Replicas"] = Field(
+    provider: Literal["Router", "Replicas"] = Field(
         default="Router", description="Only needed while traffic is split; without steps there is no router."
     )
     timeout_seconds: int | None = Field(
@@ -471,14 +471,6 @@ class Traffic(_Part):
     router: RouterPods | None = Field(default=None, description="Router: its pods.")
 
 
-class Autoscaling(_Part):
-    """Replicas by load."""
-
-    min_replicas: int = Field(default=1, ge=0, le=1000, description="Never fewer.")
-    max_replicas: int = Field(ge=1, le=1000, description="Never more.")
-    target_cpu_percent: int | None = Field(default=None, ge=1, le=100, description="Wanted CPU use.")
-
-
 class ModelDeploymentSpec(_Part):
     """What to serve, with which server, and how a new version takes over."""
 
@@ -488,7 +480,6 @@ class ModelDeploymentSpec(_Part):
         default=None, description="Which other versions stay loaded. Default: none."
     )
     replicas: int = Field(default=1, ge=0, le=1000, description="Pods that serve.")
-    autoscaling: Autoscaling | None = Field(default=None, description="Replicas by load, instead of a number.")
     resources: ResourceRequirements | None = Field(default=None, description="Resources of the server container.")
     batching: Batching | None = Field(default=None, description="Dynamic batching in the server.")
     warmup: Warmup | None = Field(default=None, description="Requests before a version counts as ready.")

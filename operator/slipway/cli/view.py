@@ -35,9 +35,7 @@ Role = Literal["stable", "canary", "previous"]
 Stage = Literal["done", "current", "next"]
 
 GATE_REASONS = {"GoldenFailed": "golden", "GoldenUnreadable": "golden", SIGNATURE_CHANGED: "signature"}
-FINAL_REASONS = frozenset(
-    {Promotion.ROLLED_BACK, "InvalidSpec", "NotYetSupported", "NotSupportedByRuntime", "NotSupportedByProvider"}
-)
+FINAL_REASONS = frozenset({Promotion.ROLLED_BACK, "InvalidSpec", "NotSupportedByRuntime", "NotSupportedByProvider"})
 """Reasons of condition Promoted that do not pass by themselves: a person has to change the spec, or retry."""
 
 
