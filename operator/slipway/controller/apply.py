@@ -47,28 +47,32 @@ class Children:
         """
         writes = 0
         for child in rendered.children:
-            live = snapshot.live.get((child.kind, child.name))
             try:
-                answer = await (self._create(child, key, uid) if live is None else self._correct(child, live))
+                answer = await self._write(child, snapshot.live.get((child.kind, child.name)), key, uid)
             except SpecError as error:
                 return Trouble(error.reason, error.message), writes
-            except TransientError:
-                raise
-            except ClusterError as error:
-                if error.status == 403 and "being terminated" in error.message:
-                    raise NamespaceGoesError(str(error), error.status, error.message) from error
-                return _refused(child, error), writes
             if answer is not None:
                 writes += 1
                 self._cache.put(child.kind, answer)
                 log.debug("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
         return None, writes
 
-    async def _create(self, child: Child, key: Key, uid: str) -> Json | None:
-        """Create one child; one that exists after all is corrected where it is ours. Returns the answer to a write.
+    async def _write(self, child: Child, live: Json | None, key: Key, uid: str) -> Json | None:
+        """Create or correct one child. Returns the API server's answer; None: nothing had to be written.
 
-        Raises SpecError when another has the name.
+        Raises SpecError when another has the name, or when the API server will not have the object.
         """
+        try:
+            return await (self._create(child, key, uid) if live is None else self._correct(child, live))
+        except TransientError:
+            raise
+        except ClusterError as error:
+            if error.status == 403 and "being terminated" in error.message:
+                raise NamespaceGoesError(str(error), error.status, error.message) from error
+            raise _refused(child, error) from error
+
+    async def _create(self, child: Child, key: Key, uid: str) -> Json | None:
+        """Create one child; one that exists after all is corrected where it is ours."""
         created = await self._cluster.create(child.manifest)
         if created is not None:
             return created
@@ -84,7 +88,7 @@ class Children:
         return await self._correct(child, live)
 
     async def _correct(self, child: Child, live: Json) -> Json | None:
-        """Apply one child where it differs. Returns the API server's answer; None: nothing had to be written."""
+        """Apply one child where it differs."""
         if not differs(child.manifest, {**live, "apiVersion": child.manifest["apiVersion"]}):
             return None
         return await self._cluster.apply(child.manifest, live["metadata"]["uid"])
@@ -144,11 +148,10 @@ def _name_conflict(child: Child, key: Key) -> SpecError:
     )
 
 
-def _refused(child: Child, error: ClusterError) -> Trouble:
-    """Why the API server will not have an object."""
+def _refused(child: Child, error: ClusterError) -> SpecError:
     if "exceeded quota" in error.message:
-        return Trouble("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
-    return Trouble(
+        return SpecError("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
+    return SpecError(
         "Refused",
         f"the API server refuses {child.kind} {child.name}: {error.message}. Correct the part of the spec that it "
         "names (resources, runtime or podTemplate)",

@@ -34,9 +34,9 @@ def choose_service_target(
     replicas: Mapping[str, int],
     live: ServiceTarget | None,
     by_router: InForce | None,
+    *,
     ready_routers: int,
     workloads: Mapping[str, Workload],
-    *,
     wants_router: bool,
 ) -> ServiceTarget:
     """What the Service should select now.

@@ -106,7 +106,15 @@ def test_with_routers(
     expected: ServiceTarget,
 ) -> None:
     assert (
-        choose_service_target(weights, {"old": 2, "new": 2}, live, by_router, ready, workloads, wants_router=True)
+        choose_service_target(
+            weights,
+            {"old": 2, "new": 2},
+            live,
+            by_router,
+            ready_routers=ready,
+            workloads=workloads,
+            wants_router=True,
+        )
         == expected
     )
 
@@ -129,18 +137,27 @@ def test_by_the_ratio_of_pods(
     weights: dict[str, int], live: ServiceTarget | None, workloads: dict[str, Workload], expected: ServiceTarget
 ) -> None:
     assert (
-        choose_service_target(weights, {"old": 2, "new": 2}, live, None, 0, workloads, wants_router=False) == expected
+        choose_service_target(
+            weights, {"old": 2, "new": 2}, live, None, ready_routers=0, workloads=workloads, wants_router=False
+        )
+        == expected
     )
 
 
 def test_with_swap_what_is_promoted_needs_no_more_pods_than_there_is_room_for() -> None:
     room = {"old": 1, "new": 1}
-    assert choose_service_target(PROMOTED, room, ALL_PODS, None, 0, pods(old=1, new=1), wants_router=False) == NEW
+    chosen = choose_service_target(
+        PROMOTED, room, ALL_PODS, None, ready_routers=0, workloads=pods(old=1, new=1), wants_router=False
+    )
+    assert chosen == NEW
 
 
 @pytest.mark.parametrize("live", [None, ALL_PODS, OLD, ROUTER])
 def test_where_requests_are_not_split_all_ready_pods_share_them(live: ServiceTarget | None) -> None:
-    assert choose_service_target(None, {"old": 2}, live, None, 0, pods(old=2), wants_router=False) == ALL_PODS
+    chosen = choose_service_target(
+        None, {"old": 2}, live, None, ready_routers=0, workloads=pods(old=2), wants_router=False
+    )
+    assert chosen == ALL_PODS
 
 
 # ---- how requests are split now
