@@ -80,22 +80,40 @@ class Arms:
 
 
 @dataclass(frozen=True, slots=True)
+class Look:
+    """What the sources said when they were last looked at.
+
+    at: seconds since 1970. counts: source → workload → what it counted since its beginning, kept also of sources that
+    were silent. missing: how many were. trouble: why, in short: status is small.
+    """
+
+    at: float
+    counts: Mapping[str, Mapping[str, Counts]]
+    missing: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """What speaks against the canary, by the kind of bad answer. slow: one for each of the bounds."""
+
+    errors: Evidence = UNPROVEN
+    refusals: Evidence = UNPROVEN
+    slow: tuple[Evidence, ...] = (UNPROVEN,) * BOUNDS
+
+
+@dataclass(frozen=True, slots=True)
 class Accumulated:
     """All that the next look needs of the earlier ones.
 
-    at: seconds since 1970 of the last look. last: source → workload → what it counted then. missing, trouble: of the
-    last look. seconds: how long both revisions had traffic. step_seconds: how long the canary had, in this step.
+    stable, canary: workloads. seconds: how long both had traffic. step_seconds: how long the canary had, in this step.
     cold_requests: how many of the canary's in this step are not timed.
     bounds: indices of the latencies above which answers are slow, empty while stable answered too little.
-    errors, refusals, slow: the evidence; slow has one for each bound.
     """
 
     stable: str
     canary: str
-    at: float
-    last: Mapping[str, Mapping[str, Counts]]
-    missing: int = 0
-    trouble: str = ""
+    last: Look
     seconds: float = 0.0
     step_seconds: float = 0.0
     cold_requests: int = COLD_REQUESTS
@@ -103,16 +121,13 @@ class Accumulated:
     step: Arms = Arms()
     recent: Arms = Arms()
     bounds: tuple[int, ...] = ()
-    errors: Evidence = UNPROVEN
-    refusals: Evidence = UNPROVEN
-    slow: tuple[Evidence, ...] = (UNPROVEN,) * BOUNDS
+    against: Against = Against()
 
 
 def begin(reading: Reading, stable: str, canary: str, now: datetime) -> Accumulated:
     """From here on everything counts. stable, canary: workloads."""
-    return Accumulated(
-        stable, canary, now.timestamp(), _sources(reading, stable, canary), reading.missing, _short(reading.trouble)
-    )
+    counts = _sources(reading, stable, canary)
+    return Accumulated(stable, canary, Look(now.timestamp(), counts, reading.missing, _short(reading.trouble)))
 
 
 def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulated:
@@ -121,19 +136,14 @@ def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulat
     A source that is seen for the first time, and one whose counters fell, begin here: what they counted before is
     left out for both revisions alike. One that doesn't answer is gone on with when it answers again.
     """
-    at = now.timestamp()
-    look_seconds = max(0.0, at - accumulated.at)
+    at, last, against = now.timestamp(), accumulated.last, accumulated.against
+    look_seconds = max(0.0, at - last.at)
     sources = _sources(reading, accumulated.stable, accumulated.canary)
     since = Arms()
     for name, counts in sources.items():
-        before = accumulated.last.get(name)
+        before = last.counts.get(name)
         if before is not None:
             since = since.plus(_since(before, counts, accumulated.stable, accumulated.canary))
-    # What didn't answer, or left a workload out, is gone on with when it does. Where none is missing, a source that
-    # isn't there any more is gone for good.
-    silent = [name for name in accumulated.last if name not in sources] if reading.missing else []
-    last = {name: dict(accumulated.last[name]) for name in silent[-MOST_SILENT:]}
-    last |= {name: {**accumulated.last.get(name, {}), **counts} for name, counts in sources.items()}
     both = since.stable.requests > 0 and since.canary.requests > 0
     step_seconds = accumulated.step_seconds + (look_seconds if since.canary.requests > 0 else 0)
     is_cold = accumulated.step.canary.requests < accumulated.cold_requests or step_seconds < COLD_SECONDS
@@ -156,25 +166,34 @@ def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulat
     timed = since.stable.timed, since.canary.timed
     slow = tuple(
         add(evidence, since.stable.slower(bound), since.canary.slower(bound), *timed)
-        for evidence, bound in zip(accumulated.slow, accumulated.bounds, strict=False)
+        for evidence, bound in zip(against.slow, accumulated.bounds, strict=False)
     )
     step = accumulated.step.plus(since)
     return replace(
         accumulated,
-        at=max(at, accumulated.at),
-        last=last,
-        missing=reading.missing,
-        trouble=_short(reading.trouble),
+        last=Look(max(at, last.at), _kept(last, sources, reading.missing), reading.missing, _short(reading.trouble)),
         seconds=seconds + traffic_seconds,
         step_seconds=step_seconds,
         rollout=accumulated.rollout.plus(Arms(since.stable.untimed(), since.canary.untimed())),
         step=step,
         recent=accumulated.recent.plus(since, keep=math.exp(-look_seconds / RECENT_SECONDS)),
         bounds=accumulated.bounds or choose_bounds(step.stable),
-        errors=add(accumulated.errors, since.stable.errors, since.canary.errors, *of),
-        refusals=add(accumulated.refusals, since.stable.refusals, since.canary.refusals, *of),
-        slow=slow + tuple(add(one, 0, 0, 0, 0) for one in accumulated.slow[len(slow) :]),
+        against=Against(
+            errors=add(against.errors, since.stable.errors, since.canary.errors, *of),
+            refusals=add(against.refusals, since.stable.refusals, since.canary.refusals, *of),
+            slow=slow + tuple(add(one, 0, 0, 0, 0) for one in against.slow[len(slow) :]),
+        ),
     )
+
+
+def _kept(last: Look, sources: Mapping[str, Mapping[str, Counts]], missing: int) -> dict[str, dict[str, Counts]]:
+    """What the next look compares with: what didn't answer, or left a workload out, is gone on with when it does.
+
+    Where none is missing, a source that isn't there any more is gone for good.
+    """
+    silent = [name for name in last.counts if name not in sources] if missing else []
+    kept = {name: dict(last.counts[name]) for name in silent[-MOST_SILENT:]}
+    return kept | {name: {**last.counts.get(name, {}), **counts} for name, counts in sources.items()}
 
 
 def enter_step(accumulated: Accumulated, pods: int = 1) -> Accumulated:
@@ -263,16 +282,16 @@ def write(accumulated: Accumulated) -> dict[str, Any]:
         "format": FORMAT,
         "stable": accumulated.stable,
         "canary": accumulated.canary,
-        "at": accumulated.at,
+        "at": accumulated.last.at,
         "last": {
             source: {
                 workload: [counts.requests, counts.errors, counts.refusals, *counts.within]
                 for workload, counts in workloads.items()
             }
-            for source, workloads in accumulated.last.items()
+            for source, workloads in accumulated.last.counts.items()
         },
-        "missing": accumulated.missing,
-        "trouble": accumulated.trouble,
+        "missing": accumulated.last.missing,
+        "trouble": accumulated.last.trouble,
         "seconds": [accumulated.seconds, accumulated.step_seconds],
         "cold": accumulated.cold_requests,
         "rollout": _write_arms(accumulated.rollout),
@@ -281,7 +300,7 @@ def write(accumulated: Accumulated) -> dict[str, Any]:
         "bounds": list(accumulated.bounds),
         "evidence": [
             [one.purse, one.short_seconds, *one.bets]
-            for one in (accumulated.errors, accumulated.refusals, *accumulated.slow)
+            for one in (accumulated.against.errors, accumulated.against.refusals, *accumulated.against.slow)
         ],
     }
 
@@ -297,10 +316,10 @@ def read(written: Mapping[str, Any] | None) -> Accumulated | None:
 def _read(written: Mapping[str, Any]) -> Accumulated | None:
     if written["format"] != FORMAT:
         return None
-    last = {
+    counts = {
         str(source): {
-            str(workload): Counts(int(counts[0]), int(counts[1]), int(counts[2]), tuple(map(int, counts[3:])))
-            for workload, counts in workloads.items()
+            str(workload): Counts(int(one[0]), int(one[1]), int(one[2]), tuple(map(int, one[3:])))
+            for workload, one in workloads.items()
         }
         for source, workloads in written["last"].items()
     }
@@ -314,10 +333,7 @@ def _read(written: Mapping[str, Any]) -> Accumulated | None:
     return Accumulated(
         stable=str(written["stable"]),
         canary=str(written["canary"]),
-        at=_number(written["at"]),
-        last=last,
-        missing=int(written["missing"]),
-        trouble=str(written["trouble"]),
+        last=Look(_number(written["at"]), counts, int(written["missing"]), str(written["trouble"])),
         seconds=seconds,
         step_seconds=step_seconds,
         cold_requests=int(written["cold"]),
@@ -325,9 +341,7 @@ def _read(written: Mapping[str, Any]) -> Accumulated | None:
         step=_read_arms(written["step"]),
         recent=_read_arms(written["recent"]),
         bounds=bounds,
-        errors=evidence[0],
-        refusals=evidence[1],
-        slow=tuple(evidence[2:]),
+        against=Against(evidence[0], evidence[1], tuple(evidence[2:])),
     )
 
 

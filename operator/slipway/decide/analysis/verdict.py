@@ -2,7 +2,7 @@
 
 Invariant: `Fail` from a comparison means that the evidence e reached 1/alpha, over the whole rollout, however often it
 was looked at; `Pass` means that enough was seen to exclude a difference as large as the margin; no data never passes.
-What e and the bounds are: `statistics.py`. What is counted: `tallies.py`.
+What e and the bounds are: `eprocess.py`. What is counted: `accumulator.py`.
 
 **The margin.** A difference that nobody cares about is no failure: evidence counts only where the difference that was
 observed in the step is above the margin, or its lower bound in about the last minute is. That is one condition more,
@@ -94,11 +94,12 @@ def judge(accumulated: Accumulated, settings: Analysis, *, is_split: bool) -> Ve
     failed = (_worse(accumulated, settings) if is_split else None) or _beyond_limits(accumulated, settings, is_split)
     if failed is not None:
         return failed
-    if accumulated.missing or not accumulated.last:
-        trouble = f": {accumulated.trouble}" if accumulated.trouble else ""
+    last = accumulated.last
+    if last.missing or not last.counts:
+        trouble = f": {last.trouble}" if last.trouble else ""
         what = (
-            f"{accumulated.missing} of the sources of counts did not answer"
-            if accumulated.missing
+            f"{last.missing} of the sources of counts did not answer"
+            if last.missing
             else "there is no source of counts"
         )
         return Verdict(Outcome.ERROR, Reason.SOURCE_SILENT, f"{what}{trouble}; nothing is concluded until it does")
@@ -117,15 +118,14 @@ def judge(accumulated: Accumulated, settings: Analysis, *, is_split: bool) -> Ve
 
 
 def _kinds(accumulated: Accumulated) -> list[_Kind]:
+    against, seconds = accumulated.against, accumulated.seconds
     kinds = [
-        _Kind(Reason.ERRORS_ROSE, "errors", accumulated.errors.worth(accumulated.seconds), ERRORS),
-        _Kind(Reason.REFUSALS_ROSE, "refusals", accumulated.refusals.worth(accumulated.seconds), REFUSALS),
+        _Kind(Reason.ERRORS_ROSE, "errors", against.errors.worth(seconds), ERRORS),
+        _Kind(Reason.REFUSALS_ROSE, "refusals", against.refusals.worth(seconds), REFUSALS),
     ]
-    for evidence, bound in zip(accumulated.slow, accumulated.bounds, strict=False):
+    for evidence, bound in zip(against.slow, accumulated.bounds, strict=False):
         what = f"slower than {LATENCY_BOUNDS_MILLISECONDS[bound]:,} ms"
-        kinds.append(
-            _Kind(Reason.SLOWER_THAN_STABLE, what, evidence.worth(accumulated.seconds), LATENCY / BOUNDS, bound)
-        )
+        kinds.append(_Kind(Reason.SLOWER_THAN_STABLE, what, evidence.worth(seconds), LATENCY / BOUNDS, bound))
     return kinds
 
 
