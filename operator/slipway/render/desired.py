@@ -65,7 +65,9 @@ def render(
     desired = with_template(deployment, inputs.placement.revision, images)
     revisions = {**snapshot.revisions, desired.hash: desired}
     recorded = recorded_digests(deployment, snapshot)
-    given = WorkloadInput(inputs, plan, snapshot, revisions, recorded, golden)
+    given = WorkloadInput(
+        inputs=inputs, plan=plan, snapshot=snapshot, revisions=revisions, recorded=recorded, golden=golden
+    )
     workloads = _render_workloads(given)
     unreadable = sorted(name for name, pods in plan.replicas.items() if pods and given.revision_on(name) is None)
     target = _service_target(deployment, plan, snapshot)
@@ -113,8 +115,8 @@ def _service_target(deployment: ModelDeployment, plan: Plan, snapshot: Snapshot)
         plan.weights,
         plan.replicas,
         live=snapshot.service_target,
-        by_router=snapshot.by_router,
-        ready_routers=sum(pod.is_ready for pod in snapshot.routers if not pod.is_ending),
+        by_router=snapshot.routers.in_force,
+        ready_routers=sum(pod.is_ready for pod in snapshot.routers.pods if not pod.is_ending),
         workloads=snapshot.workloads,
         wants_router=wants_router(deployment),
     )
