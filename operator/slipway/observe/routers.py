@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from slipway.model.names import ROUTED_ANNOTATION
 from slipway.model.revision import Json
 from slipway.model.signals import InForce
-from slipway.observe.router_reports import RouterPod, RouterReport, in_force, read_asked
+from slipway.observe.router_reports import RouterPod, RouterReport, in_force, read_sent_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ def observe_routers(
         reports=reports,
         in_force=_in_force(pods, reports, generation),
         generation=generation,
-        sent_weights=read_asked(config_map) if config_map is not None else {},
+        sent_weights=read_sent_weights(config_map) if config_map is not None else {},
     )
 
 

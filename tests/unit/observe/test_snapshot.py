@@ -128,7 +128,8 @@ def test_an_image_that_cannot_be_pulled(reason: str, part: str) -> None:
 def test_a_container_that_cannot_start(reason: str) -> None:
     waiting = {"reason": reason, "message": 'configmap "ca" not found'}
     trouble = trouble_of({"containerStatuses": [container(waiting=waiting)]})
-    assert trouble == Trouble("ContainerFailed", 'pod p: container server can\'t start: configmap "ca" not found')
+    words = 'pod p: container server can\'t start: configmap "ca" not found. '
+    assert trouble == Trouble("ContainerFailed", f"{words}Create what is missing, or correct spec.podTemplate")
 
 
 TERMINATED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
