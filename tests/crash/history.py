@@ -7,13 +7,13 @@ Must not import slipway.
 """
 
 import asyncio
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
 
 from tests.apiserver import ApiServer, Manifest
+from tests.simulation.routers import weights_in
 
 from .scenarios import NAME
 
@@ -45,7 +45,7 @@ class _Moment:
         content = seen.content or {}
         match seen.kind:
             case "ConfigMap" if seen.name == ROUTER:
-                self.weights = _told(content) if content else None
+                self.weights = weights_in(content) if content else None
             case "Service" if seen.name == NAME:
                 self.selected = content["spec"]["selector"] if content else None
             case "Deployment" if seen.name != ROUTER:
@@ -81,13 +81,6 @@ def _forgiven(model_deployment: Manifest) -> set[str]:
     revision, _, name = rest.partition("/")
     is_done = model_deployment.get("status", {}).get("lastCommand", {}).get("id") == name
     return {revision} if verb == "retry" and not is_done else set()
-
-
-def _told(config_map: Manifest) -> Mapping[str, int]:
-    (routes,) = json.loads(config_map["data"]["routes.json"])["resources"]
-    (status,) = (host for host in routes["virtual_hosts"] if host["name"] == "status")
-    weights: Mapping[str, int] = json.loads(status["routes"][0]["direct_response"]["body"]["inline_string"])["weights"]
-    return weights
 
 
 def breaches(history: Iterable[Seen]) -> list[str]:

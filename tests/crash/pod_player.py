@@ -1,17 +1,18 @@
 """Plays kubelet, agent and router for pods that no node runs: marks them ready and answers for them.
 
 A pod made by the ReplicaSet controller gets an address of its own out of the network namespace's loopback, Running and
-Ready. Nobody else marks pods (`up --played-pods`). The agent's /status is answered from the revision's ConfigMap as it
-stands: everything named is Available, but for version BROKEN; versions 1 to 3 are found at the source. A router says
-and counts what `played_router` plays, and reads its ConfigMap anew only when its pod is touched.
+Ready. Nobody else marks pods (`up --played-pods`). What they are and say is tests/simulation's: an agent has the
+revision's ConfigMap as it stands and loads at once what it orders, but for version BROKEN; a router reads its ConfigMap
+anew only when its pod is nudged, and counts a traffic that never pauses, in which version FAILING answers nothing but
+errors.
 Must not import slipway.
 """
 
 import asyncio
 import itertools
-import json
+import math
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import TracebackType
 from typing import Self
@@ -19,14 +20,19 @@ from typing import Self
 from aiohttp import web
 
 from tests.apiserver import ApiServer, Manifest, RequestError
-
-from .played_router import PlayedRouter
+from tests.simulation import pods
+from tests.simulation.agents import ORDERS_KEY, Agent, Source
+from tests.simulation.requests import Answering
+from tests.simulation.routers import Router
 
 AGENT_PORT, ROUTER_PORT, STATS_PORT = 8081, 10080, 10090
-OURS = "slipway.dev/model"
-BROKEN = 99
-FOUND = {"1": "first", "2": "second", "3": "third"}
+FAILING, BROKEN = 98, 99
+REFUSED = {"reason": "LoadFailed", "permanent": True, "message": "the server says: no"}
+SOURCE = Source(unlisted={FAILING}, broken={BROKEN: REFUSED})
+ANSWERING = Answering(error_rate={FAILING: 1.0})
+REQUESTS_PER_SECOND = 4000.0
 ADDRESSES = "198.18.128.0/17"
+LOADED_SINCE = "2026-01-01T00:00:00Z"
 
 
 def now_text() -> str:
@@ -39,20 +45,17 @@ def address_of(number: int) -> str:
     return f"198.18.{128 + high}.{low}"
 
 
-def running(containers: list[Manifest]) -> list[Manifest]:
-    """The statuses of containers that run and are ready."""
-    return [
-        {
-            "name": container["name"],
-            "ready": True,
-            "started": True,
-            "restartCount": 0,
-            "image": container["image"],
-            "imageID": "",
-            "state": {"running": {"startedAt": now_text()}},
-        }
-        for container in containers
-    ]
+@dataclass(slots=True)
+class Played:
+    """A pod. workload: empty for a router's. A router's kubelet syncs its ConfigMap only when the pod is touched."""
+
+    namespace: str
+    model: str
+    workload: str
+    router: Router | None
+    agent: Agent = field(default_factory=Agent)
+    is_ready: bool = False
+    counted_until: float = math.inf
 
 
 class PodPlayer:
@@ -63,7 +66,7 @@ class PodPlayer:
         self._pods: dict[str, Played] = {}  # by address
         # In turn, as nodes give them out: one that was given back is another pod's only much later.
         self._addresses = map(address_of, itertools.cycle(range(32_000)))
-        self._orders: dict[tuple[str, str], Manifest] = {}  # (namespace, name) → a ConfigMap of ours
+        self._config_maps: dict[tuple[str, str], Manifest] = {}  # (namespace, name) → one of ours
         self._runner: web.AppRunner | None = None
         self._playing: list[asyncio.Task[None]] = []
 
@@ -96,10 +99,10 @@ class PodPlayer:
 
     async def _follow(self, kind: str) -> None:
         while True:
-            items, version = await self._api.list_all(kind, selector=OURS)
+            items, version = await self._api.list_all(kind, selector=pods.MODEL_LABEL)
             for item in items:
                 await self._see(kind, "ADDED", item)
-            async for event, item in self._api.watch(kind, "", version, selector=OURS):
+            async for event, item in self._api.watch(kind, "", version, selector=pods.MODEL_LABEL):
                 if event == "ERROR":
                     break
                 await self._see(kind, event, item)
@@ -108,69 +111,60 @@ class PodPlayer:
         if kind == "ConfigMap":
             name = (item["metadata"]["namespace"], item["metadata"]["name"])
             if event == "DELETED":
-                self._orders.pop(name, None)
+                self._config_maps.pop(name, None)
             else:
-                self._orders[name] = item
+                self._config_maps[name] = item
         elif event == "DELETED":
             self._pods.pop(item.get("status", {}).get("podIP", ""), None)
         elif event in ("ADDED", "MODIFIED"):
             await self._play(item)
 
     async def _play(self, pod: Manifest) -> None:
-        metadata, status = pod["metadata"], pod.get("status", {})
-        address = status.get("podIP") or next(a for a in self._addresses if a not in self._pods)
-        labels = metadata.get("labels", {})
-        model, _, role = labels["slipway.dev/model"].partition(".")
-        workload = labels.get("slipway.dev/revision", "")
-        played = self._pods.setdefault(
-            address, Played(metadata["namespace"], model, workload, PlayedRouter() if role == "router" else None)
-        )
-        is_played = any((c["type"], c["status"]) == ("Ready", "True") for c in status.get("conditions", []))
-        played.is_ready = is_played and "deletionTimestamp" not in metadata
-        if played.router is not None:
-            await self._tell(played, (metadata.get("annotations") or {}).get("slipway.dev/router-config", ""))
-        if metadata.get("deletionTimestamp") or is_played:
+        metadata = pod["metadata"]
+        address = pod.get("status", {}).get("podIP") or next(a for a in self._addresses if a not in self._pods)
+        model, workload = metadata["labels"][pods.MODEL_LABEL], metadata["labels"].get(pods.REVISION_LABEL, "")
+        router = Router(pods.Mount(refresh_seconds=math.inf)) if pods.is_router(pod) else None
+        made = Played(metadata["namespace"], model.removesuffix(pods.ROUTER_SUFFIX), workload, router)
+        played = self._pods.setdefault(address, made)
+        played.is_ready = pods.is_ready(pod) and not pods.is_ending(pod)
+        await self._sync_router(played, pods.nudge_of(pod, pods.ROUTER_CONFIG_ANNOTATION))
+        if pods.is_ending(pod) or pods.is_ready(pod):
             return
-        ready = [
-            {"type": kind, "status": "True", "lastTransitionTime": now_text()}
-            for kind in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
-        ]
-        change = {
-            "status": {
-                "phase": "Running",
-                "podIP": address,
-                "podIPs": [{"ip": address}],
-                "startTime": now_text(),
-                "conditions": ready,
-                "initContainerStatuses": running(pod["spec"].get("initContainers", [])),
-                "containerStatuses": running(pod["spec"]["containers"]),
-            }
-        }
+        agents = [each["name"] for each in pod["spec"].get("initContainers", [])]
+        containers = [each["name"] for each in pod["spec"]["containers"]]
+        change = {"status": pods.running(*containers, agents=agents, ip=address, at=now_text())}
         try:
             await self._api.merge("Pod", metadata["namespace"], metadata["name"], change, subresource="status")
         except RequestError as error:
             if error.status not in (404, 409):  # gone, or changed meanwhile: another event follows
                 raise
 
-    async def _tell(self, played: "Played", nudge: str) -> None:
+    async def _sync_router(self, played: Played, nudge: str | None) -> None:
         """A router reads its ConfigMap when it starts, and when its pod is touched: its kubelet syncs it then."""
-        if played.router is None or (played.router.told and played.nudge == nudge):
+        now = asyncio.get_running_loop().time()
+        if played.router is None or not played.router.mount.is_due(nudge, now):
             return
         config_map = await self._api.read("ConfigMap", played.namespace, f"{played.model}-router")
         if config_map is not None:
-            played.nudge = nudge
-            played.router.read(config_map, self._versions_of(played), asyncio.get_running_loop().time())
+            self._count(played, played.router, now)
+            played.router.mount.read(config_map["data"], nudge, now)
 
-    def _versions_of(self, played: "Played") -> dict[str, int | None]:
-        """Workload → the version that its pods serve."""
-        prefix = f"{played.model}-"
-        return {
-            name.removeprefix(prefix): json.loads(orders["data"]["agent.json"])["served"]
-            for (namespace, name), orders in self._orders.items()
-            if namespace == played.namespace and name.startswith(prefix) and "agent.json" in orders["data"]
-        }
+    def _count(self, played: Played, router: Router, now: float) -> None:
+        """The requests since a router was last asked or changed."""
+        seconds, played.counted_until = max(0.0, now - played.counted_until), now
+        for workload, requests in router.split(REQUESTS_PER_SECOND * seconds).items():
+            agent = self._agent_of(played.namespace, played.model, workload)
+            router.tally(workload).add(requests, (agent.orders or {}).get("served") or 0, ANSWERING)
 
-    def _asked(self, request: web.Request) -> "Played":
+    def _agent_of(self, namespace: str, model: str, workload: str, agent: Agent | None = None) -> Agent:
+        """An agent, of a pod or of none, that has the workload's orders as they stand."""
+        agent = agent or Agent()
+        config_map = self._config_maps.get((namespace, f"{model}-{workload}"))
+        if config_map is not None and ORDERS_KEY in config_map["data"]:
+            agent.read(config_map["data"], None, 0)
+        return agent
+
+    def _asked(self, request: web.Request) -> Played:
         assert request.transport is not None
         address = request.transport.get_extra_info("sockname")[0]
         if address not in self._pods:
@@ -179,70 +173,29 @@ class PodPlayer:
 
     async def _answer_status(self, request: web.Request) -> web.Response:
         played = self._asked(request)
-        orders = self._orders.get((played.namespace, f"{played.model}-{played.workload}"))
-        if orders is None:
-            return web.Response(status=503)
-        return web.json_response(report_of(json.loads(orders["data"]["agent.json"])))
+        agent = self._agent_of(played.namespace, played.model, played.workload, played.agent)
+        agent.follow(SOURCE)
+        report = agent.report(SOURCE, LOADED_SINCE)
+        return web.json_response(report) if report else web.Response(status=503)
 
     async def _answer_listing(self, request: web.Request) -> web.Response:
         if request.query.get("after") == "only":
             await asyncio.sleep(float(request.query.get("wait", "0")))
-        return web.json_response({"token": "only", "found": FOUND, "error": None})
+        return web.json_response({"token": "only", "found": SOURCE.found(), "error": None})
 
     async def _answer_routes(self, request: web.Request) -> web.Response:
         router = self._asked(request).router
-        if router is None or not router.told:
+        if router is None or router.answer is None:
             raise web.HTTPServiceUnavailable
-        return web.Response(text=router.told)
+        return web.json_response(router.answer)
 
     async def _answer_stats(self, request: web.Request) -> web.Response:
         played = self._asked(request)
         if played.router is None:
             raise web.HTTPNotFound
-        played.router.count(self._versions_of(played), asyncio.get_running_loop().time())
+        self._count(played, played.router, asyncio.get_running_loop().time())
         ready: dict[str, int] = {}
         for pod in self._pods.values():
             if (pod.namespace, pod.model) == (played.namespace, played.model) and pod.is_ready and pod.router is None:
                 ready[pod.workload] = ready.get(pod.workload, 0) + 1
         return web.Response(text=played.router.stats(ready))
-
-
-@dataclass(slots=True)
-class Played:
-    """A pod. workload: empty for a router's. nudge: the annotation at which it last read its configuration."""
-
-    namespace: str
-    model: str
-    workload: str
-    router: PlayedRouter | None
-    is_ready: bool = False
-    nudge: str = ""
-
-
-def report_of(config: Manifest) -> Manifest:
-    """An agent's report (schema 1) once everything it was told to load is loaded, or has failed."""
-    loaded = [version for version in config["load"] if version != BROKEN]
-    versions = [
-        {
-            "version": version,
-            "state": "Available" if version in loaded else "Failed",
-            "reason": "" if version in loaded else "LoadFailed",
-            "message": "" if version in loaded else "the server says: no",
-            "sha256": config.get("sha256", {}).get(str(version)) or f"{version:064x}",
-            "bytes": 1000,
-            "fetchedBytes": 1000,
-            "since": "2026-01-01T00:00:00Z",
-        }
-        for version in config["load"]
-    ]
-    return {
-        "schema": 1,
-        "generation": config["generation"],
-        "served": config["served"],
-        "ready": config["served"] in loaded,
-        "serving": max(loaded, default=None),
-        "listed": [int(version) for version in FOUND],
-        "found": FOUND,
-        "versions": versions,
-        "error": None,
-    }

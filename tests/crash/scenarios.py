@@ -9,8 +9,7 @@ from typing import Any
 
 from tests.apiserver import ApiServer, Manifest
 
-from .played_router import FAILING
-from .pod_player import BROKEN
+from .pod_player import BROKEN, FAILING
 
 NAME = "digits"
 Edit = Callable[[ApiServer, str], Awaitable[object]]

@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.transition import world
+from tests.transition import operators
 
 
 @pytest.fixture(autouse=True)
 def _operators_end() -> Iterator[None]:
     yield
-    world.close_all()
+    operators.close_all()
 
 
 @pytest.fixture(autouse=True, scope="session")
 def _loop_ends() -> Iterator[None]:
     yield
-    world.LOOP.close()
+    operators.LOOP.close()

@@ -17,8 +17,11 @@ import pytest
 
 from slipway.model.names import REVISION_LABEL
 from slipway.render.pod_template import Images
-from tests.transition.test_transitions import LOAD_FAILED, stable_of
-from tests.transition.world import SIGNATURE, Operator, OperatorEndedError, World, run, writes_of
+from tests.simulation.agents import LOAD_FAILED, SIGNATURE
+from tests.transition.api_server import OperatorEndedError
+from tests.transition.operators import Operator, run, writes_of
+from tests.transition.test_transitions import stable_of
+from tests.transition.world import World
 from tests.unit.specs import IMAGES, NAME
 
 Json = dict[str, Any]

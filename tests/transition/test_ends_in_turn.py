@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.simulation.agents import LOAD_FAILED
+from tests.transition.api_server import OperatorEndedError
+from tests.transition.operators import Operator, run
 from tests.transition.test_canary import (
     GOLDEN,
     LONG,
@@ -27,8 +30,8 @@ from tests.transition.test_canary import (
     status,
     until,
 )
-from tests.transition.test_transitions import LOAD_FAILED, stable_of
-from tests.transition.world import Operator, OperatorEndedError, World, run
+from tests.transition.test_transitions import stable_of
+from tests.transition.world import World
 from tests.unit.specs import NAME
 
 Json = dict[str, Any]

@@ -19,10 +19,12 @@ from prometheus_client import REGISTRY
 
 from slipway.controller.kube import ClusterError, TransientError
 from slipway.render.pod_template import Images
-from tests.transition.world import Operator, OperatorEndedError, World, Write, run, writes_of
+from tests.simulation.agents import LOAD_FAILED
+from tests.transition.api_server import OperatorEndedError, Write
+from tests.transition.operators import Operator, run, writes_of
+from tests.transition.world import World
 from tests.unit.specs import IMAGES, NAME
 
-LOAD_FAILED = {"reason": "LoadFailed", "permanent": True, "message": "the server says: version 2 is no ONNX"}
 HOUR = 3600
 
 

@@ -12,8 +12,10 @@ from typing import Any
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
+from tests.transition.api_server import OperatorEndedError
+from tests.transition.operators import Operator, run, writes_of
 from tests.transition.test_canary import GOLDEN, RESULT, canary_of, phase, serving, status
-from tests.transition.world import Operator, OperatorEndedError, World, run, writes_of
+from tests.transition.world import World
 from tests.unit.specs import NAME, merged
 
 Json = dict[str, Any]

@@ -20,6 +20,7 @@ from slipway.model.rollout import Plan, Promotion, Step, Target
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import OPEN, Command, GateState, GateVerdict, InForce, Outcome, Signals, Verdict
 from slipway.model.workload import ABSENT, Crash, Workload
+from tests.simulation.workloads import Counted
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600
@@ -49,7 +50,7 @@ def _pods(weight: int, replicas: int) -> int:
 
 
 @dataclass
-class World:
+class World(Counted):
     """One ModelDeployment with steps.
 
     shares, is_swap and so on: the spec. scale: workload → what its Deployment says. pods: workload → one True (ready)
@@ -60,6 +61,7 @@ class World:
     had no ready pod, or that a person deleted.
     """
 
+    never_ready = (NEVER_READY, REFUSED)
     revision: str = GOOD
     replicas: int = 2
     shares: tuple[int | None, ...] = (25, 50)
@@ -199,6 +201,9 @@ class World:
                 )
                 assert plan.replicas.get(name, 0) >= least or self.replicas == 0, (name, told)
         # A rejected revision never has a weight.
+        # What became stable did so for a named reason, or because what bakes was taken back.
+        if plan.state.stable not in (None, memory.stable):
+            assert plan.promotion_reason or plan.cause, told
         rejected = {each.revision for each in self.told if each.content == self.content} - {plan.state.stable}
         if plan.newly_rejected:
             rejected |= {plan.newly_rejected.revision}
@@ -255,24 +260,6 @@ class World:
         assert all(each not in changed[:number] for number, each in enumerate(changed)), changed
 
     # ---- what happens
-
-    def control(self) -> None:
-        """The Deployment controllers make or end pods."""
-        for name, count in self.scale.items():
-            here = sorted(self.pods.get(name, []), reverse=True)[:count]
-            self.pods[name] = here + [False] * (count - len(here))
-
-    def start(self, name: str) -> None:
-        """A pod becomes ready, unless the revision is one whose pods never do."""
-        here = self.pods.get(name, [])
-        if False in here and name not in (NEVER_READY, REFUSED):
-            here[here.index(False)] = True
-
-    def die(self, name: str) -> None:
-        """A ready pod is lost; its replacement comes when the controller does."""
-        here = self.pods.get(name, [])
-        if True in here:
-            here.remove(True)
 
     def crash(self, name: str) -> None:
         """A server ends by itself and is started again."""

@@ -1,6 +1,6 @@
 """A revision arrives by steps: pods of its own, a share of the requests, judged (`progress`).
 
-Any failure gives everything back to stable: weight 0 first, seen in force, only then the canary's pods go (`split.back`).
+Any failure gives everything back to stable: weight 0 first, seen in force; only then the canary pods go (`split.back`).
 Pure.
 """
 

@@ -1,4 +1,4 @@
-"""How far a canary is in its steps: what it waits for, which weight it may have, when its hold ends, whether it is done.
+"""How far a canary is in its steps: what it waits for, which weight it may have, when its hold ends, if it is done.
 
     N = 4, steps 25, 100                  stable   canary   weight   index
     canary prepares                       4 pods   1 pod    0        0

@@ -62,8 +62,8 @@ def is_set_back(given: StepInput) -> bool:
 def is_loaded_everywhere(given: StepInput) -> bool:
     """In place, all ready pods serve it, and enough of them."""
     here = given.here
-    is_told = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
-    return is_told and here.switched >= max(here.ready, enough(given.target.replicas))
+    is_loading = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
+    return is_loading and here.switched >= max(here.ready, enough(given.target.replicas))
 
 
 def has_rolled_over(given: StepInput) -> bool:
@@ -97,7 +97,7 @@ WAYS: tuple[Way, ...] = (
 
 
 def found_serving(target: str, workloads: Mapping[str, Workload]) -> str | None:
-    """FORBIDDEN too, as `FoundServing`: without a status (a restore from a backup), what has the most ready pods is stable.
+    """FORBIDDEN too, as `FoundServing`: without a status (a restore), what has the most ready pods counts as stable.
 
     One that another was replacing in place counts even without: its pods would come back with it.
     """

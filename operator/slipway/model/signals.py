@@ -57,11 +57,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """How requests are split now, as the routers say, or as ready pods make it.
+    """How requests are split now, as the traffic provider says.
 
     weights: workload → percent; a workload that isn't named gets nothing. endpoints: workload → pods that requests can
     reach through it. is_latest: it is what was sent last; False: another configuration is on its way.
-    lingering: workloads that still get requests from routers that end; these read no configuration any more.
+    lingering: workloads that still get requests from routers that are ending.
     """
 
     weights: Mapping[str, int]

@@ -6,7 +6,7 @@ It stands at the seam `slipway.cli.client.Client`; what the real API server does
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,6 +15,7 @@ from typer.testing import CliRunner, Result
 
 from slipway.cli.app import app
 from slipway.cli.client import ClusterFlags, Request, Response
+from tests.simulation import pods as simulated
 from tests.unit import specs
 
 Json = dict[str, Any]
@@ -196,22 +197,16 @@ def history() -> list[Json]:
     ]
 
 
-def pod(name: str, labels: Json, *, is_ready: bool = True) -> Json:
-    return {
-        "metadata": {"name": name, "uid": f"uid-{name}", "labels": labels},
-        "status": {
-            "conditions": [{"type": "Ready", "status": "True" if is_ready else "False"}],
-            "containerStatuses": [{"restartCount": 0}],
-        },
-    }
+def pod(name: str, labels: Mapping[str, str]) -> Json:
+    return simulated.pod(name, labels, simulated.running("server", ip="198.18.0.1"))
 
 
 def pods(name: str = "digits") -> list[Json]:
     """One of each revision, and a router's."""
     return [
-        pod(f"{name}-{STABLE}-a", {"slipway.dev/model": name, "slipway.dev/revision": STABLE}),
-        pod(f"{name}-{CANARY}-b", {"slipway.dev/model": name, "slipway.dev/revision": CANARY}),
-        pod(f"{name}-router-c", {"slipway.dev/model": f"{name}.router"}),
+        pod(f"{name}-{STABLE}-a", simulated.labels_of(name, STABLE)),
+        pod(f"{name}-{CANARY}-b", simulated.labels_of(name, CANARY)),
+        pod(f"{name}-router-c", simulated.labels_of(name)),
     ]
 
 

@@ -11,22 +11,22 @@ from aiohttp import web
 from slipway.controller.routers import Routers
 from slipway.model.names import POD_HEADER, STATUS_HOST
 from slipway.observe.router_reports import MAX_STATS_BYTES, RouterPod, RouterReport
+from tests.simulation.routers import answers, healthy, within
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROUTES = {"generation": "0123456789", "weights": {"aaaaaaaaaa": 100}}
-STATS = """\
-# TYPE envoy_slipway_answers counter
-envoy_slipway_answers{cluster="http/aaaaaaaaaa",attempts="1",code="200",flags="-",grpc=""} 7
-envoy_cluster_membership_healthy{envoy_cluster_name="http/aaaaaaaaaa"} 2
-"""
-TIMES = 'envoy_cluster_upstream_rq_time_bucket{envoy_cluster_name="http/aaaaaaaaaa",le="5"} 6\n'
+CLUSTER = "http/aaaaaaaaaa"
+STATS = "\n".join(
+    ["# TYPE envoy_slipway_answers counter", answers(7, cluster=CLUSTER), healthy(2, cluster=CLUSTER), ""]
+)
+TIMES = within(6, 5, cluster=CLUSTER) + "\n"
 
 
 def pod(name: str, ip: str | None = "127.0.0.1", *, is_ending: bool = False) -> RouterPod:
     return RouterPod(name, f"uid-{name}", ip, True, is_ending, None, f"uid-{name}/0")
 
 
-async def told(request: web.Request) -> web.StreamResponse:
+async def routed(request: web.Request) -> web.StreamResponse:
     return web.json_response(ROUTES) if request.host == STATUS_HOST else web.Response(status=404)
 
 
@@ -34,7 +34,7 @@ async def counted(request: web.Request) -> web.StreamResponse:
     return web.Response(text=TIMES if "upstream_rq_time" in request.query["filter"] else STATS)
 
 
-def read(*pods: RouterPod, traffic: Handler = told, status: Handler = counted) -> Mapping[str, RouterReport]:
+def read(*pods: RouterPod, traffic: Handler = routed, status: Handler = counted) -> Mapping[str, RouterReport]:
     """What is read of these pods when their ports answer so."""
 
     async def scenario() -> Mapping[str, RouterReport]:
@@ -92,7 +92,7 @@ def test_what_cant_be_read_is_no_report() -> None:
 @pytest.mark.parametrize(("says", "is_heard"), [("a", True), ("b", False), ("-", True), ("", True)])
 def test_another_router_at_an_address_that_changed_hands_is_not_heard(says: str, *, is_heard: bool) -> None:
     async def whose(request: web.Request) -> web.StreamResponse:
-        answer = await told(request)
+        answer = await routed(request)
         answer.headers[POD_HEADER] = says
         return answer
 

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
 from tests.crash.history import Seen, breaches
+from tests.simulation.routers import routes
 
 
 def router(version: int, weights: Mapping[str, int]) -> Seen:
-    told = json.dumps({"generation": "g", "weights": weights})
-    status = {"name": "status", "routes": [{"direct_response": {"body": {"inline_string": told}}}]}
-    routes = {"resources": [{"virtual_hosts": [status, {"name": "traffic"}]}]}
-    return Seen(version, "ConfigMap", "digits-router", {"data": {"routes.json": json.dumps(routes)}})
+    return Seen(version, "ConfigMap", "digits-router", {"data": {"routes.json": routes({"weights": dict(weights)})}})
 
 
 def service(version: int, **selector: str) -> Seen:

@@ -357,6 +357,21 @@ def test_the_first_revision_goes_straight_to_100_percent() -> None:
 
 
 @pytest.mark.parametrize(
+    ("gates", "weight", "waits_for"),
+    [
+        (OPEN, 25, "weight 25 to be in force"),
+        (GateVerdict(GateState.WAITING, message="the signature is read"), 0, "the gates: the signature is read"),
+    ],
+)
+def test_a_canary_gets_its_first_weight_once_its_gates_have_passed(
+    gates: GateVerdict, weight: int, waits_for: str
+) -> None:
+    plan = step(PREPARES, ONE, in_force(old=100, new=0), gates=gates)
+    assert plan.weights == {"old": 100 - weight, "new": weight}
+    assert plan.waits_for == waits_for
+
+
+@pytest.mark.parametrize(
     ("gates", "is_straight"), [(OPEN, True), (GateVerdict(GateState.WAITING, message="the signature is read"), False)]
 )
 def test_when_stable_has_no_ready_pod_a_revision_that_passes_its_gates_goes_straight(

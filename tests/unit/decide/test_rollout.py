@@ -16,6 +16,7 @@ from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, Target
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.workload import ABSENT, Workload, enough, workload_of
+from tests.simulation.workloads import Counted
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DEADLINE_SECONDS = 600
@@ -233,12 +234,13 @@ GOOD, ALSO_GOOD, BAD = "a", "b", "c"
 
 
 @dataclass
-class Anywhere:
+class Anywhere(Counted):
     """Pods that start, die and stay behind; a controller that comes when it comes; an operator that may be ended.
 
     scale: revision → what its Deployment says. pods: revision → one True (ready) or False for each pod.
     """
 
+    never_ready = (BAD,)
     spec: Target
     scale: dict[str, int] = field(default_factory=dict)
     pods: dict[str, list[bool]] = field(default_factory=dict)
@@ -299,25 +301,6 @@ class Anywhere:
             for revision, count in plan.replicas.items()
             if count or self.pods.get(revision) or revision in again.replicas
         }
-
-    def control(self, revision: str) -> None:
-        """The Deployment controller makes or ends pods."""
-        count = self.scale.get(revision, 0)
-        here = sorted(self.pods.get(revision, []), reverse=True)[:count]
-        if revision in self.scale:
-            self.pods[revision] = here + [False] * (count - len(here))
-
-    def start(self, revision: str) -> None:
-        """A pod becomes ready, unless the revision is a bad one."""
-        here = self.pods.get(revision, [])
-        if False in here and revision != BAD:
-            here[here.index(False)] = True
-
-    def die(self, revision: str) -> None:
-        """A ready pod is lost; its replacement comes when the controller does."""
-        here = self.pods.get(revision, [])
-        if True in here:
-            here.remove(True)
 
     def settle(self) -> Plan:
         """From now on the world is kind: controllers come, good pods start. Returns the plan that stays."""

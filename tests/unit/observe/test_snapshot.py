@@ -15,31 +15,16 @@ from slipway.observe.agent_reports import AgentReport, read_report
 from slipway.observe.pods import read_pod
 from slipway.observe.router_reports import RouterReport
 from slipway.observe.snapshot import AgentOrders, observe
+from tests.simulation import pods
+from tests.simulation.pods import container, unscheduled
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
 
 OWNER = [{"uid": UID, "controller": True, "kind": "ModelDeployment"}]
-
-
-SCHEDULED = {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-03-01T12:00:00Z"}
+SCHEDULED = pods.condition("PodScheduled", at="2026-03-01T12:00:00Z")
 
 
 def pod(status: Json, *, name: str = "p", **meta: Any) -> Json:
-    labels = {"slipway.dev/model": NAME, "slipway.dev/revision": "aaa"}
-    return {
-        "kind": "Pod",
-        "metadata": {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "labels": labels, **meta},
-        "status": status,
-    }
-
-
-def unscheduled(message: str) -> Json:
-    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-    return {"phase": "Pending", "conditions": [condition]}
-
-
-def container(name: str = "server", **state: Any) -> Json:
-    counts = {"restartCount": state.pop("restarts", 0), "lastState": state.pop("last", {})}
-    return {"name": name, "image": "registry.invalid/x:1", "state": state, **counts}
+    return pods.pod(name, pods.labels_of(NAME, "aaa"), status, NAMESPACE, **meta)
 
 
 def trouble_of(status: Json, report: AgentReport | None = None) -> Trouble | None:
@@ -198,7 +183,7 @@ def test_the_agents_word_comes_before_a_crash_loop_and_after_an_image() -> None:
 # ---- pods
 
 
-RUNNING_AGENT = {"podIP": "198.18.0.9", "initContainerStatuses": [container("agent", running={})]}
+RUNNING_AGENT = pods.starting("198.18.0.9")
 
 
 @pytest.mark.parametrize(
@@ -226,7 +211,7 @@ def child(kind: str, name: str, revision: str = "aaa", **parts: Any) -> Json:
     return merged({"kind": kind, "metadata": meta}, parts)
 
 
-READY = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+READY = pods.running("server", ip="198.18.0.9", agents=["agent"])
 
 
 def test_pods_are_counted_by_revision_and_those_that_end_are_not() -> None:
@@ -412,13 +397,8 @@ def test_a_pod_that_cannot_start_on_its_node_is_told(status: Json, seconds: int,
 
 def router(name: str, *, is_ready: bool = True, runs: bool = True, **meta: Any) -> Json:
     """A router's pod."""
-    status = {
-        "phase": "Running",
-        "podIP": "198.18.0.2",
-        "conditions": [{"type": "Ready", "status": "True" if is_ready else "False"}],
-        "containerStatuses": [container("envoy", running={})] if runs else [],
-    }
-    return merged(pod(status, name=name, **meta), {"metadata": {"labels": {"slipway.dev/model": f"{NAME}.router"}}})
+    status = pods.running(*(["envoy"] if runs else []), ip="198.18.0.2", is_ready=is_ready)
+    return pods.pod(name, pods.labels_of(NAME), status, NAMESPACE, **meta)
 
 
 THEIRS: Json = {
@@ -428,22 +408,17 @@ THEIRS: Json = {
 }
 
 
-def told(generation: str) -> Json:
-    """The routers' ConfigMap."""
-    meta = {
-        "name": f"{NAME}-router",
-        "namespace": NAMESPACE,
-        "labels": {"slipway.dev/model": NAME},
-        "annotations": {"slipway.dev/routed": generation},
-        "ownerReferences": OWNER,
-    }
-    return {"kind": "ConfigMap", "metadata": meta, "data": {}}
+def config_map(generation: str) -> Json:
+    """The routers'."""
+    labels, annotations = {"slipway.dev/model": NAME}, {"slipway.dev/routed": generation}
+    meta = {"name": f"{NAME}-router", "labels": labels, "annotations": annotations, "ownerReferences": OWNER}
+    return {"kind": "ConfigMap", "metadata": {**meta, "namespace": NAMESPACE}, "data": {}}
 
 
 @pytest.mark.parametrize(
     ("second", "says", "is_latest"),
     [
-        pytest.param(router("b"), "2", True, id="both do what they were told last"),
+        pytest.param(router("b"), "2", True, id="both do what was sent last"),
         pytest.param(router("b"), "1", False, id="one is behind"),
         pytest.param(router("b", is_ready=False), "1", False, id="one that is about to be ready is behind"),
         pytest.param(
@@ -453,14 +428,14 @@ def told(generation: str) -> Json:
         pytest.param(router("b", deletionTimestamp="2026-03-01T12:00:00Z"), "1", True, id="one that ends"),
     ],
 )
-def test_what_was_told_last_is_in_force_when_every_router_that_runs_does_it(
+def test_what_was_sent_last_is_in_force_when_every_router_that_runs_does_it(
     second: Json, says: str | None, *, is_latest: bool
 ) -> None:
     def report(generation: str) -> RouterReport:
         return RouterReport("source", generation, {"aaa": 100}, {"aaa": 1}, {})
 
     heard = {"uid-a": report("2")} | ({"uid-b": report(says)} if says else {})
-    seen = observe(UID, [THEIRS, told("2"), router("a"), second], {}, router_reports=heard)
+    seen = observe(UID, [THEIRS, config_map("2"), router("a"), second], {}, router_reports=heard)
     assert seen.routers.in_force is not None
     assert (seen.routers.in_force.weights, seen.routers.in_force.is_latest) == ({"aaa": 100}, is_latest)
 
@@ -471,7 +446,7 @@ def test_a_router_that_ends_is_known_by_what_it_still_says(*, answers: bool, lin
     heard = {"uid-a": RouterReport("source", "2", {"aaa": 100, "bbb": 0}, {"aaa": 1}, {})}
     if answers:
         heard["uid-b"] = RouterReport("other", "1", {"aaa": 0, "bbb": 100}, {"bbb": 1}, {})
-    seen = observe(UID, [THEIRS, told("2"), router("a"), ending], {}, router_reports=heard)
+    seen = observe(UID, [THEIRS, config_map("2"), router("a"), ending], {}, router_reports=heard)
     assert seen.routers.in_force is not None
     assert seen.routers.in_force.weights == {"aaa": 100, "bbb": 0}
     assert seen.routers.in_force.lingering == lingering
@@ -480,6 +455,6 @@ def test_a_router_that_ends_is_known_by_what_it_still_says(*, answers: bool, lin
 def test_routers_whose_deployment_was_deleted_are_none_that_could_take_requests() -> None:
     """The garbage collector comes to them a moment later; steps may have been taken away and put back meanwhile."""
     heard = {"uid-a": RouterReport("source", "2", {"aaa": 100}, {"aaa": 1}, {})}
-    seen = observe(UID, [told("2"), router("a")], {}, router_reports=heard)
+    seen = observe(UID, [config_map("2"), router("a")], {}, router_reports=heard)
     assert seen.routers.in_force is None
     assert [pod.is_ending for pod in seen.routers.pods] == [True]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.model.names import ROUTED_ANNOTATION, ROUTER_PORT, ROUTES_KEY, STATUS_HOST, STATUS_PORT
+from slipway.model.names import ROUTER_PORT, ROUTES_KEY, STATUS_HOST, STATUS_PORT
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce
 from slipway.observe.router_reports import (
     MAX_STATS_BYTES,
@@ -25,7 +26,8 @@ from slipway.observe.router_reports import (
 from slipway.render import envoy
 from slipway.render.router import configure, render
 from slipway.render.routing import Backend, Split
-from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
+from tests.simulation import routers
+from tests.unit.specs import IMAGES, NAME, NAMESPACE, Json, deployment
 
 STABLE, CANARY = "aaaaaaaaaa", "bbbbbbbbbb"
 IMAGE = "envoy:today"
@@ -74,8 +76,10 @@ def test_it_answers_what_it_does() -> None:
     [routes] = json.loads(config.files[ROUTES_KEY])["resources"]
     status = routes["virtual_hosts"][0]
     assert status["domains"][0] == STATUS_HOST
-    told = json.loads(status["routes"][0]["direct_response"]["body"]["inline_string"])
-    assert told == {"generation": config.generation, "weights": {STABLE: 75, CANARY: 25}}
+    assert routers.answer_in(config.files[ROUTES_KEY]) == {
+        "generation": config.generation,
+        "weights": {STABLE: 75, CANARY: 25},
+    }
 
 
 @pytest.mark.parametrize(
@@ -191,35 +195,12 @@ def pod_spec(manifest: Json) -> Json:
 ROUTER = ("Deployment", f"{NAME}-router")
 
 
-def test_its_objects_are_the_model_deployments_own() -> None:
-    objects = rendered()
-    assert set(objects) == {
-        ("Service", f"{NAME}-{STABLE}"),
-        ("Service", f"{NAME}-{CANARY}"),
-        ("ConfigMap", f"{NAME}-router"),
-        ROUTER,
-        ("PodDisruptionBudget", f"{NAME}-router"),
-    }
-    for manifest in objects.values():
-        assert manifest["metadata"]["labels"]["slipway.dev/model"] == NAME
-        assert manifest["metadata"]["ownerReferences"][0]["uid"] == UID
-    config_map = objects["ConfigMap", f"{NAME}-router"]
-    assert config_map["metadata"]["annotations"][ROUTED_ANNOTATION] == configure(deployment(), split()).generation
-
-
 def test_its_pods_are_no_pods_of_the_model() -> None:
     template = rendered()[ROUTER]["spec"]["template"]
     assert template["metadata"]["labels"]["slipway.dev/model"] == f"{NAME}.router"
     assert "slipway.dev/revision" not in template["metadata"]["labels"]
     assert is_of_router(template)
     assert not is_of_router(rendered()[ROUTER])
-
-
-def test_a_headless_service_has_the_ready_pods_of_one_carrier() -> None:
-    spec = rendered()["Service", f"{NAME}-{CANARY}"]["spec"]
-    assert spec["clusterIP"] == "None"
-    assert spec["selector"] == {"slipway.dev/model": NAME, "slipway.dev/revision": CANARY}
-    assert not spec.get("publishNotReadyAddresses")
 
 
 def test_a_new_operator_restarts_no_router() -> None:
@@ -284,32 +265,16 @@ def test_admin_is_on_loopback_alone() -> None:
 # ---- what is read
 
 
-def told(weights: dict[str, int]) -> bytes:
+def answer(weights: dict[str, int]) -> bytes:
     return json.dumps({"generation": "0123456789", "weights": weights}).encode()
 
 
-def healthy(number: int, workload: str = STABLE, protocol: str = "http") -> str:
-    return f'envoy_cluster_membership_healthy{{envoy_cluster_name="{protocol}/{workload}"}} {number}'
-
-
-def answers(
-    number: int,
-    code: int = 200,
-    flags: str = "-",
-    grpc: str = "",
-    attempts: int = 1,
-    cluster: str = f"http/{STABLE}",
-) -> str:
-    labels = f'cluster="{cluster}",attempts="{attempts}",code="{code}",flags="{flags}",grpc="{grpc}"'
-    return f"envoy_slipway_answers{{{labels}}} {number}"
-
-
-def within(number: int, bound: str, cluster: str = f"http/{STABLE}") -> str:
-    return f'envoy_cluster_upstream_rq_time_bucket{{envoy_cluster_name="{cluster}",le="{bound}"}} {number}'
+HTTP, GRPC = f"http/{STABLE}", f"grpc/{STABLE}"
+answers, within, healthy = (partial(line, cluster=HTTP) for line in (routers.answers, routers.within, routers.healthy))
 
 
 def counted(*lines: str) -> Counts:
-    report = read_report("router/0", told({STABLE: 100}), "\n".join(lines))
+    report = read_report("router/0", answer({STABLE: 100}), "\n".join(lines))
     assert report is not None
     return report.counts.get(STABLE, Counts())
 
@@ -349,8 +314,8 @@ def test_http_and_grpc_are_one_carriers() -> None:
     counts = counted(
         answers(3),
         within(1, "5"),
-        answers(4, grpc="0", cluster=f"grpc/{STABLE}"),
-        within(2, "5", f"grpc/{STABLE}"),
+        answers(4, grpc="0", cluster=GRPC),
+        within(2, "5", cluster=GRPC),
     )
     assert counts.requests == 7
     assert counts.within[LATENCY_BOUNDS_MILLISECONDS.index(5)] == 3
@@ -361,8 +326,15 @@ def test_times_that_came_between_two_looks_are_never_more_than_the_answers() -> 
 
 
 def test_endpoints_are_those_of_the_protocol_that_reaches_fewer() -> None:
-    stats = "\n".join([healthy(3), healthy(2, protocol="grpc"), healthy(0, protocol="http-named"), healthy(1, CANARY)])
-    report = read_report("router/0", told({STABLE: 95, CANARY: 5}), stats)
+    stats = "\n".join(
+        [
+            healthy(3),
+            healthy(2, cluster=GRPC),
+            healthy(0, cluster=f"http-named/{STABLE}"),
+            healthy(1, cluster=f"http/{CANARY}"),
+        ]
+    )
+    report = read_report("router/0", answer({STABLE: 95, CANARY: 5}), stats)
     assert report is not None
     assert report.endpoints == {STABLE: 2, CANARY: 1}
     assert report.weights == {STABLE: 95, CANARY: 5}
@@ -387,13 +359,13 @@ def test_what_is_no_answer_of_a_router_is_no_report(routes: bytes) -> None:
 
 
 def test_stats_without_end_are_no_report() -> None:
-    assert read_report("router/0", told({STABLE: 100}), "#" * (MAX_STATS_BYTES + 1)) is None
+    assert read_report("router/0", answer({STABLE: 100}), "#" * (MAX_STATS_BYTES + 1)) is None
 
 
 @given(st.binary(max_size=300), st.text(max_size=300))
 def test_no_answer_raises(routes: bytes, stats: str) -> None:
     read_report("router/0", routes, stats)
-    read_report("router/0", told({STABLE: 100}), stats + "\n" + answers(1) + stats)
+    read_report("router/0", answer({STABLE: 100}), stats + "\n" + answers(1) + stats)
 
 
 def report(weights: dict[str, int], endpoints: dict[str, int], source: str = "router/0") -> RouterReport:

@@ -554,7 +554,10 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
     plans = [
         plan_of("old", None, {"old": 2}, OWN, Promotion.PROMOTED, weights=at_rest),
         plan_of("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, progress_since=NOW, weights=prepares),
-        plan_of("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, progress_since=NOW, weights=prepares, step_index=1),
+        plan_of(
+            "old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS,
+            progress_since=NOW, weights=prepares, step_index=1,
+        ),
         plan_of(
             "new", None, {"old": 2, "new": 2}, OWN, Promotion.IN_PROGRESS, progress_since=NOW,
             bake_until=until, weights={"old": 0, "new": 100}, previous="old",

@@ -1,0 +1,144 @@
+"""A pod's agent and server: what is loaded for agent.json and a source, and what they say of it.
+
+The contract with the operator is said here once for all tests that play agents (serving-images/agent/README.md).
+Pure: time comes in. Must not import slipway.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tests.simulation.pods import Mount
+from tests.simulation.requests import Tally
+
+Json = dict[str, Any]
+
+ORDERS_KEY = "agent.json"
+LOAD_FAILED: Json = {"reason": "LoadFailed", "permanent": True, "message": "the server says: version 2 is no ONNX"}
+SIGNATURE: Json = {
+    "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 64]}],
+    "outputs": [{"name": "y", "datatype": "FP32", "shape": [-1, 10]}],
+}
+"""Of every version for which a test says nothing else."""
+
+
+@dataclass
+class Source:
+    """Where the versions of a model are, and how it goes with each.
+
+    at_source: those that a listing finds. unlisted: those that can be had though no listing finds them.
+    changed: version → another content of it since. heavy: those that fit into a server only by themselves.
+    slow: those that take for ever to load. fetching: those that take for ever to come.
+    broken: version → the error that agents report. wrong: those that answer golden requests wrongly.
+    signatures: version → what it takes and gives.
+    """
+
+    at_source: set[int] = field(default_factory=lambda: {1, 2, 3})
+    unlisted: set[int] = field(default_factory=set)
+    changed: dict[int, str] = field(default_factory=dict)
+    heavy: set[int] = field(default_factory=set)
+    slow: set[int] = field(default_factory=set)
+    fetching: set[int] = field(default_factory=set)
+    broken: dict[int, Json] = field(default_factory=dict)
+    wrong: set[int] = field(default_factory=set)
+    signatures: dict[int, Json] = field(default_factory=dict)
+
+    def found(self) -> dict[str, str]:
+        """Version → stamp, as agents list the source."""
+        return {str(version): self.changed.get(version, "first") for version in sorted(self.at_source)}
+
+    def state_of(self, version: int, loaded: set[int]) -> str:
+        """What becomes of a version in a server that has loaded these."""
+        if version in self.fetching:
+            return "Fetching"
+        is_there = version in self.at_source or version in self.unlisted
+        if version in self.broken or not is_there or (loaded - {version} and version in self.heavy):
+            return "Failed"
+        return "Loading" if version in self.slow else "Available"
+
+    def failure_of(self, version: int, orders: Json) -> Json:
+        """What an agent says of a version that it can't have."""
+        if version in self.broken:
+            return self.broken[version]
+        if version in self.wrong:
+            reason, words = "GoldenFailed", "golden request 1: outputs[0].data[3] is 0.2, expected 0.9"
+        elif version in self.heavy:
+            reason = "NotEnoughMemory"
+            words = f"version {version} needs 3.0 GiB beside 2.0 GiB of version 1, and the limit is 4.0 GiB"
+        else:
+            reason, words = "VersionNotFound", f"{orders['source']['uri']} has no version {version}; correct spec.model"
+        return {"reason": reason, "permanent": True, "message": words}
+
+
+@dataclass
+class Agent:
+    """One pod's: its orders as they are mounted, what is loaded, which version served last, what its server counted."""
+
+    mount: Mount = field(default_factory=Mount)
+    orders: Json | None = None
+    loaded: set[int] = field(default_factory=set)
+    served: int | None = None
+    answers: Tally = field(default_factory=Tally)
+
+    @property
+    def serving(self) -> int | None:
+        """The version that an unversioned request gets."""
+        return max(self.loaded, default=None)
+
+    def read(self, data: Json, nudge: str | None, now: float) -> None:
+        """Its ConfigMap is read anew."""
+        self.mount.read(data, nudge, now)
+        self.orders = json.loads(data[ORDERS_KEY])
+
+    def follow(self, source: Source) -> bool:
+        """Load what the orders say. Returns whether the pod may get traffic."""
+        if self.orders is None:
+            return False
+        served, load, before = self.orders["served"], set(self.orders["load"]), self.served
+        if self.orders.get("golden") and served in source.wrong:
+            self.loaded = load - source.wrong
+            return False
+        self.loaded |= {version for version in load if source.state_of(version, self.loaded) == "Available"}
+        if served in self.loaded:
+            self.served = served
+            self.loaded &= load
+        return served in self.loaded or before in self.loaded
+
+    def report(self, source: Source, since: str) -> Json | None:
+        """What it answers to GET /status (schema 1); None: it has no orders yet. since: of every state."""
+        if (orders := self.orders) is None:
+            return None
+        versions = [self._version(number, orders, source) for number in sorted({*orders["load"], *self.loaded})]
+        failed = {each["version"] for each in versions if each["state"] == "Failed"}
+        served = orders["served"]
+        return {
+            "schema": 1,
+            "generation": orders["generation"],
+            "served": served,
+            "ready": served in self.loaded,
+            "serving": self.serving,
+            "listed": sorted(source.at_source),
+            "found": source.found(),
+            "versions": [{**each, "since": since} for each in versions],
+            "error": source.failure_of(served, orders) if served in failed else None,
+            "signatures": {str(version): source.signatures.get(version, SIGNATURE) for version in self.loaded},
+        }
+
+    def _version(self, version: int, orders: Json, source: Source) -> Json:
+        state = "Available" if version in self.loaded else source.state_of(version, self.loaded)
+        if orders.get("golden") and version in source.wrong:
+            state = "Failed"
+        if version not in orders["load"]:
+            state = "Unloading"
+        failure = source.failure_of(version, orders) if state == "Failed" else {"reason": "", "message": ""}
+        return {
+            "version": version,
+            "state": state,
+            "reason": failure["reason"],
+            "message": failure["message"],
+            "sha256": None if state == "Failed" else orders.get("sha256", {}).get(str(version)) or f"{version:064x}",
+            "bytes": 1000,
+            "fetchedBytes": 1000,
+        }
