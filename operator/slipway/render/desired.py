@@ -73,17 +73,17 @@ def render(
     target = _service_target(deployment, plan, snapshot)
     routing = _render_routing(deployment, workloads, target, snapshot, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
-    children = [
+    serving = [
         render_service(deployment, target.workload, to_router=target.is_router),
         *_children(each for each in workloads if given.is_stable(each.name)),
-        *routing.children,
-        *_children(each for each in workloads if not given.is_stable(each.name)),
-        *([] if desired.hash in in_pods else [render_kept(deployment, desired, recorded)]),
-        *render_history(deployment, revisions, {*in_pods, desired.hash}, recorded),
-        *_render_unreadable(deployment, plan, snapshot, unreadable),
     ]
+    others = _children(each for each in workloads if not given.is_stable(each.name))
+    history = render_history(deployment, revisions, {*in_pods, desired.hash}, recorded)
+    if desired.hash not in in_pods:
+        history = [render_kept(deployment, desired, recorded), *history]
+    lost = _render_unreadable(deployment, plan, snapshot, unreadable)
     return Rendered(
-        children=_once(children),
+        children=_once([*serving, *routing.children, *others, *history, *lost]),
         load={each.name: each.load for each in workloads},
         configured={each.name: each.generation for each in workloads},
         unreadable=frozenset(unreadable),
