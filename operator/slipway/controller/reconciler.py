@@ -193,7 +193,7 @@ class Reconciler:
         settled = settled_now(asked, snapshot, stored, found)
         if settled is None:
             reports, heard = await asyncio.gather(
-                self._agents.read_reports(snapshot.pods), self._routers.read(snapshot.routers)
+                self._agents.read_reports(snapshot.pods), self._routers.read(snapshot.routers.pods)
             )
             # The same children, though time has passed: a deleted ModelDeployment's would be made anew.
             snapshot = observe(uid, children, reports, now, heard)
@@ -222,7 +222,7 @@ class Reconciler:
             return PROBLEM_SECONDS
         if is_told_anew(rendered, snapshot) and any(pod.ip for pod in snapshot.pods):
             return TOLD_ANEW_SECONDS
-        if snapshot.router_generation != rendered.router_generation and rendered.router_generation is not None:
+        if snapshot.routers.generation != rendered.router_generation and rendered.router_generation is not None:
             self._routed_at[key] = self._clock.monotonic()
             return TOLD_ANEW_SECONDS
         if (
@@ -309,7 +309,7 @@ class Reconciler:
         for (kind, name), live in snapshot.live.items():
             if revision_of(live) in rendered.unreadable:
                 continue
-            if kind == "Service" and revision_of(live) and snapshot.routers and rendered.router_generation is None:
+            if kind == "Service" and revision_of(live) and snapshot.routers.pods and rendered.router_generation is None:
                 continue  # routers that end still find the pods by it, for the clients that they still have
             if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
                 await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
@@ -328,13 +328,13 @@ class Reconciler:
             wanted = rendered.configured.get(pod.workload)
             if pod.report is not None and wanted is not None and pod.report.generation != wanted:
                 writes += await self._tell(key, pod, CONFIG_ANNOTATION, wanted)
-        for router in snapshot.routers:
-            heard = snapshot.router_reports.get(router.uid)
+        for router in snapshot.routers.pods:
+            heard = snapshot.routers.reports.get(router.uid)
             if rendered.router_generation is None or (
                 heard is not None and heard.generation == rendered.router_generation
             ):
                 continue
-            if heard is None and snapshot.router_generation in (None, rendered.router_generation):
+            if heard is None and snapshot.routers.generation in (None, rendered.router_generation):
                 continue  # one that starts mounts what is there; but what changes meanwhile must reach it
             writes += await self._tell(key, router, ROUTER_CONFIG_ANNOTATION, rendered.router_generation)
         return writes
@@ -357,7 +357,7 @@ class Reconciler:
     async def _count(self, deployment: ModelDeployment, snapshot: Snapshot) -> Reading:
         """What was counted so far, by those who split the requests or by the servers themselves."""
         if snapshot.service_target is not None and snapshot.service_target.is_router:
-            return read_counts(snapshot.routers, snapshot.router_reports)
+            return read_counts(snapshot.routers.pods, snapshot.routers.reports)
         carried = {workload: here.revision for workload, here in snapshot.workloads.items()}
         return await self._server_counts.read(snapshot.pods, counters_of(deployment, snapshot.revisions, carried))
 
