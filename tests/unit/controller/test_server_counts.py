@@ -64,7 +64,7 @@ def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Readi
     return asyncio.run(scenario())
 
 
-def test_each_ready_pod_is_a_source_of_its_carrier_s_counts() -> None:
+def test_each_ready_pod_is_a_source_of_its_workload_s_counts() -> None:
     found = read(
         whole,
         pod("a"),
