@@ -14,9 +14,15 @@ PY := $(VENV)/bin/python
 export PYTHONPATH := $(CURDIR)/operator:$(CURDIR)/serving-images/agent:$(CURDIR)
 CLUSTER_CLI := $(PYTHON) -m tests.e2e.cluster
 INSIDE := $(CLUSTER_CLI) exec
-STAGE := .ci/stage
+TOOLS := tests/tools
+STAGE := $(TOOLS)/stage
+TEST_IMAGES := $(PYTHON) tests/e2e/images/build
 BESIDE := tests/e2e/agent tests/e2e/stand_in
 E2E := tests/e2e $(addprefix --ignore ,tests/e2e/cluster tests/e2e/cluster_lifecycle $(BESIDE))
+# make unit's tests in three runs: those that compute, those that wait, and whatever else there is.
+UNIT_TESTS := $(PY) -m pytest -p no:cacheprovider
+# Each begins with half of the tests in their order, and takes over what the other has not come to.
+TWO_WORKERS := -n 2 --dist worksteal --durations=15 --durations-min=5
 ROOTS := triton onnxruntime torchserve test-tensorflow-serving
 UV_COMPILE = $(VENV)/bin/uv pip compile --quiet $(UPGRADE) --generate-hashes --no-header --no-emit-index-url --python-version 3.11
 UPGRADE ?= --upgrade
@@ -27,59 +33,78 @@ help: ## This list
 
 .PHONY: demo
 demo: deps venv ## A real model on a real cluster, from nothing: predictions, a good canary promoted, a bad one taken back
-	@$(PY) -m examples.demo
+	@$(PY) -m tests.e2e.demo
 
 .PHONY: test
 test: deps ## All that decides whether a change is good: unit, crash and e2e tests on a real cluster (root)
 	@$(STAGE) --reset
-	@$(STAGE) venv $(MAKE) venv
-	@$(STAGE) unit $(MAKE) unit
-	@$(STAGE) binaries $(CLUSTER_CLI) build
-	@$(STAGE) storage $(MAKE) storage
-	@$(STAGE) crash $(MAKE) crash
-	@$(STAGE) images $(MAKE) images
-	@$(STAGE) routing $(MAKE) routing
-	@$(STAGE) beside $(MAKE) beside
+	@$(STAGE) --together test-processes test-control-plane
 	@$(STAGE) e2e $(MAKE) e2e
 	@$(STAGE) --summary
 
+# What make test runs side by side before the cluster: one half mostly waits, the other computes, at a lower priority.
+.PHONY: test-processes test-control-plane
+test-processes:
+	@$(STAGE) venv $(MAKE) venv
+	@$(STAGE) unit $(MAKE) unit
+	@$(STAGE) images $(MAKE) test-images
+	@$(STAGE) storage $(MAKE) storage
+	@$(STAGE) routing $(MAKE) routing
+	@$(STAGE) beside $(MAKE) beside
+test-control-plane:
+	@$(STAGE) binaries $(CLUSTER_CLI) build
+	@$(STAGE) crash $(MAKE) crash
+
 .PHONY: test-all
-test-all: test ## make test, the demo, every case of every server, longer crash tests, the cluster's lifecycle, a bench at N=100
+test-all: test lane-crash lane-matrix lane-lifecycle ## make test, and every lane
+
+# What make test leaves out, in parts of at most 60 minutes; tests/lanes.md says at which commit each was green last.
+.PHONY: lane-crash lane-matrix lane-lifecycle
+lane-crash: deps venv ## Lane: operators that live for two and three writes, in every rollout
+	@$(TOOLS)/lane crash $(STAGE) crash-all $(MAKE) crash-all
+lane-matrix: deps venv ## Lane: every case of every server
+	@$(TOOLS)/lane matrix $(STAGE) matrix $(MAKE) matrix
+lane-lifecycle: deps venv ## Lane: the demo, the cluster's lifecycle, a bench at N=100
+	@$(TOOLS)/lane lifecycle $(MAKE) lifecycle-stages
+.PHONY: lifecycle-stages
+lifecycle-stages:
 	@$(STAGE) demo $(MAKE) demo
-	@$(STAGE) crash-all $(MAKE) crash-all
-	@$(STAGE) matrix $(MAKE) matrix
 	@$(STAGE) lifecycle $(MAKE) lifecycle
 	@$(STAGE) bench $(MAKE) bench-controller N=100
-	@$(STAGE) --summary
 
 .PHONY: unit
 unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluster, no root
-	@$(VENV)/bin/ruff check .
-	@$(VENV)/bin/ruff format --check .
-	@$(VENV)/bin/mypy
-	@$(VENV)/bin/lint-imports
-	@$(PY) -m pytest
+	@$(TOOLS)/side-by-side "lint: $(VENV)/bin/ruff check ." "format: $(VENV)/bin/ruff format --check ." \
+	  "layers: $(VENV)/bin/lint-imports" "types: $(VENV)/bin/mypy" \
+	  "transition: $(UNIT_TESTS) tests/transition" "agent: $(UNIT_TESTS) -n 2 tests/unit/agent" \
+	  "rest: $(UNIT_TESTS) --ignore=tests/transition --ignore=tests/unit/agent"
+
+.PHONY: mutants
+mutants: venv ## Small faults put into copies of the tree: a test notices each; MORE=20 SEED=1 draws others beside them
+	@$(PY) -m tests.mutation $(if $(MORE),--more $(MORE) --seed $(SEED)) $(if $(ONLY),--only $(ONLY))
 
 .PHONY: slowed
 slowed: deps venv ## The agent's tests with random lines slowed: what depends on the moment shows; SEED=1 draws the lines
-	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/test_agent.py tests/unit/agent/test_whatever_changes.py tests/unit/agent/test_cache.py tests/storage
+	@SEED=$(SEED) $(PY) -m pytest -p tests.slowed tests/unit/agent/loop tests/unit/agent/fetching/test_cache.py tests/storage
 
 .PHONY: e2e
-e2e: deps venv cluster-up images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest tests/golden/chart $(E2E) -m "not matrix"
+e2e: deps venv cluster-up test-images ## End-to-end tests on the cluster (CLUSTER=native, kind or existing)
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) tests/golden/chart $(E2E) -m "not matrix and not alone"
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m "alone and not matrix"
 
 .PHONY: matrix
-matrix: deps venv cluster-up images ## What e2e leaves out: the same cases again on every server
-	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m matrix
+matrix: deps venv cluster-up test-images ## What e2e leaves out: the same cases again on every server
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(TWO_WORKERS) $(E2E) -m "matrix and not alone"
+	@$(INSIDE) $(CURDIR)/$(PY) -m pytest $(E2E) -m "matrix and alone"
 
 # Where Docker builds the images there are no roots to mount: what needs one is skipped, and says so.
 .PHONY: beside
-beside: deps venv images ## The agent beside each real server, and the stand-in for TensorFlow Serving, as processes
-	@$(PYTHON) serving-images/build with-roots $(ROOTS) -- .ci/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
+beside: deps venv test-images ## The agent beside each real server, and the stand-in for TensorFlow Serving, as processes
+	@$(TEST_IMAGES) with-roots $(ROOTS) -- $(TOOLS)/beside $(PY) -m pytest -n 2 --dist loadfile $(BESIDE)
 
 .PHONY: routing
 routing: deps venv ## The router: a real Envoy as a process, its configuration swapped as a kubelet does, under load
-	@$(PYTHON) serving-images/build with-roots router -- $(PY) -m pytest -n 2 --dist loadfile tests/router
+	@$(TEST_IMAGES) with-roots router -- $(PY) -m pytest -n 2 --dist loadfile tests/router
 
 .PHONY: storage
 storage: deps venv ## Models fetched from a real S3 server, registry and web server on loopback, misbehaving ones too
@@ -102,11 +127,11 @@ bench-controller: deps venv ## Speed and size of the operator with N objects (N=
 	@$(PY) -m tests.bench.controller -n $(N)
 
 .PHONY: bench-serving
-bench-serving: deps venv cluster-up images ## What clients notice of updates; ONLY=a|b|c|d and RUNTIME=Triton,… choose
+bench-serving: deps venv cluster-up test-images ## What clients notice of updates; ONLY=a|b|c|d and RUNTIME=Triton,… choose
 	@$(INSIDE) $(CURDIR)/$(PY) -m tests.bench.serving $(if $(ONLY),--only $(ONLY)) $(if $(RUNTIME),--runtime $(RUNTIME))
 
 .PHONY: bench-rollout
-bench-rollout: deps venv cluster-up images ## What a rollout costs its clients, and how fast a bad canary is off; ONLY=a|b|c|d|e chooses
+bench-rollout: deps venv cluster-up test-images ## What a rollout costs its clients, and how fast a bad canary is off; ONLY=a|b|c|d|e chooses
 	@$(INSIDE) $(CURDIR)/$(PY) -m tests.bench.rollout $(if $(ONLY),--only $(ONLY))
 
 .PHONY: bench-analysis
@@ -120,6 +145,10 @@ crds: venv ## Write the CRD from the pydantic models
 .PHONY: images
 images: deps ## Build what is missing of the container images
 	@$(PYTHON) serving-images/build build
+
+.PHONY: test-images
+test-images: deps ## The same, and the images that only tests need
+	@$(TEST_IMAGES) build
 
 .PHONY: cluster-up
 cluster-up: deps ## Start the cluster
@@ -141,12 +170,12 @@ clean: ## Stop and forget the cluster, remove the virtual environment and the ch
 
 .PHONY: deps
 deps: ## Install the Debian packages that are missing (root), or say what to type
-	@.ci/install-packages
+	@$(TOOLS)/install-packages
 
 .PHONY: venv
 venv: $(VENV)/.made-of-lock
 $(VENV)/.made-of-lock: tests/requirements.lock
-	@.ci/make-venv $(PYTHON) $(VENV) tests/requirements.lock
+	@$(TOOLS)/make-venv $(PYTHON) $(VENV) tests/requirements.lock
 
 .PHONY: lock
 lock: $(PY) ## Refresh the locks (UPGRADE= keeps the versions that still fit)

@@ -3,12 +3,17 @@
 Run inside the cluster's network: `make e2e`, or `python -m tests.e2e.cluster exec PYTHON -m pytest tests/e2e`.
 Models that tests only read are applied together and live as long as the session; each other test has a namespace of
 its own, deleted without waiting.
+Two workers of pytest-xdist share the cluster and its operator. Tests marked `alone` end, replace or count all that the
+operator does, change what every pod may get, compare latencies, or put a load on of which nothing may be lost; they run
+in a second pass, one by one.
 """
 
 from __future__ import annotations
 
+import fcntl
 import re
 import secrets
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,13 +45,19 @@ def kube() -> Kube:
 
 
 @pytest.fixture(scope="session")
-def operator(kube: Kube) -> Operator:
-    """The operator of the working tree, installed by its chart, watching all namespaces."""
-    try:
-        load_images(("operator", "agent", "triton", "router"))
-        install_operator()
-    except InstallError as error:
-        pytest.exit(f"the product could not be installed: {error}", returncode=3)
+def operator(kube: Kube, request: pytest.FixtureRequest) -> Operator:
+    """The operator of the working tree, installed by its chart, watching all namespaces.
+
+    Each worker asks for it, one after the other: what is there already, helm leaves as it is.
+    """
+    with Path(tempfile.gettempdir(), "slipway-e2e-install.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            load_images(("operator", "agent", "triton", "router"))
+            install_operator()
+        except InstallError as error:
+            request.session.shouldfail = "the product could not be installed"
+            pytest.fail(f"the product could not be installed: {error}", pytrace=False)
     return Operator(kube)
 
 
@@ -165,6 +176,11 @@ def onnx_served(shared: dict[str, Served], request: pytest.FixtureRequest) -> tu
     """One case of the onnx package, and the ModelDeployment that serves it."""
     name: str = request.param
     return onnx_cases()[name], shared[name].then_ready()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of the shared models come first, in one row, so that one worker alone applies them."""
+    items.sort(key=lambda item: "shared" not in getattr(item, "fixturenames", ()))
 
 
 @pytest.hookimpl(wrapper=True)

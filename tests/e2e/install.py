@@ -31,7 +31,7 @@ class InstallError(Exception):
     """The product can't be installed; the message says why and what to do."""
 
 
-BUILD = (sys.executable, str(ROOT / "serving-images" / "build"))
+BUILD = (sys.executable, str(ROOT / "tests" / "e2e" / "images" / "build"))
 
 
 @functools.cache
@@ -48,7 +48,7 @@ def image_archives() -> dict[str, Path]:
 def _asked_of_build(*question: str) -> Manifest:
     done = subprocess.run([*BUILD, *question], capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise InstallError(f"serving-images/build {' '.join(question)} failed:\n{done.stderr.strip()}")
+        raise InstallError(f"tests/e2e/images/build {' '.join(question)} failed:\n{done.stderr.strip()}")
     answer: Manifest = json.loads(done.stdout)
     return answer
 
@@ -58,7 +58,7 @@ def load_images(names: Sequence[str]) -> None:
     archives = image_archives()
     missing = [name for name in names if name not in archives or not archives[name].exists()]
     if missing:
-        raise InstallError(f"the images {', '.join(missing)} are not built; what to do: make images")
+        raise InstallError(f"the images {', '.join(missing)} are not built; what to do: make test-images")
     import_archives([archives[name] for name in names])
 
 
@@ -81,7 +81,7 @@ def install_operator(namespaces: Sequence[str] = (), tags: Mapping[str, str] | N
 
     tags: other tags for some of the images, by the chart's names.
     """
-    values = _asked_of_build("values", "--tests")
+    values = _asked_of_build("values")
     for name, tag in (tags or {}).items():
         values["images"][name]["tag"] = tag
     values["images"]["pullPolicy"] = "IfNotPresent"

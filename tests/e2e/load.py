@@ -1,8 +1,7 @@
 """Constant load on a served model, while something happens to it: how many requests were answered, and how not.
 
-    with Load(inference_clients(http_url, grpc_address, "digits", image)) as load:
+    with nothing_lost(inference_clients(http_url, grpc_address, "digits", image), ended_pods=1) as load:
         ...                      # a rollout, a pod's end
-    load.nothing_was_lost(ended_pods=1)
 
 Three clients run side by side, as people have them: REST that keeps its connection, REST that opens one for each
 request, and gRPC on one channel. Each is bounded in rate and ends with the block. None retries, but for one case that
@@ -136,6 +135,16 @@ class Load:
                 raise
             tally.reconnected += 1
             return ask()
+
+
+@contextmanager
+def nothing_lost(clients: Mapping[str, Client], ended_pods: int) -> Iterator[Load]:
+    """Constant load, on for the whole block; nothing of it may be lost."""
+    with Load(clients) as load:
+        load.after_answers(10)
+        yield load
+        load.after_answers(20)
+    load.nothing_was_lost(ended_pods)
 
 
 def inference_clients(http_url: str, grpc_address: str, model: str, image: Array) -> dict[str, Client]:

@@ -163,6 +163,7 @@ def by_version(served: Served) -> dict[int, str]:
 # --- good ones
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_better_version_is_promoted_step_by_step_and_no_request_is_lost(served: Served, digits: Digits) -> None:
     before = restarts(served.pods())
     with told(served) as story, asked(served, prediction(digits)) as loaded:
@@ -183,6 +184,7 @@ def test_a_better_version_is_promoted_step_by_step_and_no_request_is_lost(served
     assert [one for one in reasons if one != "Step"] == ["Started", "Promoted", "Baked"], reasons
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_back_in_bake_takes_seconds_and_loses_nothing(served: Served, digits: Digits) -> None:
     served.when_spec(
         model={"version": BETTER}, rollout={"bakeSeconds": 300, "steps": [{"weight": 100}], "analysis": None}
@@ -202,27 +204,27 @@ def test_back_in_bake_takes_seconds_and_loses_nothing(served: Served, digits: Di
 # --- bad ones: stopped before any live traffic
 
 
-def test_a_version_that_answers_wrongly_is_stopped_by_golden_requests(served: Served, digits: Digits) -> None:
+@pytest.mark.alone  # load of which nothing may be lost
+@pytest.mark.parametrize(
+    ("version", "change", "reason", "words"),
+    [
+        pytest.param(WRONG, {}, "GoldenFailed", "a known digit", id="it answers wrongly"),
+        pytest.param(
+            STRANGE, {"rollout": {"gates": None}}, "SignatureChanged", "probabilities", id="another signature"
+        ),
+        pytest.param(UNLOADABLE, {}, "LoadFailed", "not an ONNX model", id="it never becomes ready"),
+    ],
+)
+def test_a_bad_version_is_stopped_before_anybody_sees_it(
+    served: Served, digits: Digits, version: int, change: Manifest, reason: str, words: str
+) -> None:
     with asked(served, prediction(digits)) as loaded:
-        served.when_spec(model={"version": WRONG})
-        then_taken_back(served, WRONG, "GoldenFailed", "a known digit")
-    then_nobody_saw(loaded, WRONG)
+        served.when_spec(model={"version": version}, **change)
+        then_taken_back(served, version, reason, words)
+    then_nobody_saw(loaded, version)
 
 
-def test_a_version_with_another_signature_is_stopped(served: Served, digits: Digits) -> None:
-    with asked(served, prediction(digits)) as loaded:
-        served.when_spec(model={"version": STRANGE}, rollout={"gates": None})
-        then_taken_back(served, STRANGE, "SignatureChanged", "probabilities")
-    then_nobody_saw(loaded, STRANGE)
-
-
-def test_a_version_that_never_becomes_ready_is_taken_back(served: Served, digits: Digits) -> None:
-    with asked(served, prediction(digits)) as loaded:
-        served.when_spec(model={"version": UNLOADABLE})
-        then_taken_back(served, UNLOADABLE, "LoadFailed", "not an ONNX model")
-    then_nobody_saw(loaded, UNLOADABLE)
-
-
+@pytest.mark.alone  # load of which nothing may be lost
 def test_pods_that_never_become_ready_are_given_up_at_the_deadline(served: Served, digits: Digits) -> None:
     gate = [{"conditionType": "e2e.slipway.dev/never"}]
     with asked(served, prediction(digits)) as loaded:
@@ -257,6 +259,7 @@ def test_a_canary_without_a_gpu_to_spare_is_said_so_by_name_and_number(served: S
 # --- bad ones: rolled back by what live traffic shows
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_that_fails_five_percent_is_rolled_back_by_the_numbers(served: Served, digits: Digits) -> None:
     with told(served) as story, asked(served, some_trigger(digits), rate=60) as loaded:
         served.when_spec(model={"version": FAILING}, rollout=HALF | {"analysis": NEVER_PASSES})
@@ -272,6 +275,7 @@ def test_a_version_that_fails_five_percent_is_rolled_back_by_the_numbers(served:
         assert not late, f"{kind}: requests failed more than 2 s after the verdict: {late[:3]}"
 
 
+@pytest.mark.alone  # compares latencies of some milliseconds
 def test_a_version_three_times_slower_is_rolled_back_by_the_numbers(served: Served, digits: Digits) -> None:
     slowly = HALF | {"progressDeadlineSeconds": 180, "analysis": NEVER_PASSES}
     with asked(served, prediction(digits), rate=60) as loaded:
@@ -282,6 +286,7 @@ def test_a_version_three_times_slower_is_rolled_back_by_the_numbers(served: Serv
     assert loaded.by()[str(SLOW)] > 0
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_version_that_crashes_after_some_traffic_is_rolled_back(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits), rate=50) as loaded:
         served.when_spec(model={"version": TALKATIVE}, rollout={"steps": SLOW_STEPS})
@@ -296,6 +301,7 @@ def test_a_version_that_crashes_after_some_traffic_is_rolled_back(served: Served
         assert not late, f"{kind}: {late[:3]}"
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_bake_that_fails_is_back_in_seconds(served: Served, digits: Digits) -> None:
     steps = [{"weight": 100}]
     served.when_spec(model={"version": TALKATIVE}, rollout={"steps": steps, "analysis": None, "bakeSeconds": 300})
@@ -339,6 +345,7 @@ def test_commands_of_a_person_are_carried_out_once(served: Served, digits: Digit
     then_taken_back(served, BETTER, "Aborted")
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_rollback_to_a_revision_of_the_history_serves_it_until_the_spec_names_another(
     served: Served, digits: Digits
 ) -> None:
@@ -359,6 +366,7 @@ def test_rollback_to_a_revision_of_the_history_serves_it_until_the_spec_names_an
     assert not status_of(served).get("pinned")
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_the_spec_set_back_in_mid_rollout_is_a_rollback_at_once(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
@@ -372,6 +380,7 @@ def test_the_spec_set_back_in_mid_rollout_is_a_rollback_at_once(served: Served, 
     assert rejected_of(status_of(served), revision) is None
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_new_spec_replaces_the_canary_and_scaling_goes_on_beside_it(served: Served, digits: Digits) -> None:
     with told(served) as story, asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
@@ -470,6 +479,7 @@ def processes(served: Served) -> dict[str, int]:
     }
 
 
+@pytest.mark.alone  # replaces the operator
 def test_an_upgrade_of_the_operator_starts_no_rollout_and_restarts_no_pod(served: Served, kube: Kube) -> None:
     before, revision = processes(served), status_of(served)["stable"]["revision"]
     templates = {one["metadata"]["name"]: one["spec"]["template"] for one in served.children("Deployment")}
@@ -508,6 +518,7 @@ def then_two_routers(served: Served) -> None:
     served.kube.wait_list("Pod", served.namespace, "two routers are ready", are_two, labels=labels)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_a_router_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) -> None:
     with asked(served, prediction(digits)) as loaded:
         served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
@@ -519,6 +530,7 @@ def test_a_router_pod_that_is_deleted_loses_no_request(served: Served, digits: D
     assert 0.05 < share < 0.35, loaded.by()
 
 
+@pytest.mark.alone  # ends the operator
 def test_routers_split_on_while_no_operator_runs(served: Served, digits: Digits, operator: Operator) -> None:
     served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS})
     revision = then_weight(served, 20)
@@ -551,6 +563,7 @@ def test_an_eviction_leaves_a_router(served: Served) -> None:
     then_two_routers(served)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_switching_the_provider_and_removing_the_steps_lose_no_request(served: Served, digits: Digits) -> None:
     """Router → Replicas → Router → no steps → steps, one after the other, under the same load."""
     with asked(served, prediction(digits)) as loaded:
@@ -577,6 +590,7 @@ def then_no_routers(served: Served) -> None:
     )
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: Served, digits: Digits) -> None:
     with told(served) as story, asked(served, prediction(digits)) as loaded:
         served.when_spec(
@@ -592,6 +606,7 @@ def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: 
     assert set(story.weights(revision)) <= {0, 50, 100}
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 def test_where_pods_split_the_servers_own_counts_are_judged(served: Served, digits: Digits) -> None:
     judged = HALF | {"analysis": NEVER_PASSES}
     with asked(served, some_trigger(digits), rate=60) as loaded:

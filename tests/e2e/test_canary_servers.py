@@ -30,7 +30,7 @@ from tests.e2e.test_tensorflow_serving import MODEL as SAVED_MODEL
 from tests.e2e.test_tensorflow_serving import make_saved_models
 from tests.e2e.wire import Prediction
 
-pytestmark = [pytest.mark.usefixtures("operator"), pytest.mark.matrix, needs_service]
+pytestmark = [pytest.mark.usefixtures("operator"), pytest.mark.matrix, pytest.mark.alone, needs_service]
 
 STABLE, BETTER, BAD = 1, 2, 3
 ROLLOUT = {"steps": QUICK_STEPS, "analysis": QUICK_ANALYSIS, "bakeSeconds": 0, "progressDeadlineSeconds": 60}

@@ -50,13 +50,16 @@ def plugin_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def slipway(plugin_folder: Path) -> Slipway:
     """`slipway("status", …, stdin=…, NAME=value)`: the command as a process; capitals are its environment."""
 
+    # pytest-xdist sets COLUMNS in its workers, and a pipe has no width.
+    here = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+
     def run(*words: str, stdin: bytes | None = None, seconds: float = 120, **environment: str) -> Ran:
         done = subprocess.run(
             [plugin_folder / "slipway", *words],
             input=stdin,
             capture_output=True,
             timeout=seconds,
-            env={**os.environ, **environment},
+            env={**here, **environment},
             check=False,
         )
         return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())

@@ -63,6 +63,7 @@ def answers_as(served: Served, digits: Digits, version: int) -> bool:
     return np.allclose(answer["probabilities"], digits.probabilities(version), atol=1e-4)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_no_request(stage: Stage, digits: Digits) -> None:
     served = given(stage, digits, replicas=2).then_ready()

@@ -33,6 +33,7 @@ def node_without_gpu(kube: Kube) -> Iterator[str]:
         kube.patch("Node", name, None, [{"op": "remove", "path": POINTER}], "/status")
 
 
+@pytest.mark.alone  # gives the node GPUs, which other tests expect to be missing
 def test_a_missing_gpu_is_named_and_one_that_comes_is_used(
     kube: Kube, stage: Stage, digits: Digits, node_without_gpu: str
 ) -> None:
@@ -71,6 +72,7 @@ def two_seats(kube: Kube) -> Iterator[str]:
     kube.patch("Node", node, None, [{"op": "remove", "path": pointer}], "/status")
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_with_swap_a_new_version_takes_over_where_all_is_in_use(stage: Stage, digits: Digits, two_seats: str) -> None:
     """Two seats, two pods: a new pod gets the seat of an old one, and one serves all the time."""

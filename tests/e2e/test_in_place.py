@@ -14,7 +14,7 @@ from tests.e2e.kube import Manifest
 from tests.e2e.models import Digits
 from tests.e2e.rollouts import agreed_sample, command, golden
 from tests.e2e.stage import Served, Stage, digits_volume
-from tests.e2e.test_rollout import load_on, needs_service, restarts, telling
+from tests.e2e.test_rollout import load_on, needs_service, restarts, telling, then_loads_while_serving, then_seen
 
 pytestmark = pytest.mark.usefixtures("operator")
 
@@ -47,16 +47,12 @@ def put(stage: Stage, tmp_path: Path) -> Put:
     return now
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(served: Served, digits: Digits) -> None:
-    before = restarts(served.pods())
-    with load_on(served, digits, ended_pods=0) as load:
-        served.when_spec(model={"version": 2}).then_ready()
-        load.after_answers(10)
     sample = telling(digits)
-    for name, tally in load.tallies.items():
-        assert set(tally.labels) == {sample.labels[1], sample.labels[2]}, f"{name}: {load.report()}"
-    assert restarts(served.pods()) == before
+    loading = load_on(served, digits, ended_pods=0)
+    then_loads_while_serving(served, loading, 2, {sample.labels[1], sample.labels[2]})
     status = served.stored()["status"]
     assert status["stable"]["version"] == 2
     assert [(one["version"], one["state"], one["served"]) for one in status["versions"]] == [
@@ -66,6 +62,7 @@ def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(serv
     assert all(one["since"] and len(one["sha256"]) == 64 for one in status["versions"])
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_back_within_bake_is_a_switch(served: Served, digits: Digits) -> None:
     before, stable = restarts(served.pods()), served.stored()["status"]["stable"]["revision"]
@@ -78,6 +75,7 @@ def test_back_within_bake_is_a_switch(served: Served, digits: Digits) -> None:
     assert served.stored()["status"]["stable"]["revision"] == stable
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_version_that_fails_to_load_leaves_the_old_one_serving(served: Served, digits: Digits) -> None:
     before = restarts(served.pods())
@@ -87,8 +85,7 @@ def test_a_version_that_fails_to_load_leaves_the_old_one_serving(served: Served,
         served.then("Ready", "True")
         load.after_answers(10)
     assert restarts(served.pods()) == before
-    for tally in load.tallies.values():
-        assert set(tally.labels) == {telling(digits).labels[1]}
+    then_seen(load, {telling(digits).labels[1]})
     served.when_spec(model={"version": 2}).then_ready()
     served.then_answers(digits, 2)
 

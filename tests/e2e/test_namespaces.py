@@ -38,6 +38,7 @@ def is_untouched(served: Served) -> bool:
     return conditions(served.stored()) == [] and served.children() == []
 
 
+@pytest.mark.alone  # replaces the operator
 def test_one_several_and_all_namespaces(
     kube: Kube, places: list[str], watching: Callable[[Sequence[str]], None]
 ) -> None:

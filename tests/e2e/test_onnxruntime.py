@@ -14,7 +14,7 @@ from tests.e2e.ask import UnansweredError
 from tests.e2e.kube import Manifest
 from tests.e2e.models import Digits
 from tests.e2e.stage import Asked, Served, Stage, config_map_volume, digits_volume
-from tests.e2e.test_rollout import load_on, needs_service, restarts, telling
+from tests.e2e.test_rollout import load_on, needs_service, restarts, telling, then_loads_while_serving, then_rolls
 
 pytestmark = pytest.mark.usefixtures("operator", "onnxruntime_image")
 
@@ -93,27 +93,20 @@ def everything_a_client_sees(served: Served, digits: Digits) -> dict[str, object
     return seen
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(served: Served, digits: Digits) -> None:
-    before = restarts(served.pods())
-    with load_on(served, digits, ended_pods=0) as load:
-        served.when_spec(model={"version": 2}).then_ready()
-        load.after_answers(10)
     sample = telling(digits)
-    for name, tally in load.tallies.items():
-        assert set(tally.labels) == {sample.labels[1], sample.labels[2]}, f"{name}: {load.report()}"
-    assert restarts(served.pods()) == before
+    loading = load_on(served, digits, ended_pods=0)
+    then_loads_while_serving(served, loading, 2, {sample.labels[1], sample.labels[2]})
     assert served.stored()["status"]["stable"]["version"] == 2
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_no_request_and_closes_no_connection_in_use(served: Served, digits: Digits) -> None:
-    before = [pod["metadata"]["name"] for pod in served.pods()]
-    with load_on(served, digits, ended_pods=0) as load:  # not one kept connection may be cut
-        served.when_spec(model={"version": 2}, rollout={"strategy": "RollingUpdate"}).then_ready()
-        served.then_pods("only the new revision's pods are left", 2)
-        for name in before:
-            served.kube.wait_gone("Pod", name, served.namespace, seconds=90)
+    loading = load_on(served, digits, ended_pods=0)  # not one kept connection may be cut
+    load = then_rolls(served, loading, model={"version": 2}, rollout={"strategy": "RollingUpdate"})
     print(load.report())
 
 

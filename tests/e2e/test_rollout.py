@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.e2e import reach
 from tests.e2e.kube import Manifest
-from tests.e2e.load import Load, inference_clients
+from tests.e2e.load import Load, inference_clients, nothing_lost
 from tests.e2e.models import Digits, Sample
 from tests.e2e.stage import Served, Stage, digits_volume, eventually
 
@@ -38,12 +39,11 @@ def telling(digits: Digits) -> Sample:
 def load_on(served: Served, digits: Digits, ended_pods: int) -> Iterator[Load]:
     """Constant load, on for the whole block; nothing of it may be lost."""
     image = np.array(telling(digits).image, np.float32)
-    with reach.service(served.kube, served.name, served.namespace) as address:
-        with Load(inference_clients(address.http_url, address.grpc, served.name, image)) as load:
-            load.after_answers(10)
-            yield load
-            load.after_answers(20)
-        load.nothing_was_lost(ended_pods)
+    with (
+        reach.service(served.kube, served.name, served.namespace) as address,
+        nothing_lost(inference_clients(address.http_url, address.grpc, served.name, image), ended_pods) as load,
+    ):
+        yield load
 
 
 def restarts(pods: list[Manifest]) -> dict[str, int]:
@@ -57,22 +57,49 @@ def restarts(pods: list[Manifest]) -> dict[str, int]:
     }
 
 
+def then_seen(load: Load, labels: set[int]) -> None:
+    """Every client had these answers, and no other."""
+    for name, tally in load.tallies.items():
+        assert set(tally.labels) == labels, f"{name}: {load.report()}"
+
+
+def then_loads_while_serving(
+    served: Served, loading: AbstractContextManager[Load], version: int, labels: set[int]
+) -> None:
+    """The version comes into the pods that serve: the load sees both versions' labels, and no container restarts."""
+    before = restarts(served.pods())
+    with loading as load:
+        served.when_spec(model={"version": version}).then_ready()
+        load.after_answers(10)
+    then_seen(load, labels)
+    assert restarts(served.pods()) == before
+
+
+def then_rolls(served: Served, loading: AbstractContextManager[Load], **change: Any) -> Load:
+    """New pods take over from the two that serve, which are gone before the load ends: their end may lose requests."""
+    before = restarts(served.pods())
+    with loading as load:
+        served.when_spec(**change).then_ready()
+        served.then_pods("only the new revision's pods are left", 2, seconds=150)
+        for name in before:
+            served.kube.wait_gone("Pod", name, served.namespace, seconds=120)
+    assert not before.keys() & restarts(served.pods()).keys()
+    return load
+
+
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_rolls_out_and_no_request_is_lost(served: Served, digits: Digits) -> None:
-    before = [pod["metadata"]["name"] for pod in served.pods()]
-    with load_on(served, digits, ended_pods=2) as load:
-        served.when_spec(model={"version": 2}, rollout={"strategy": "RollingUpdate"}).then_ready()
-        served.then_pods("only the new revision's pods are left", 2)
-        for name in before:
-            served.kube.wait_gone("Pod", name, served.namespace, seconds=90)
+    loading = load_on(served, digits, ended_pods=2)
+    load = then_rolls(served, loading, model={"version": 2}, rollout={"strategy": "RollingUpdate"})
     sample = telling(digits)
-    for name, tally in load.tallies.items():
-        assert set(tally.labels) == {sample.labels[1], sample.labels[2]}, f"{name}: {load.report()}"
+    then_seen(load, {sample.labels[1], sample.labels[2]})
     assert served.stored()["status"]["stable"]["version"] == 2
     deployments = {item["spec"]["replicas"] for item in served.children("Deployment")}
     assert deployments <= {0, 2}
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) -> None:
     with load_on(served, digits, ended_pods=1):
@@ -82,6 +109,7 @@ def test_a_pod_that_is_deleted_loses_no_request(served: Served, digits: Digits) 
         served.then_pods("another pod is ready in its place", 2)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_scaling_up_and_down_loses_no_request(served: Served, digits: Digits) -> None:
     with load_on(served, digits, ended_pods=2):

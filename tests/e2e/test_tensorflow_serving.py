@@ -17,11 +17,11 @@ import requests
 from tests.e2e import reach, store
 from tests.e2e.install import image_references
 from tests.e2e.kube import Manifest
-from tests.e2e.load import GRPC, KEPT, NEW, Ask, Load
+from tests.e2e.load import GRPC, KEPT, NEW, Ask, Load, nothing_lost
 from tests.e2e.rollouts import command, then_routed
 from tests.e2e.stage import Served, Stage, eventually
 from tests.e2e.tensorflow_api import error_of, spec_of, tensorflow_grpc
-from tests.e2e.test_rollout import needs_service, restarts
+from tests.e2e.test_rollout import needs_service, restarts, then_loads_while_serving, then_rolls
 
 pytestmark = pytest.mark.usefixtures("operator", "stand_in_image")
 MODEL = "multiplier"
@@ -131,12 +131,11 @@ def load_on(served: Served, ended_pods: int) -> Iterator[Load]:
         with tensorflow_grpc(address.grpc) as client:
             yield lambda: int(client.predict(spec_of(MODEL), x=x)["y"][0][0])
 
-    with reach.service(served.kube, served.name, served.namespace) as address:
-        with Load({KEPT: kept, NEW: new, GRPC: channel}) as load:
-            load.after_answers(10)
-            yield load
-            load.after_answers(20)
-        load.nothing_was_lost(ended_pods)
+    with (
+        reach.service(served.kube, served.name, served.namespace) as address,
+        nothing_lost({KEPT: kept, NEW: new, GRPC: channel}, ended_pods) as load,
+    ):
+        yield load
 
 
 @pytest.fixture(scope="module")
@@ -212,16 +211,11 @@ def test_status_names_versions_and_their_digests(multiplier: Served) -> None:
     assert all(len(one["sha256"]) == 64 for one in versions.values())
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_labels_follow(module_stage: Stage, claim: str) -> None:
     served = given(module_stage, claim, "hot", 2, VERSIONS, replicas=2).then_ready()
-    before = restarts(served.pods())
-    with load_on(served, ended_pods=0) as load:
-        served.when_spec(model={"version": 3}).then_ready()
-        load.after_answers(10)
-    for name, tally in load.tallies.items():
-        assert set(tally.labels) == {2, 3}, f"{name}: {load.report()}"
-    assert restarts(served.pods()) == before
+    then_loads_while_serving(served, load_on(served, ended_pods=0), 3, {2, 3})
     eventually("stable has followed", lambda: answers_by_label(served, "stable") == 3.0)
 
 
@@ -252,16 +246,11 @@ def test_labels_lead_to_stable_and_canary_while_requests_are_split(module_stage:
     eventually("stable leads to it", lambda: answers_by_label(served, "stable") == 2.0)
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_nothing_though_the_server_ignores_sigterm(module_stage: Stage, claim: str) -> None:
     served = given(module_stage, claim, "rolled", 2, VERSIONS, replicas=2).then_ready()
-    before = restarts(served.pods())
-    with load_on(served, ended_pods=2):
-        served.when_spec(runtime={"env": [{"name": "ANY", "value": "other"}]}).then_ready()
-        served.then_pods("the new ones alone", 2)
-        for name in before:
-            served.kube.wait_gone("Pod", name, served.namespace, seconds=120)
-    assert not before.keys() & restarts(served.pods()).keys()
+    then_rolls(served, load_on(served, ended_pods=2), runtime={"env": [{"name": "ANY", "value": "other"}]})
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ import pytest
 import requests
 
 from tests.e2e import models_torch, reach
-from tests.e2e.load import GRPC, KEPT, NEW, Ask, Load
+from tests.e2e.load import GRPC, KEPT, NEW, Ask, Load, nothing_lost
 from tests.e2e.stage import Served, Stage, config_map_volume
-from tests.e2e.test_rollout import needs_service, restarts
+from tests.e2e.test_rollout import needs_service, restarts, then_loads_while_serving, then_rolls
 from tests.e2e.torchserve_api import RefusedError, torch_grpc, torch_rest
 
 pytestmark = pytest.mark.usefixtures("operator", "torchserve_image")
@@ -68,12 +68,11 @@ def load_on(served: Served, ended_pods: int) -> Iterator[Load]:
         with torch_grpc(address.grpc, served.name) as client:
             yield lambda: int(client.predict(ONE)["y"][0])
 
-    with reach.service(served.kube, served.name, served.namespace) as address:
-        with Load({KEPT: kept, NEW: new, GRPC: channel}) as load:
-            load.after_answers(10)
-            yield load
-            load.after_answers(20)
-        load.nothing_was_lost(ended_pods)
+    with (
+        reach.service(served.kube, served.name, served.namespace) as address,
+        nothing_lost({KEPT: kept, NEW: new, GRPC: channel}, ended_pods) as load,
+    ):
+        yield load
 
 
 def answers(served: Served) -> float:
@@ -144,30 +143,20 @@ def test_requests_are_counted_and_management_is_out_of_reach(multiplier: Served)
     assert requests.post(f"http://{at}:8080/models?url=any", timeout=5).status_code == 404
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_new_version_loads_into_serving_pods_and_no_connection_is_dropped(
     stage: Stage, archives: dict[str, bytes]
 ) -> None:
     served = given(stage, archives, "first", "second", rollout={"bakeSeconds": 5}).then_ready()
-    before = restarts(served.pods())
-    with load_on(served, ended_pods=0) as load:
-        served.when_spec(model={"version": 2}).then_ready()
-        load.after_answers(10)
-    for name, tally in load.tallies.items():
-        assert set(tally.labels) == {1, 2}, f"{name}: {load.report()}"
-    assert restarts(served.pods()) == before
+    then_loads_while_serving(served, load_on(served, ended_pods=0), 2, {1, 2})
 
 
+@pytest.mark.alone  # load of which nothing may be lost
 @needs_service
 def test_a_rolling_update_loses_nothing(stage: Stage, archives: dict[str, bytes]) -> None:
     served = given(stage, archives, "first", replicas=2).then_ready()
-    before = set(restarts(served.pods()))
-    with load_on(served, ended_pods=2):
-        served.when_spec(runtime={"env": [{"name": "ANY", "value": "other"}]}).then_ready()
-        served.then_pods("the new ones alone", 2, seconds=150)
-        for name in before:  # their end is what a request could be lost by
-            served.kube.wait_gone("Pod", name, stage.namespace, seconds=90)
-    assert not before & set(restarts(served.pods()))
+    then_rolls(served, load_on(served, ended_pods=2), runtime={"env": [{"name": "ANY", "value": "other"}]})
 
 
 def test_a_handler_that_raises_is_told_in_its_words_and_the_old_version_serves(

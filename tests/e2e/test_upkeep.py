@@ -130,6 +130,7 @@ def test_children_are_applied_by_manager_slipway(idle: Served) -> None:
     assert not idle.stored()["metadata"].get("finalizers")
 
 
+@pytest.mark.alone  # counts all writes of the operator
 def test_once_converged_nothing_is_written(served: Served, operator: Operator) -> None:
     # namespaces of earlier tests may still be ending, which the operator's own count sees: so it gets several chances
     for _ in range(5):
@@ -159,6 +160,7 @@ def nothing_is_left(served: Served) -> None:
         )
 
 
+@pytest.mark.alone  # ends the operator
 def test_while_the_operator_is_down_models_serve_and_deletion_works(
     served: Served, stage: Stage, digits: Digits, operator: Operator
 ) -> None:
@@ -184,6 +186,7 @@ def test_while_the_operator_is_down_models_serve_and_deletion_works(
     assert served.stored()["status"]["stable"]["version"] == 2
 
 
+@pytest.mark.alone  # ends the operator
 def test_a_killed_operator_restarts_and_writes_nothing(served: Served, operator: Operator) -> None:
     changed = served.kube.writes_during(("ModelDeployment", *CHILDREN), served.namespace, 1)
     assert changed == []

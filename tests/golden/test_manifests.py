@@ -1,12 +1,14 @@
 """What users write, and every object that comes of it, as files to read side by side.
 
 `<case>.yaml` is the ModelDeployment; with `---` between them, the specs that it had one after the other, each of which
-served before the next one came. `<case>.rendered.yaml` holds all children, as a cluster keeps them in the middle of the
-last rollout. Written anew by: pytest tests/golden --update-golden
+served before the next one came. All children, as a cluster keeps them in the middle of the last rollout, stand in
+`smallest.rendered.yaml`; of every other case `<case>.rendered.diff` holds what differs from that, in the form that
+tests/golden/difference.py describes. Written anew by: pytest tests/golden --update-golden
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +17,22 @@ import yaml
 
 from slipway.api import parse
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.placement import new_revision, place
+from slipway.decide.inputs import gather_inputs
+from slipway.decide.placement import new_revision
 from slipway.decide.steps import wants_split
-from slipway.model.revision import Orders, Revision
+from slipway.model.revision import Assignment, Revision
 from slipway.model.rollout import Plan, Promotion
+from slipway.model.rollout_state import RolloutState
 from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import render
 from slipway.render.pod_template import Images, with_template
+from tests.golden.difference import check
 
 Json = dict[str, Any]
 
 CASES = Path(__file__).parent / "cases"
+SMALLEST = CASES / "smallest.rendered.yaml"
+WHOLE = ("smallest", SMALLEST.stem)
 IMAGES = Images(
     agent="slipway.dev/agent:golden",
     servers={
@@ -63,17 +70,18 @@ def rendered(bodies: list[Json]) -> list[Json]:
     deployment = parse(bodies[-1])
     replicas = deployment.spec.replicas
     snapshot = Snapshot({}, frozenset(), kept, {}, {}, (), {})
-    desired = place(deployment, snapshot, ModelDeploymentStatus()).revision
+    inputs = replace(gather_inputs(deployment, snapshot, ModelDeploymentStatus(), {}, None), listed=LISTED)
+    desired = inputs.placement.revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
-        counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Orders(stable.hash)}
-        orders[desired.hash] = Orders(desired.hash)
+        counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Assignment(stable.hash)}
+        orders[desired.hash] = Assignment(desired.hash)
         weights = {stable.hash: 75, desired.hash: 25} if wants_split(deployment) else None
-        plan = Plan(stable.hash, desired.hash, counts, orders, Promotion.IN_PROGRESS, weights=weights)
+        plan = Plan(RolloutState(stable.hash, desired.hash), counts, orders, Promotion.IN_PROGRESS, weights)
     else:
-        orders = {desired.hash: Orders(desired.hash)}
-        plan = Plan(None, desired.hash, {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
-    children = [child.manifest for child in render(deployment, desired, plan, snapshot, LISTED, IMAGES).children]
+        orders = {desired.hash: Assignment(desired.hash)}
+        plan = Plan(RolloutState(None, desired.hash), {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
+    children = [child.manifest for child in render(inputs, plan, snapshot, IMAGES).children]
     templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
     for child in children:
         if child["kind"] == "Deployment" and child["metadata"]["name"] in templates:  # written once, for those who read
@@ -82,18 +90,25 @@ def rendered(bodies: list[Json]) -> list[Json]:
     return children
 
 
-@pytest.mark.parametrize("case", sorted(path.name for path in CASES.glob("*.yaml") if ".rendered" not in path.name))
-def test_rendered_as_committed(case: str, request: pytest.FixtureRequest) -> None:
-    bodies = list(yaml.safe_load_all((CASES / case).read_text()))
+def text_of(case: str) -> str:
+    bodies = list(yaml.safe_load_all((CASES / f"{case}.yaml").read_text()))
     for body in bodies:
         body["metadata"] |= {"namespace": "models", "uid": "00000000-0000-4000-8000-000000000001"}
-    text = yaml.dump_all(rendered(bodies), Dumper=_Readable, sort_keys=False, width=120)
-    golden = CASES / case.replace(".yaml", ".rendered.yaml")
-    if request.config.getoption("--update-golden", default=False):
-        golden.write_text(text)
-    assert golden.read_text() == text, "if that is meant: pytest tests/golden --update-golden, and read the difference"
+    text: str = yaml.dump_all(rendered(bodies), Dumper=_Readable, sort_keys=False, width=120)
+    return text
+
+
+@pytest.mark.parametrize(
+    "case", ["smallest", *sorted(path.stem for path in CASES.glob("*.yaml") if path.stem not in WHOLE)]
+)
+def test_rendered_as_committed(case: str, request: pytest.FixtureRequest) -> None:
+    update = request.config.getoption("--update-golden", default=False)
+    if case == "smallest":
+        check(text_of(case), SMALLEST, update=update)
+    else:
+        check(text_of(case), CASES / f"{case}.rendered.diff", SMALLEST, update=update)
 
 
 def test_every_golden_file_has_its_case() -> None:
-    for golden in CASES.glob("*.rendered.yaml"):
-        assert (CASES / golden.name.replace(".rendered", "")).exists(), golden.name
+    for golden in CASES.glob("*.rendered.*"):
+        assert (CASES / golden.name.replace(golden.suffix, ".yaml").replace(".rendered", "")).exists(), golden.name

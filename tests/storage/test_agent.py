@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 
 import slipway_agent
-from slipway_agent import decide, listing
-from slipway_agent.digest import digest_path
+from slipway_agent.plan import discovery, plan
+from slipway_agent.volume.digest import digest_path
 from tests.ports import free_port
 from tests.storage.faults import Answer, Faults
 from tests.storage.pushing import Pusher, entries
 from tests.storage.servers import BUCKET, Registry, S3Server
-from tests.unit.agent.test_agent import Pod
+from tests.unit.agent.loop.test_agent import Pod
 
 
 class Pods:
@@ -43,9 +43,9 @@ class Pods:
 
 @pytest.fixture
 def pods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pods]:
-    monkeypatch.setattr(decide, "SETTLED_SECONDS", 0.05)
-    monkeypatch.setattr(decide, "CHANGING_SECONDS", 0.02)
-    monkeypatch.setattr(listing, "AGREEING_SECONDS", 0.1)
+    monkeypatch.setattr(plan, "SETTLED_SECONDS", 0.05)
+    monkeypatch.setattr(plan, "CHANGING_SECONDS", 0.02)
+    monkeypatch.setattr(discovery, "AGREEING_SECONDS", 0.1)
     made = Pods(tmp_path)
     yield made
     made.stop()

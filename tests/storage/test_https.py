@@ -12,8 +12,8 @@ import pytest
 from obstore.store import S3Store
 
 from slipway_agent.config import Source
-from slipway_agent.failures import CancelledError, Reason, SpecError, TransientError
-from slipway_agent.sources import Fetched, Progress
+from slipway_agent.model.errors import CancelledError, Reason, SpecError, TransientError
+from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.https import HttpsSource
 from tests.storage.faults import Answer, Faults, proxy
 from tests.storage.servers import ACCESS_KEY, BUCKET, SECRET_KEY, S3Server

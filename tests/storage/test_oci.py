@@ -8,18 +8,19 @@ import os
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from slipway_agent.config import Source
-from slipway_agent.digest import digest_path
-from slipway_agent.failures import CancelledError, Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.sources import Fetched, Progress
+from slipway_agent.model.errors import CancelledError, Reason, TransientError, UnchangedError
+from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.oci import OciSource, Reference, parse_reference
+from slipway_agent.volume.digest import digest_path
 from tests.storage.faults import Answer, Faults, proxy
+from tests.storage.outcome import content, refusal
 from tests.storage.pushing import INDEX, Entries, Pusher, entries
 from tests.storage.servers import Registry, basic, run_registry
 
@@ -42,30 +43,12 @@ def faulty(registry: Registry) -> Iterator[Faults]:
         yield faults
 
 
-@pytest.fixture
-def faulty_place(place: Source, faulty: Faults) -> Source:
-    return replace(place, endpoint=faulty.url)
-
-
 def source_of(place: Source, read_seconds: float = 5.0) -> OciSource:
     return OciSource(place, read_seconds)
 
 
 def fetch(place: Source, staging: Path, version: int = 3, refused: str | None = None) -> Fetched:
     return source_of(place).fetch(version, staging, Progress(), refused)
-
-
-def content(fetched: Fetched) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(fetched.path)): path.read_bytes() for path in fetched.path.rglob("*") if path.is_file()
-    }
-
-
-def refusal(act: Callable[[], object], reason: Reason) -> str:
-    with pytest.raises(SpecError) as refused:
-        act()
-    assert refused.value.reason is reason
-    return refused.value.message
 
 
 # what is pulled
@@ -314,7 +297,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_is_pulled(
     push: Pusher, faulty_place: Source, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     push.image(prefix, "v3", push.file(prefix, "model.onnx", b"weights"))
-    monkeypatch.setattr("slipway_agent.volume.SPARE_BYTES", 2**60)
+    monkeypatch.setattr("slipway_agent.volume.models_volume.SPARE_BYTES", 2**60)
     refusal(lambda: fetch(faulty_place, staging), Reason.DISK_FULL)
     assert faulty.bodies("/blobs/") == 0
 

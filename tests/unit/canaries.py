@@ -13,10 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from slipway.api.status import Pinned
-from slipway.decide.canary import catch_up
+from slipway.decide.catch_up import catch_up
 from slipway.decide.commands import carry_out
-from slipway.decide.rolling import step
-from slipway.model.rollout import Plan, Promotion, Rejection, RolloutState, Step, Target
+from slipway.decide.rollout import step
+from slipway.model.rollout import Plan, Promotion, Step, Target
+from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import OPEN, Command, GateState, GateVerdict, InForce, Outcome, Signals, Verdict
 from slipway.model.workload import ABSENT, Crash, Workload
 from tests.simulation.workloads import Counted
@@ -154,8 +155,8 @@ class World(Counted):
         told = self.asked[-1] if self.asked else {}
         going = self.pinned.revision if self.pinned and self.pinned.instead_of == self.revision else self.revision
         memory = catch_up(memory, told, workloads, steps, going, is_commanded=self.command is not None)
-        outcome = carry_out(self.command, memory, self.pinned, self.revision, set(REVISIONS), steps)
-        pinned, self.pinned = self.pinned, outcome.pinned
+        outcome = carry_out(self.command, replace(memory, pinned=self.pinned), self.revision, set(REVISIONS), steps)
+        pinned, self.pinned = self.pinned, outcome.state.pinned
         wanted = self.wanted()
         signals = replace(self.signals(wanted, outcome.state), abort=outcome.abort)
         plan = step(wanted, outcome.state, workloads, self.now, signals)
@@ -176,7 +177,7 @@ class World(Counted):
         self.command = None
         newly = (plan.newly_rejected,) if plan.newly_rejected else ()
         self.told |= set(newly)
-        self.memory = remember(plan, outcome.state.rejected + newly)
+        self.memory = plan.state
         return plan
 
     def check(
@@ -189,16 +190,21 @@ class World(Counted):
         # Weights sum to 100, every workload has one, and only those of stable and canary have any.
         assert sum(weights.values()) == 100, told
         assert set(weights) >= set(plan.replicas), told
-        may_have = {plan.stable, plan.canary} - {None}
-        having = {plan.orders_revision(name) for name, weight in weights.items() if weight}
+        may_have = {plan.state.stable, plan.state.canary} - {None}
+        having = {plan.revision_on(name) for name, weight in weights.items() if weight}
         assert having <= may_have, told
         # A workload that has a weight in force keeps its pods.
         for name, here in workloads.items():
             if here.ready and here.replicas and (in_force is None or in_force.weights.get(name, 0) > 0):
-                least = 1 if name in (wanted.workload, memory.stable, memory.previous, plan.stable) else here.replicas
+                least = (
+                    1 if name in (wanted.workload, memory.stable, memory.previous, plan.state.stable) else here.replicas
+                )
                 assert plan.replicas.get(name, 0) >= least or self.replicas == 0, (name, told)
         # A rejected revision never has a weight.
-        rejected = {each.revision for each in self.told if each.content == self.content} - {plan.stable}
+        # What became stable did so for a named reason, or because what bakes was taken back.
+        if plan.state.stable not in (None, memory.stable):
+            assert plan.promotion_reason or plan.cause, told
+        rejected = {each.revision for each in self.told if each.content == self.content} - {plan.state.stable}
         if plan.newly_rejected:
             rejected |= {plan.newly_rejected.revision}
         assert not having & rejected, told
@@ -207,7 +213,7 @@ class World(Counted):
             return  # nothing to protect
         # A canary gets its first weight only when it is known to those who split, with ready pods and gates passed.
         share = weights.get(wanted.workload, 0)
-        is_canary = plan.canary == wanted.revision or (plan.stable == wanted.revision != memory.stable)
+        is_canary = plan.state.canary == wanted.revision or (plan.state.stable == wanted.revision != memory.stable)
         is_back = memory.previous == wanted.revision
         was_asked = memory.weight_percent if memory.canary == wanted.revision else 0
         if is_canary and not is_back and share > was_asked:
@@ -219,25 +225,29 @@ class World(Counted):
                 needed = min(needed, max(1, self.replicas - 1))
             assert min(here.ready, in_force.endpoints.get(wanted.workload, 0)) >= needed, told
         # Without a ready pod a canary has no weight.
-        if plan.canary is not None and share:
+        if plan.state.canary is not None and share:
             assert workloads.get(wanted.workload, ABSENT).ready, told
         # Without data nothing that is judged advances.
         steps = wanted.steps
         at = steps[memory.step_index - 1] if 0 < memory.step_index <= len(steps) else None
-        is_same = memory.canary == wanted.revision and plan.canary in (memory.canary, None)
+        is_same = memory.canary == wanted.revision and plan.state.canary in (memory.canary, None)
         passes = signals.verdict is not None and signals.verdict.outcome is Outcome.PASS
         is_judged = at is not None and wanted.is_judged and not at.is_pause and 0 < at.weight_percent < 100
         if is_judged and is_same and not passes and not memory.is_promote_requested and not is_back:
-            assert plan.stable == memory.stable, told
-            assert plan.step_index <= memory.step_index, told
+            assert plan.state.stable == memory.stable, told
+            assert plan.state.step_index <= memory.step_index, told
         # Stable's pods never shrink before the bake ends.
         if wanted.is_swap:
             return
         bakes = memory.previous is not None and memory.bake_until is not None and self.now < memory.bake_until
         protected = memory.previous if bakes and not is_back else memory.stable
         here = next((here for here in workloads.values() if here.revision == protected), ABSENT)
-        is_over = plan.stable != memory.stable and plan.previous is None and self.bake_seconds == 0
-        if not is_over and protected and (plan.promotion is not Promotion.ROLLED_BACK or protected == plan.stable):
+        is_over = plan.state.stable != memory.stable and plan.state.previous is None and self.bake_seconds == 0
+        if (
+            not is_over
+            and protected
+            and (plan.promotion is not Promotion.ROLLED_BACK or protected == plan.state.stable)
+        ):
             assert plan.replicas.get(protected, 0) >= min(here.replicas, self.replicas), (protected, told)
 
     def stand_still(self) -> None:
@@ -306,24 +316,3 @@ class World(Counted):
             self.be_kind()
             self.wait(seconds)
         return plan
-
-
-def remember(plan: Plan, rejected: tuple[Rejection, ...]) -> RolloutState:
-    """What status keeps of a plan."""
-    return RolloutState(
-        plan.stable,
-        plan.canary,
-        plan.canary_ready,
-        plan.progress_since,
-        rejected,
-        plan.bake_until,
-        plan.previous,
-        plan.step_index,
-        plan.step_since,
-        plan.is_paused,
-        plan.is_promote_requested,
-        max((plan.weights or {}).get(name, 0) for name in plan.replicas if plan.orders_revision(name) == plan.canary)
-        if plan.canary
-        else 0,
-        plan.traffic_since,
-    )

@@ -34,7 +34,7 @@ from slipway.decide import weights as traffic
 from slipway.decide.commands import read_command
 from slipway.decide.discovery import choose_lister, needs_agents_listing, of_same_place
 from slipway.decide.inputs import Inputs, gather_inputs
-from slipway.decide.rolling import step
+from slipway.decide.rollout import step
 from slipway.decide.signals import is_judged_now, weigh
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
 from slipway.model.rollout import Plan
@@ -202,9 +202,7 @@ class Reconciler:
         weighed = weigh(inputs, snapshot, stored, reading, now)
         plan = step(inputs.target, inputs.state, snapshot.workloads, now, weighed.signals)
         golden = await self._golden(key, inputs, plan, snapshot)
-        rendered = render(
-            inputs.deployment, inputs.placement.revision, plan, snapshot, inputs.listed, self._images, golden
-        )
+        rendered = render(inputs, plan, snapshot, self._images, golden)
         problem, writes = await self._apply_all(key, uid, rendered, snapshot)
         if problem is None and isinstance(golden, Trouble):
             problem = golden
@@ -219,7 +217,7 @@ class Reconciler:
             await self._prune(key, rendered, snapshot)
         is_following = asked.spec.model.version is None and needs_agents_listing(asked)
         here = of_same_place(inputs.deployment, snapshot)
-        self._followers.follow(key, choose_lister(snapshot, here) if is_following or inputs.remembered else None)
+        self._followers.follow(key, choose_lister(snapshot, here) if is_following or inputs.state.rejected else None)
         if problem is not None:
             return PROBLEM_SECONDS
         if is_told_anew(rendered, snapshot) and any(pod.ip for pod in snapshot.pods):
@@ -227,7 +225,11 @@ class Reconciler:
         if snapshot.router_generation != rendered.router_generation and rendered.router_generation is not None:
             self._routed_at[key] = self._clock.monotonic()
             return TOLD_ANEW_SECONDS
-        if is_following and plan.canary is None and max(inputs.listed, default=0) > inputs.placement.revision.version:
+        if (
+            is_following
+            and plan.state.canary is None
+            and max(inputs.listed, default=0) > inputs.placement.revision.version
+        ):
             return TOLD_ANEW_SECONDS  # a version that waited for this rollout's end
         return self._next_look(key, plan, snapshot, now, is_settled=agreed is not None, has_nudged=nudged > 0)
 
@@ -362,11 +364,11 @@ class Reconciler:
     async def _golden(self, key: Key, inputs: Inputs, plan: Plan, snapshot: Snapshot) -> Json | Trouble | None:
         """What a revision that isn't stable is asked first; None: nothing. Trouble: that can't be read."""
         gates = inputs.deployment.spec.rollout.gates
-        if gates is None or gates.golden is None or plan.canary is None or inputs.target.is_rollback:
+        if gates is None or gates.golden is None or plan.state.canary is None or inputs.target.is_rollback:
             return None
         if gates.golden.config_map is None:
             return golden_orders(gates.golden)
-        if plan.step_index > 0:  # it has requests: what it was asked stays, whatever becomes of the ConfigMap
+        if plan.state.step_index > 0:  # it has requests: what it was asked stays, whatever becomes of the ConfigMap
             return golden_kept(plan, snapshot)
         found = await self._cluster.read("ConfigMap", key[0], gates.golden.config_map.name)
         try:

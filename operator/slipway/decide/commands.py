@@ -9,35 +9,68 @@ Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from slipway.api.status import ModelDeploymentStatus, Pinned
 from slipway.api.v1alpha1 import GROUP
-from slipway.model.rollout import RolloutState, Step
+from slipway.model.rollout import Step
+from slipway.model.rollout_state import RolloutState
 from slipway.model.signals import Cause, Command
 
 COMMAND_ANNOTATION = f"{GROUP}/command"
 FORM = re.compile(r"([a-z]{1,32})/([a-z0-9]{1,63})/([-._A-Za-z0-9]{1,128})")
-ON_CANARY = ("promote", "abort", "skip", "pause", "resume")
-VERBS = (*ON_CANARY, "retry", "rollback")
 
 
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
     """What a command makes of the state.
 
-    command: None: there was none. is_accepted, message: what to tell the person.
-    abort: why the canary is to be taken back. retry: whether the spec's revision is to be forgiven.
+    command: None: there was none. is_accepted, message: what to tell the person. abort: why the canary is taken back.
     """
 
     state: RolloutState
-    pinned: Pinned | None
     command: Command | None = None
     is_accepted: bool = False
     message: str = ""
     abort: Cause | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A command, and what it is carried out on.
+
+    spec_revision: the one that the spec names. history: the revisions that are kept. steps: of the canary.
+    is_warm: the revision before the stable one has a ready pod, where it is kept for the bake.
+    """
+
+    command: Command
+    state: RolloutState
+    spec_revision: str
+    history: Collection[str]
+    steps: Sequence[Step]
+    is_warm: bool
+
+    def refuse(self, message: str) -> CommandOutcome:
+        """Nothing changes."""
+        return CommandOutcome(self.state, self.command, is_accepted=False, message=message)
+
+    def accept(self, message: str, state: RolloutState | None = None, *, abort: Cause | None = None) -> CommandOutcome:
+        """The state changes to that one, or the canary is taken back."""
+        changed = self.state if state is None else state
+        return CommandOutcome(changed, self.command, is_accepted=True, message=message, abort=abort)
+
+    @property
+    def is_of_bake(self) -> bool:
+        """Whether it names the stable revision, which bakes."""
+        return self.state.previous is not None and self.command.revision == self.state.stable
+
+    @property
+    def is_at_endless_pause(self) -> bool:
+        """Whether the canary is in a step that only a person ends."""
+        index = self.state.step_index
+        return 0 < index <= len(self.steps) and self.steps[index - 1].hold_seconds is None
 
 
 def read_command(body: Mapping[str, Any], stored: ModelDeploymentStatus) -> Command | None:
@@ -54,100 +87,110 @@ def read_command(body: Mapping[str, Any], stored: ModelDeploymentStatus) -> Comm
 def carry_out(
     command: Command | None,
     state: RolloutState,
-    pinned: Pinned | None,
-    asked: str,
+    spec_revision: str,
     history: Collection[str],
     steps: Sequence[Step],
     *,
     is_warm: bool = True,
 ) -> CommandOutcome:
-    """Carry a command out on the state.
-
-    asked: the revision that the spec names. history: the revisions that are kept. steps: of the canary.
-    is_warm: the revision before the stable one has a ready pod, where it is kept for the bake.
-    """
-    step_count = len(steps)
-    here = steps[state.step_index - 1] if 0 < state.step_index <= step_count else None
-    is_at_endless_pause = here is not None and here.hold_seconds is None
-    if pinned is not None and (pinned.instead_of != asked or pinned.revision not in history):
-        pinned = None  # the spec names another revision now
+    """Carry a command out on the state; the arguments are as in `Ask`."""
+    pinned = state.pinned
+    if pinned is not None and (pinned.instead_of != spec_revision or pinned.revision not in history):
+        state = replace(state, pinned=None)  # the spec names another revision now
     if command is None:
-        return CommandOutcome(state, pinned)
-
-    def refuse(message: str) -> CommandOutcome:
-        return CommandOutcome(state, pinned, command, is_accepted=False, message=message)
-
-    def accept(message: str, changed: RolloutState = state, *, abort: Cause | None = None) -> CommandOutcome:
-        return CommandOutcome(changed, pinned, command, is_accepted=True, message=message, abort=abort)
-
+        return CommandOutcome(state)
+    ask = Ask(command, state, spec_revision, history, steps, is_warm)
     if not command.verb:
-        return refuse(f"annotation {COMMAND_ANNOTATION} is no VERB/REVISION/ID; write it with kubectl slipway")
+        return ask.refuse(f"annotation {COMMAND_ANNOTATION} is no VERB/REVISION/ID; write it with kubectl slipway")
     if command.verb not in VERBS:
-        return refuse(f"{command.verb} is no command; there are {', '.join(VERBS)}")
-    if command.verb == "rollback":
-        return _rollback(command, state, pinned, asked, history)
-    if command.verb == "retry":
-        if pinned is not None and command.revision == pinned.instead_of:
-            kept = tuple(each for each in state.rejected if each.revision != command.revision)
-            return CommandOutcome(
-                replace(state, rejected=kept), None, command, True, f"revision {command.revision} is tried again"
-            )
-        if command.revision not in {each.revision for each in state.rejected}:
-            return refuse(f"revision {command.revision} isn't rejected, so there is nothing to retry")
-        kept = tuple(each for each in state.rejected if each.revision != command.revision)
-        return accept(f"revision {command.revision} is tried again", replace(state, rejected=kept))
-    in_bake = state.previous is not None and command.revision == state.stable
-    if in_bake and command.verb == "promote":
-        return accept(f"the bake of revision {command.revision} is over", replace(state, bake_until=None))
-    if in_bake and command.verb == "abort" and not is_warm:
-        return refuse(
-            f"revision {state.previous}, which it would go back to, has no ready pod now, so requests would be lost. "
-            f"Try again, or let it take over once it has: kubectl slipway rollback --to {state.previous}"
+        return ask.refuse(f"{command.verb} is no command; there are {', '.join(VERBS)}")
+    is_canary = state.canary is not None and state.canary == command.revision and state.stable is not None
+    if command.verb in ON_CANARY and not is_canary and not (ask.is_of_bake and command.verb in IN_BAKE):
+        return ask.refuse(f"revision {command.revision} isn't taking over now, so there is nothing to {command.verb}")
+    if command.verb in BY_STEPS and not ask.is_of_bake and not steps:
+        return ask.refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
+    return VERBS[command.verb](ask)
+
+
+def _abort(ask: Ask) -> CommandOutcome:
+    if ask.is_of_bake and not ask.is_warm:
+        before = ask.state.previous
+        return ask.refuse(
+            f"revision {before}, which it would go back to, has no ready pod now, so requests would be lost. "
+            f"Try again, or let it take over once it has: kubectl slipway rollback --to {before}"
         )
-    if in_bake and command.verb == "abort":
-        return accept(f"revision {command.revision} is taken back", abort=Cause("Aborted", "a person aborted it"))
-    if state.canary is None or state.canary != command.revision or state.stable is None:
-        return refuse(f"revision {command.revision} isn't taking over now, so there is nothing to {command.verb}")
-    match command.verb:
-        case "abort":
-            return accept(f"revision {command.revision} is taken back", abort=Cause("Aborted", "a person aborted it"))
-        case _ if step_count == 0:
-            return refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
-        case "pause":
-            return accept("the rollout is paused where it is", replace(state, is_paused=True))
-        case "resume":
-            if not state.is_paused and not is_at_endless_pause:
-                return refuse("the rollout isn't paused")
-            changed = replace(state, is_paused=False, progress_since=None)
-            return accept("the rollout goes on", _next_step(changed) if is_at_endless_pause else changed)
-        case "skip":
-            if state.step_index == 0:
-                return refuse("the canary still prepares: there is no step to skip yet")
-            if state.step_index >= step_count:
-                return refuse("the canary is in its last step: there is none to skip to")
-            return accept(f"step {state.step_index} is skipped", _next_step(replace(state, is_paused=False)))
-        case _:
-            index = step_count if state.step_index else 0
-            changed = replace(state, is_paused=False, is_promote_requested=True, step_index=index, step_since=None)
-            return accept(f"revision {command.revision} goes to 100 % now", replace(changed, progress_since=None))
+    return ask.accept(f"revision {ask.command.revision} is taken back", abort=Cause("Aborted", "a person aborted it"))
 
 
-def _next_step(state: RolloutState) -> RolloutState:
+def _promote(ask: Ask) -> CommandOutcome:
+    revision, state = ask.command.revision, ask.state
+    if ask.is_of_bake:
+        return ask.accept(f"the bake of revision {revision} is over", replace(state, bake_until=None))
+    index = len(ask.steps) if state.step_index else 0
+    changed = replace(state, is_paused=False, is_promote_requested=True, step_index=index, step_since=None)
+    return ask.accept(f"revision {revision} goes to 100 % now", replace(changed, progress_since=None))
+
+
+def _pause(ask: Ask) -> CommandOutcome:
+    return ask.accept("the rollout is paused where it is", replace(ask.state, is_paused=True))
+
+
+def _resume(ask: Ask) -> CommandOutcome:
+    if not ask.state.is_paused and not ask.is_at_endless_pause:
+        return ask.refuse("the rollout isn't paused")
+    changed = replace(ask.state, is_paused=False, progress_since=None)
+    return ask.accept("the rollout goes on", _in_next_step(changed) if ask.is_at_endless_pause else changed)
+
+
+def _skip(ask: Ask) -> CommandOutcome:
+    index = ask.state.step_index
+    if index == 0:
+        return ask.refuse("the canary still prepares: there is no step to skip yet")
+    if index >= len(ask.steps):
+        return ask.refuse("the canary is in its last step: there is none to skip to")
+    return ask.accept(f"step {index} is skipped", _in_next_step(replace(ask.state, is_paused=False)))
+
+
+def _retry(ask: Ask) -> CommandOutcome:
+    revision, state = ask.command.revision, ask.state
+    forgiven = replace(state, rejected=tuple(each for each in state.rejected if each.revision != revision))
+    if state.pinned is not None and revision == state.pinned.instead_of:
+        return ask.accept(f"revision {revision} is tried again", replace(forgiven, pinned=None))
+    if forgiven == state:
+        return ask.refuse(f"revision {revision} isn't rejected, so there is nothing to retry")
+    return ask.accept(f"revision {revision} is tried again", forgiven)
+
+
+def _roll_back(ask: Ask) -> CommandOutcome:
+    target, state = ask.command.revision, ask.state
+    forgiven = replace(state, rejected=tuple(each for each in state.rejected if each.revision != target))
+    if target not in ask.history:
+        known = ", ".join(sorted(ask.history)) or "none"
+        return ask.refuse(f"revision {target} isn't in the history ({known})")
+    if target == ask.spec_revision and state.pinned is None:
+        what = "and rejected; kubectl slipway retry tries it again" if forgiven != state else "already"
+        return ask.refuse(f"revision {target} is the spec's own {what}")
+    if target == ask.spec_revision:
+        return ask.accept(f"the spec's revision {target} serves again", replace(forgiven, pinned=None))
+    return ask.accept(
+        f"revision {target} serves instead of {ask.spec_revision}, until the spec names another",
+        replace(forgiven, pinned=Pinned(revision=target, instead_of=ask.spec_revision)),
+    )
+
+
+def _in_next_step(state: RolloutState) -> RolloutState:
     return replace(state, step_index=state.step_index + 1, step_since=None, progress_since=None)
 
 
-def _rollback(
-    command: Command, state: RolloutState, pinned: Pinned | None, asked: str, history: Collection[str]
-) -> CommandOutcome:
-    target = command.revision
-    forgiven = replace(state, rejected=tuple(each for each in state.rejected if each.revision != target))
-    if target not in history:
-        known = ", ".join(sorted(history)) or "none"
-        return CommandOutcome(state, pinned, command, False, f"revision {target} isn't in the history ({known})")
-    if target == asked:
-        if pinned is None:
-            what = "and rejected; kubectl slipway retry tries it again" if forgiven != state else "already"
-            return CommandOutcome(state, pinned, command, False, f"revision {target} is the spec's own {what}")
-        return CommandOutcome(forgiven, None, command, True, f"the spec's revision {target} serves again")
-    message = f"revision {target} serves instead of {asked}, until the spec names another"
-    return CommandOutcome(forgiven, Pinned(revision=target, instead_of=asked), command, True, message)
+ON_CANARY = ("promote", "abort", "skip", "pause", "resume")
+BY_STEPS = ("promote", "skip", "pause", "resume")
+IN_BAKE = ("promote", "abort")
+VERBS: Mapping[str, Callable[[Ask], CommandOutcome]] = {
+    "promote": _promote,
+    "abort": _abort,
+    "skip": _skip,
+    "pause": _pause,
+    "resume": _resume,
+    "retry": _retry,
+    "rollback": _roll_back,
+}

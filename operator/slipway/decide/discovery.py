@@ -13,9 +13,9 @@ from collections.abc import Iterable, Mapping
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
 from slipway.api.v1alpha1 import VersionPolicy
-from slipway.model.revision import place_of
+from slipway.model.revision import Revision, place_of
 from slipway.model.workload import Trouble
-from slipway.observe.snapshot import Snapshot
+from slipway.observe.snapshot import AgentOrders, Snapshot
 
 MAX_LISTED = 256
 """The newest; more would not fit into status."""
@@ -154,6 +154,32 @@ def choose_versions(policy: VersionPolicy | None, served: int, listed: Iterable[
         case _:
             others = below
     return (*others, served)
+
+
+def versions_to_load(
+    deployment: ModelDeployment,
+    revision: Revision,
+    former: Revision | None,
+    listed: Iterable[int],
+    live: AgentOrders | None,
+) -> tuple[int, ...]:
+    """The versions that the agents of a revision's workload load, ascending; none while none was found.
+
+    former: the revision before it in place, whose version stays loaded beside it. listed: the versions at the spec's
+    place. live: the workload's ConfigMap as it stands, which a revision of another place keeps to: the listing says
+    nothing of that place.
+    """
+    if revision.version == 0:
+        load: tuple[int, ...] = ()
+    elif place_of(revision) == deployment.spec.model.uri:
+        load = choose_versions(deployment.spec.version_policy, revision.version, listed)
+    elif live is not None and live.load and live.served == revision.version:
+        load = live.load
+    else:
+        load = (revision.version,)
+    if former is not None and 0 < former.version < revision.version:
+        return tuple(sorted({*load, former.version}))
+    return load
 
 
 def needs_listing(policy: VersionPolicy | None) -> bool:

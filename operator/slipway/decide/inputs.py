@@ -7,19 +7,20 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from slipway.api import ModelDeployment
-from slipway.api.status import ModelDeploymentStatus, Rejected, read_time
-from slipway.decide.canary import catch_up
+from slipway.api.status import ModelDeploymentStatus
+from slipway.decide.catch_up import catch_up
 from slipway.decide.commands import CommandOutcome, carry_out
 from slipway.decide.discovery import known_stamps, known_versions, resolve_version
 from slipway.decide.placement import Placement, place
 from slipway.decide.steps import steps_of
 from slipway.decide.weights import provider_of
 from slipway.model.revision import content_hash, hash_of, user_choice
-from slipway.model.rollout import Rejection, RolloutState, Step, Target
+from slipway.model.rollout import Step, Target
+from slipway.model.rollout_state import Rejection, RolloutState, read_rejections, read_state
 from slipway.model.signals import Command
 from slipway.model.workload import ABSENT, workload_of
 from slipway.observe.snapshot import Snapshot
@@ -30,7 +31,7 @@ class Inputs:
     """What there is to work with.
 
     asked: the spec as it stands. deployment: with its served version in it. listed: the versions known to be there.
-    stamps: version → name of its bytes at the source. remembered: what is held against revisions.
+    stamps: version → name of its bytes at the source.
     steps: of the canary; with a person's rollback, the last one alone.
     """
 
@@ -38,7 +39,6 @@ class Inputs:
     deployment: ModelDeployment
     listed: tuple[int, ...]
     stamps: Mapping[int, str | None]
-    remembered: tuple[Rejected, ...]
     outcome: CommandOutcome
     steps: tuple[Step, ...]
     placement: Placement
@@ -66,12 +66,12 @@ def gather_inputs(
     carried = {here.revision for here in snapshot.workloads.values()}
     steps = steps_of(deployment)
     state = read_state(stored, {*snapshot.revisions, *carried}, held)
-    pinned = stored.pinned
+    pinned = state.pinned
     going = pinned.revision if pinned is not None and pinned.instead_of == named else named
     state = catch_up(state, snapshot.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None)
     warm = snapshot.workloads.get(workload_of(state.previous or "", snapshot.workloads) or "", ABSENT)
-    outcome = carry_out(command, state, stored.pinned, named, snapshot.revisions, steps, is_warm=warm.ready > 0)
-    pinned = outcome.pinned
+    outcome = carry_out(command, state, named, snapshot.revisions, steps, is_warm=warm.ready > 0)
+    pinned = outcome.state.pinned
     placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
     return Inputs(
@@ -79,7 +79,6 @@ def gather_inputs(
         deployment=deployment,
         listed=listed,
         stamps=stamps,
-        remembered=tuple(each for each in held if _is_held(each, outcome.state)),
         outcome=outcome,
         steps=steps,
         placement=placement,
@@ -89,8 +88,8 @@ def gather_inputs(
 
 def still_rejected(
     stored: ModelDeploymentStatus, revision: str, version: int, stamps: Mapping[int, str | None]
-) -> list[Rejected]:
-    """What is remembered against a revision. Another one in the spec clears it, and so do other bytes at the source.
+) -> list[Rejection]:
+    """What counts against revisions. Another one in the spec clears it, and so do other bytes at the source.
 
     What a person's rollback led to is remembered as long as the rollback stands. Bytes that no agent named when the
     revision was rejected have the name that they are given first.
@@ -98,32 +97,11 @@ def still_rejected(
     stamp = stamps.get(version)
     pinned = stored.pinned.revision if stored.pinned is not None and stored.pinned.instead_of == revision else None
     return [
-        entry.model_copy(update={"stamp": stamp}) if entry.revision == revision and entry.stamp is None else entry
-        for entry in stored.rejected
-        if (entry.revision == revision and (stamp is None or entry.stamp is None or stamp == entry.stamp))
-        or entry.revision == pinned
+        replace(each, stamp=stamp) if each.revision == revision and each.stamp is None else each
+        for each in read_rejections(stored)
+        if (each.revision == revision and (stamp is None or each.stamp is None or stamp == each.stamp))
+        or each.revision == pinned
     ]
-
-
-def read_state(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: Iterable[Rejected]) -> RolloutState:
-    """What the stored status remembers. `kept`: revisions that still have a ControllerRevision or a Deployment."""
-    known = set(kept)
-    stable = stored.stable.revision if stored.stable and stored.stable.revision in known else None
-    return RolloutState(
-        stable=stable,
-        canary=stored.canary.revision if stored.canary else None,
-        canary_ready=stored.progress_ready,
-        progress_since=read_time(stored.progress_since),
-        traffic_since=read_time(stored.traffic_since),
-        rejected=tuple(Rejection(entry.revision, entry.content) for entry in rejected),
-        bake_until=read_time(stored.bake_until),
-        previous=stored.previous.revision if stored.previous and stored.previous.revision in known else None,
-        step_index=stored.step.index if stored.step else 0,
-        step_since=read_time(stored.step.since) if stored.step else None,
-        is_paused=stored.step.paused if stored.step else False,
-        is_promote_requested=stored.step.promote_requested if stored.step else False,
-        weight_percent=(stored.canary.weight_percent or 0) if stored.canary else 0,
-    )
 
 
 def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step, ...], *, is_rollback: bool) -> Target:
@@ -143,8 +121,3 @@ def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step
         is_swap=rollout.surge == "Swap",
         is_rollback=is_rollback,
     )
-
-
-def _is_held(entry: Rejected, state: RolloutState) -> bool:
-    """Whether no command has forgiven it."""
-    return any((each.revision, each.content) == (entry.revision, entry.content) for each in state.rejected)

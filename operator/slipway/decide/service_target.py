@@ -1,7 +1,7 @@
 """What clients reach through Service `<name>`: the routers, one workload's ready pods, or all ready pods.
 
 Invariant: the Service changes from one to the other only when the other takes the requests as they are wanted now, so
-that adding, removing or changing who splits them loses none; and while no router is ready, clients reach the pods.
+that adding, removing or changing the traffic provider loses none; and while no router is ready, clients reach the pods.
 Pure.
 """
 

@@ -8,29 +8,109 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import Enum, auto
 
-from slipway.model.revision import Orders
-from slipway.model.rollout import RolloutState, Target
-from slipway.model.signals import NO_EVIDENCE, Signals
-from slipway.model.workload import ABSENT, Workload, serving_pods
+from slipway.model.revision import Assignment
+from slipway.model.rollout import Target
+from slipway.model.rollout_state import Rejection, RolloutState
+from slipway.model.signals import NO_EVIDENCE, GateState, Signals
+from slipway.model.workload import ABSENT, Workload, serving_pods, workload_of
+
+
+class Arrival(Enum):
+    """How the target's revision arrives.
+
+    KEPT: it is stable, or waits until another's bake is over. FIRST: nothing serves that it could be compared with.
+    SET_BACK: it was stable before, and its pods are warm yet.
+    """
+
+    KEPT = auto()
+    FIRST = auto()
+    SET_BACK = auto()
+    BY_STEPS = auto()
+    IN_PLACE = auto()
+    ROLLING = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class StepInput:
-    """The arguments of a step, and what follows from them at once. home: the stable revision's workload."""
+    """The arguments of a step, and what follows from them at once.
+
+    stable: the revision that serves; without a status, what was found serving. stable_workload: where its pods are;
+    None: nowhere. is_split: requests are split between workloads; False: all ready pods share them.
+    """
 
     target: Target
     state: RolloutState
     workloads: Mapping[str, Workload]
     now: datetime
     stable: str | None
-    home: str | None = None
+    stable_workload: str | None = None
     signals: Signals = field(default=NO_EVIDENCE)
 
     @property
+    def is_split(self) -> bool:
+        """Where steps came while a revision was on its way in place, it arrives so; requests are split after that."""
+        target = self.target
+        return bool(target.steps) and (self.stable_workload != target.workload or self.stable == target.revision)
+
+    @property
+    def arrival(self) -> Arrival:
+        """How the target's revision arrives."""
+        target, previous = self.target, self.previous_workload
+        if self.stable is None or (self.is_split and self.stable_workload is None):
+            return Arrival.FIRST
+        if self.is_split and previous is not None and self.state.previous == target.revision:
+            return Arrival.SET_BACK if self.workloads[previous].ready > 0 else Arrival.KEPT
+        if self.stable == target.revision or (self.is_split and previous is not None):
+            return Arrival.KEPT
+        if self.is_split:
+            return Arrival.BY_STEPS
+        return Arrival.IN_PLACE if self.stable_workload == target.workload else Arrival.ROLLING
+
+    @property
     def here(self) -> Workload:
-        """The pods of the wanted revision's workload."""
+        """The target's workload."""
         return self.workloads.get(self.target.workload, ABSENT)
+
+    @property
+    def is_carried(self) -> bool:
+        """Whether the target's workload is there and carries its revision."""
+        return self.target.workload in self.workloads and self.here.revision == self.target.revision
+
+    @property
+    def stable_here(self) -> Workload:
+        """The stable revision's workload."""
+        return self.workloads.get(self.stable_workload or "", ABSENT)
+
+    @property
+    def previous_workload(self) -> str | None:
+        """Where the revision before the stable one is kept warm; None: none is, or it is time to let it go."""
+        state = self.state
+        if state.previous is None or state.bake_until is None or self.now >= state.bake_until:
+            return None
+        home = workload_of(state.previous, self.workloads)
+        return home if home != self.stable_workload else None
+
+    @property
+    def has_passed_gates(self) -> bool:
+        """Whether the target's revision may get its first request."""
+        return self.signals.gates.state is GateState.PASSED
+
+    @property
+    def rejection(self) -> Rejection:
+        """What is remembered if the target is given up."""
+        return Rejection(self.target.revision, self.target.content)
+
+    @property
+    def is_rejected(self) -> bool:
+        """Whether the target was given up before."""
+        return self.rejection in self.state.rejected
+
+    @property
+    def lasting(self) -> RolloutState:
+        """What every step hands on: what only a person, the spec or other bytes forgive."""
+        return RolloutState(rejected=self.state.rejected, pinned=self.state.pinned)
 
 
 def progress_of(given: StepInput) -> tuple[datetime, int]:
@@ -44,11 +124,21 @@ def progress_of(given: StepInput) -> tuple[datetime, int]:
     return state.progress_since, state.canary_ready
 
 
-def orders_for(replicas: Mapping[str, int], given: StepInput, decided: Mapping[str, Orders]) -> dict[str, Orders]:
+def former_of(given: StepInput) -> str | None:
+    """What the target's ready pods served before they got these orders; while it is set, readiness says nothing."""
+    here = given.here
+    if here.revision == given.target.revision:
+        return here.replaces
+    return here.revision if here.ready else None
+
+
+def assignments_for(
+    replicas: Mapping[str, int], given: StepInput, decided: Mapping[str, Assignment]
+) -> dict[str, Assignment]:
     """What each workload of the plan carries: as decided, else what it carries; the stable one's workload, stable."""
-    orders = {}
+    assignments = {}
     for name in replicas:
         here = given.workloads.get(name, ABSENT)
-        kept = given.stable if name == given.home and given.stable else here.revision
-        orders[name] = decided.get(name) or Orders(kept or name)
-    return orders
+        kept = given.stable if name == given.stable_workload and given.stable else here.revision
+        assignments[name] = decided.get(name) or Assignment(kept or name)
+    return assignments

@@ -20,11 +20,11 @@ POD_VARIABLE = "SLIPWAY_POD"
 
 ROUTER_CONFIG_ANNOTATION = f"{GROUP}/router-config"
 
-CARRIES_ANNOTATION = f"{GROUP}/carries"
-"""On a ConfigMap: the revision that its agents have orders for."""
+REVISION_ANNOTATION = f"{GROUP}/carries"
+"""On a workload's ConfigMap: the revision that its agents serve. The word stays: it stands in live objects."""
 
 REPLACES_ANNOTATION = f"{GROUP}/replaces"
-"""On a ConfigMap: the revision before it in place, until bake is over."""
+"""On a workload's ConfigMap: the revision before it in place, until bake is over."""
 
 ROUTER_SUFFIX = ".router"
 

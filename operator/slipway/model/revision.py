@@ -48,7 +48,7 @@ class Revision:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
+class Assignment:
     """What a workload carries. replaces: the revision whose version stays loaded beside it; None: none does."""
 
     revision: str

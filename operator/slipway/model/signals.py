@@ -57,11 +57,11 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class InForce:
-    """How requests are split now, as those say who split them.
+    """How requests are split now, as the traffic provider says.
 
     weights: workload → percent; a workload that isn't named gets nothing. endpoints: workload → pods that requests can
     reach through it. is_latest: they do what they were told last; False: something else is on its way to them.
-    lingering: workloads that still get requests of those who end, and are told nothing any more.
+    lingering: workloads that still get requests from routers that are ending.
     """
 
     weights: Mapping[str, int]

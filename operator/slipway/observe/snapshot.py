@@ -14,10 +14,10 @@ from datetime import datetime
 from slipway.api.v1alpha1 import KIND
 from slipway.model.names import (
     AGENT_CONFIG_KEY,
-    CARRIES_ANNOTATION,
     MODEL_LABEL,
     RECORDED_KEY,
     REPLACES_ANNOTATION,
+    REVISION_ANNOTATION,
     ROUTED_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
@@ -201,7 +201,7 @@ def _read_orders(config_map: Json) -> AgentOrders:
     workload = revision_of(config_map)
     annotations = config_map["metadata"].get("annotations") or {}
     data = config_map.get("data") or {}
-    revision = annotations.get(CARRIES_ANNOTATION) or workload
+    revision = annotations.get(REVISION_ANNOTATION) or workload
     try:
         config = json.loads(data[AGENT_CONFIG_KEY])
         return AgentOrders(

@@ -14,7 +14,6 @@ from pydantic import Field, TypeAdapter, ValidationError
 from slipway.api import SpecError
 from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import Golden, GoldenRequest, ModelDeployment, ModelDeploymentSpec
-from slipway.decide.discovery import choose_versions
 from slipway.model.revision import (
     Json,
     Revision,
@@ -101,9 +100,9 @@ def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
 
 def golden_kept(plan: Plan, snapshot: Snapshot) -> Json | None:
     """The golden requests that the canary's agents were told; None: none."""
-    for workload, orders in plan.orders.items():
+    for workload, orders in plan.assignments.items():
         here = snapshot.agent_orders.get(workload)
-        if here is not None and here.revision == orders.revision == plan.canary:
+        if here is not None and here.revision == orders.revision == plan.state.canary:
             return here.golden
     return None
 
@@ -145,19 +144,6 @@ def _golden(request: GoldenRequest) -> Json:
     return request.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
-def versions_to_load(deployment: ModelDeployment, revision: Revision, listed: tuple[int, ...]) -> tuple[int, ...]:
-    if revision.version == 0:
-        return ()
-    return choose_versions(deployment.spec.version_policy, revision.version, listed)
-
-
-def loaded_elsewhere(snapshot: Snapshot, workload: str, revision: Revision) -> tuple[int, ...]:
-    orders = snapshot.agent_orders.get(workload)
-    if orders is not None and orders.load and orders.served == revision.version:
-        return orders.load
-    return (revision.version,) if revision.version else ()
-
-
 def version_labels(
     deployment: ModelDeployment, plan: Plan, revision: Revision, former: Revision | None
 ) -> dict[str, int]:
@@ -165,8 +151,8 @@ def version_labels(
     if revision.version == 0:
         return {}
     own = {"stable": revision.version}
-    if plan.canary == revision.hash and plan.stable is not None and former is not None and former.version:
+    if plan.state.canary == revision.hash and plan.state.stable is not None and former is not None and former.version:
         own = {"stable": former.version, "canary": revision.version}
-    elif plan.canary == revision.hash and plan.stable is not None and plan.weights is not None:
+    elif plan.state.canary == revision.hash and plan.state.stable is not None and plan.weights is not None:
         own["canary"] = revision.version
     return {**deployment.spec.model.labels, **own}

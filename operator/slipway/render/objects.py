@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from slipway.api.v1alpha1 import GROUP, KIND, VERSION, ModelDeployment
 from slipway.model.names import (
     AGENT_CONFIG_KEY,
-    CARRIES_ANNOTATION,
     MODEL_LABEL,
     RECORDED_KEY,
     REPLACES_ANNOTATION,
+    REVISION_ANNOTATION,
     REVISION_LABEL,
     ROUTER_PORT_NAME,
     child_name,
@@ -26,8 +26,8 @@ from slipway.model.names import (
 )
 from slipway.model.revision import (
     DIGESTS_ANNOTATION,
+    Assignment,
     Json,
-    Orders,
     Revision,
     workload_template,
 )
@@ -41,6 +41,25 @@ class Child:
     kind: str
     name: str
     manifest: Json
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectKind:
+    """A kind of object, in the version of its API that we write."""
+
+    api_version: str
+    kind: str
+
+
+CONFIG_MAP = ObjectKind("v1", "ConfigMap")
+
+CONTROLLER_REVISION = ObjectKind("apps/v1", "ControllerRevision")
+
+DEPLOYMENT = ObjectKind("apps/v1", "Deployment")
+
+POD_DISRUPTION_BUDGET = ObjectKind("policy/v1", "PodDisruptionBudget")
+
+SERVICE = ObjectKind("v1", "Service")
 
 
 def render_service(deployment: ModelDeployment, workload: str | None = None, *, to_router: bool = False) -> Child:
@@ -60,14 +79,7 @@ def render_service(deployment: ModelDeployment, workload: str | None = None, *, 
     selector = {MODEL_LABEL: router_label(deployment.name) if to_router else deployment.name}
     if workload is not None and not to_router:
         selector[REVISION_LABEL] = workload
-    return owned(
-        deployment,
-        "v1",
-        "Service",
-        deployment.name,
-        None,
-        {"spec": {"selector": selector, "ports": ports}},
-    )
+    return owned(deployment, SERVICE, deployment.name, {"spec": {"selector": selector, "ports": ports}})
 
 
 def render_controller_revision(deployment: ModelDeployment, revision: Revision, digests: Mapping[int, str]) -> Child:
@@ -81,17 +93,14 @@ def render_controller_revision(deployment: ModelDeployment, revision: Revision, 
         "fetching": revision.fetching,
         "template": revision.template,
     }
-    child = owned(
+    return owned(
         deployment,
-        "apps/v1",
-        "ControllerRevision",
+        CONTROLLER_REVISION,
         child_name(deployment.name, revision.hash),
-        revision.hash,
         {"data": data, "revision": revision.number},
+        revision_label=revision.hash,
+        annotations={DIGESTS_ANNOTATION: write_digests(digests)} if digests else None,
     )
-    if digests:
-        child.manifest["metadata"]["annotations"] = {DIGESTS_ANNOTATION: write_digests(digests)}
-    return child
 
 
 def write_digests(digests: Mapping[int, str]) -> str:
@@ -100,9 +109,9 @@ def write_digests(digests: Mapping[int, str]) -> str:
 
 
 def render_config_map(
-    deployment: ModelDeployment, workload: str, orders: Orders, config: Json, recorded: Mapping[int, str]
+    deployment: ModelDeployment, workload: str, assignment: Assignment, config: Json, recorded: Mapping[int, str]
 ) -> Child:
-    """The agents' orders. Each workload has its own, so that a stable pod that restarts loads stable's set.
+    """The agents' configuration. Each workload has its own, so that a stable pod that restarts loads stable's set.
 
     recorded: what the versions' bytes were when they were first served. Agents read it when they fetch; it is no part
     of the configuration's generation.
@@ -110,40 +119,46 @@ def render_config_map(
     data = {AGENT_CONFIG_KEY: json.dumps(config, indent=1)}
     if recorded:
         data[RECORDED_KEY] = write_digests(recorded)
-    child = owned(deployment, "v1", "ConfigMap", child_name(deployment.name, workload), workload, {"data": data})
-    annotations = {CARRIES_ANNOTATION: orders.revision, REPLACES_ANNOTATION: orders.replaces or ""}
-    child.manifest["metadata"]["annotations"] = annotations
-    return child
-
-
-def render_deployment(deployment: ModelDeployment, workload: str, template: Json, replicas: int) -> Child:
-    """The pods of a workload, from the template that the carried revision's ControllerRevision keeps."""
     return owned(
         deployment,
-        "apps/v1",
-        "Deployment",
+        CONFIG_MAP,
         child_name(deployment.name, workload),
-        workload,
-        {
-            "spec": {
-                "replicas": replicas,
-                "revisionHistoryLimit": 0,  # the ControllerRevisions are the history
-                "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: workload}},
-                "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-                "template": workload_template(template, deployment.name, workload),
-            }
-        },
+        {"data": data},
+        revision_label=workload,
+        annotations={REVISION_ANNOTATION: assignment.revision, REPLACES_ANNOTATION: assignment.replaces or ""},
     )
 
 
+def render_deployment(deployment: ModelDeployment, workload: str, template: Json, replicas: int) -> Child:
+    """A workload's pods. template: as the ControllerRevision of its revision keeps it."""
+    spec = {
+        "replicas": replicas,
+        "revisionHistoryLimit": 0,  # the ControllerRevisions are the history
+        "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: workload}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": workload_template(template, deployment.name, workload),
+    }
+    name = child_name(deployment.name, workload)
+    return owned(deployment, DEPLOYMENT, name, {"spec": spec}, revision_label=workload)
+
+
 def owned(
-    deployment: ModelDeployment, api_version: str, kind: str, name: str, revision: str | None, body: Json
+    deployment: ModelDeployment,
+    kind: ObjectKind,
+    name: str,
+    body: Json,
+    *,
+    revision_label: str | None = None,
+    annotations: Mapping[str, str] | None = None,
 ) -> Child:
-    """An object that goes with the ModelDeployment. revision: of the label; None: it belongs to no revision."""
-    metadata = {
+    """An object that goes with the ModelDeployment. body: all of it but apiVersion, kind and metadata.
+
+    revision_label: of a workload's objects its name, of a ControllerRevision the revision; None: of neither.
+    """
+    metadata: Json = {
         "name": name,
         "namespace": deployment.namespace,
-        "labels": labels_of(deployment.name, revision),
+        "labels": labels_of(deployment.name, revision_label),
         "ownerReferences": [
             {
                 "apiVersion": f"{GROUP}/{VERSION}",
@@ -155,4 +170,6 @@ def owned(
             }
         ],
     }
-    return Child(kind, name, {"apiVersion": api_version, "kind": kind, "metadata": metadata, **body})
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    return Child(kind.kind, name, {"apiVersion": kind.api_version, "kind": kind.kind, "metadata": metadata, **body})

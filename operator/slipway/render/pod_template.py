@@ -6,10 +6,10 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec
+from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec, ResourceRequirements
 from slipway.model.names import AGENT_CONFIG_KEY, AGENT_PORT, CONFIG_VOLUME, POD_VARIABLE, child_name, labels_of
 from slipway.model.revision import (
     Json,
@@ -48,52 +48,97 @@ def with_template(deployment: ModelDeployment, revision: Revision, images: Image
 def render_template(deployment: ModelDeployment, images: Images, revision: str) -> Json:
     """The pod template of a revision: agent as native sidecar, server, the user's podTemplate merged in."""
     spec = deployment.spec
-    runtime = RUNTIMES[spec.runtime.name]
+    sources = _sources(spec, images)
+    template: Json = {
+        "metadata": {"labels": labels_of(deployment.name, revision)},
+        "spec": {
+            "initContainers": [_agent_container(images, sources)],
+            "containers": [_server_container(deployment, images)],
+            "volumes": _volumes(child_name(deployment.name, revision), sources),
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": RUNTIMES[spec.runtime.name].grace_seconds,
+            "securityContext": pod_security(),
+        },
+    }
+    merged = merge(template, spec.pod_template or {})
+    merged["metadata"]["labels"] |= labels_of(deployment.name, revision)  # the selector's own: not the user's to change
+    return merged
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Something that the agent alone reads from, or keeps what it read in.
+
+    volume: without its name; None: the user's podTemplate brings the volume.
+    """
+
+    name: str
+    volume: Json | None
+    folder: str
+    is_read_only: bool = True
+
+
+def _sources(spec: ModelDeploymentSpec, images: Images) -> list[_Source]:
+    """What the spec has the agent mount: the model's own volume, a CA bundle, a Secret, a cache."""
+    storage = spec.storage
+    model = _model_source(spec, images)
+    sources = [model] if model is not None else []
+    if storage is not None and storage.ca_bundle is not None:
+        items = [{"key": storage.ca_bundle.key, "path": "ca.crt"}]
+        bundle = {"configMap": {"name": storage.ca_bundle.config_map_name, "items": items}}
+        sources.append(_Source("slipway-ca", bundle, "/etc/slipway-ca"))
+    if storage is not None and storage.secret_ref is not None:
+        # Optional: a Secret that comes later is picked up, and one that never comes is the agent's to explain.
+        secret = {"secret": {"secretName": storage.secret_ref.name, "optional": True}}
+        sources.append(_Source("slipway-secret", secret, SECRET_FOLDER))
+    if storage is not None and storage.cache is not None:
+        claim = {"persistentVolumeClaim": {"claimName": storage.cache.claim_name}}
+        sources.append(_Source("slipway-cache", claim, CACHE_FOLDER, is_read_only=False))
+    return sources
+
+
+def _model_source(spec: ModelDeploymentSpec, images: Images) -> _Source | None:
+    """The volume that the model lies in; None: the agent fetches it."""
     scheme, _, rest = spec.model.uri.partition("://")
     place = rest.partition("/")[0]
-    volumes: list[Json] = [  # prefixed: a user's podTemplate may well have a volume called models
+    if scheme == "pvc":
+        return _Source("slipway-source", {"persistentVolumeClaim": {"claimName": place}}, "/source")
+    if scheme == "volume":
+        return _Source(place, None, "/source")
+    if spec.storage is not None and spec.storage.image_volume:
+        image = {"reference": image_reference(spec), "pullPolicy": images.pull_policy}
+        return _Source("slipway-source", {"image": image}, "/source")
+    return None
+
+
+def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
+    """All volumes of a pod. config_map: of its agents' configuration."""
+    return [  # prefixed: a user's podTemplate may well have a volume called models
         {"name": "slipway-models", "emptyDir": {}},
         {"name": "slipway-tmp", "emptyDir": {}},
         {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
-        {"name": CONFIG_VOLUME, "configMap": {"name": child_name(deployment.name, revision)}},
+        {"name": CONFIG_VOLUME, "configMap": {"name": config_map}},
+        *({"name": source.name, **source.volume} for source in sources if source.volume is not None),
     ]
-    agent_mounts: list[Json] = [
+
+
+def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
+    mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
         {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
         {"name": CONFIG_VOLUME, "mountPath": "/etc/slipway", "readOnly": True},
     ]
-    if scheme == "pvc":
-        volumes.append({"name": "slipway-source", "persistentVolumeClaim": {"claimName": place}})
-        agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
-    elif scheme == "volume":
-        agent_mounts.append({"name": place, "mountPath": "/source", "readOnly": True})
-    elif spec.storage is not None and spec.storage.image_volume:
-        image = {"reference": image_reference(spec), "pullPolicy": images.pull_policy}
-        volumes.append({"name": "slipway-source", "image": image})
-        agent_mounts.append({"name": "slipway-source", "mountPath": "/source", "readOnly": True})
-    if spec.storage is not None and spec.storage.ca_bundle is not None:
-        bundle = spec.storage.ca_bundle
-        items = [{"key": bundle.key, "path": "ca.crt"}]
-        volumes.append({"name": "slipway-ca", "configMap": {"name": bundle.config_map_name, "items": items}})
-        agent_mounts.append({"name": "slipway-ca", "mountPath": "/etc/slipway-ca", "readOnly": True})
-    if spec.storage is not None and spec.storage.secret_ref is not None:
-        # Optional: a Secret that comes later is picked up, and one that never comes is the agent's to explain.
-        secret = {"secretName": spec.storage.secret_ref.name, "optional": True}
-        volumes.append({"name": "slipway-secret", "secret": secret})
-        agent_mounts.append({"name": "slipway-secret", "mountPath": SECRET_FOLDER, "readOnly": True})
-    if spec.storage is not None and spec.storage.cache is not None:
-        claim = {"claimName": spec.storage.cache.claim_name}
-        volumes.append({"name": "slipway-cache", "persistentVolumeClaim": claim})
-        agent_mounts.append({"name": "slipway-cache", "mountPath": CACHE_FOLDER})
-    own_name = {"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
-    key = {"name": "SLIPWAY_SERVER_KEY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
-    agent = {
+    for source in sources:
+        mount = {"name": source.name, "mountPath": source.folder}
+        mounts.append({**mount, "readOnly": True} if source.is_read_only else mount)
+    return {
         "name": "agent",
         "restartPolicy": "Always",
         "image": images.agent,
         "imagePullPolicy": images.pull_policy,
         "args": ["--config", f"/etc/slipway/{AGENT_CONFIG_KEY}"],
-        "env": [key, own_name],
+        "env": [_server_key(), pod_name_variable()],
         "ports": [{"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"}],
         # Holds the server's start back until the served version's files are published; a fetch may take a day.
         "startupProbe": {**_agent_probe("/startz"), "periodSeconds": 1, "failureThreshold": 86_400},
@@ -102,19 +147,24 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
         "livenessProbe": {**_agent_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
         "securityContext": container_security(),
-        "volumeMounts": agent_mounts,
+        "volumeMounts": mounts,
     }
+
+
+def _server_container(deployment: ModelDeployment, images: Images) -> Json:
+    spec = deployment.spec
+    runtime = RUNTIMES[spec.runtime.name]
     own = runtime.container(spec, model_name(deployment))
-    server = {
+    return {
         "name": "server",
         "image": spec.runtime.image or images.servers[spec.runtime.name],
         "imagePullPolicy": images.pull_policy,
         **own,
-        "env": merge_list("env", [key, *own.get("env", [])], spec.runtime.env),
+        "env": merge_list("env", [_server_key(), *own.get("env", [])], spec.runtime.env),
         "ports": [{"name": p.name, "containerPort": p.number, "protocol": "TCP"} for p in runtime.ports(spec)],
         # Its last words reach the condition where it ends by itself.
         "terminationMessagePolicy": "FallbackToLogsOnError",
-        "resources": _resources(deployment),
+        "resources": write_resources(spec.resources) if spec.resources is not None else {},
         "securityContext": container_security(),
         "volumeMounts": [
             {"name": "slipway-models", "mountPath": "/models", "readOnly": True},
@@ -122,27 +172,6 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
             {"name": "slipway-shm", "mountPath": "/dev/shm"},  # noqa: S108 — as above
         ],
     }
-    template: Json = {
-        "metadata": {"labels": labels_of(deployment.name, revision)},
-        "spec": {
-            "initContainers": [agent],
-            "containers": [server],
-            "volumes": volumes,
-            "automountServiceAccountToken": False,
-            "enableServiceLinks": False,
-            "terminationGracePeriodSeconds": runtime.grace_seconds,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER_ID,
-                "runAsGroup": USER_ID,
-                "fsGroup": USER_ID,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
-        },
-    }
-    merged = merge(template, spec.pod_template or {})
-    merged["metadata"]["labels"] |= labels_of(deployment.name, revision)  # the selector's own: not the user's to change
-    return merged
 
 
 def image_reference(spec: ModelDeploymentSpec) -> str:
@@ -156,6 +185,27 @@ def _agent_probe(path: str) -> Json:
     return {"httpGet": {"path": path, "port": "agent"}, "timeoutSeconds": 2}
 
 
+def _server_key() -> Json:
+    """What the agent shows to the server where an API is the agent's alone."""
+    return {"name": "SLIPWAY_SERVER_KEY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
+
+
+def pod_name_variable() -> Json:
+    """Agents and routers say by it whose they are."""
+    return {"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}
+
+
+def pod_security() -> Json:
+    """Of every pod of ours."""
+    return {
+        "runAsNonRoot": True,
+        "runAsUser": USER_ID,
+        "runAsGroup": USER_ID,
+        "fsGroup": USER_ID,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+
+
 def container_security() -> Json:
     """Of every container of ours."""
     return {
@@ -165,10 +215,8 @@ def container_security() -> Json:
     }
 
 
-def _resources(deployment: ModelDeployment) -> Json:
-    resources = deployment.spec.resources
-    if resources is None:
-        return {}
+def write_resources(resources: ResourceRequirements) -> Json:
+    """Limits and requests as a container has them, amounts as text; a part without any is left out."""
     return {
         part: {name: str(amount) for name, amount in amounts.items()}
         for part, amounts in (("limits", resources.limits), ("requests", resources.requests))

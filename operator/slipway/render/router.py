@@ -20,7 +20,6 @@ from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import GROUP, ModelDeployment, RouterPods
 from slipway.model.names import (
     MODEL_LABEL,
-    POD_VARIABLE,
     REVISION_LABEL,
     ROUTED_ANNOTATION,
     ROUTER_PORT,
@@ -32,8 +31,8 @@ from slipway.model.names import (
 )
 from slipway.model.revision import Json, hash_of, model_name
 from slipway.render import envoy
-from slipway.render.objects import Child, owned
-from slipway.render.pod_template import USER_ID, Images, container_security
+from slipway.render.objects import CONFIG_MAP, DEPLOYMENT, POD_DISRUPTION_BUDGET, SERVICE, Child, owned
+from slipway.render.pod_template import Images, container_security, pod_name_variable, pod_security, write_resources
 from slipway.render.routing import Routing, Split
 from slipway.runtimes import RUNTIMES
 
@@ -176,20 +175,19 @@ def _render_headless(deployment: ModelDeployment, workload: str, ports: tuple[in
         "selector": {MODEL_LABEL: deployment.name, REVISION_LABEL: workload},
         "ports": [{"name": name, "port": port, "targetPort": port, "protocol": "TCP"} for name, port in named if port],
     }
-    return owned(deployment, "v1", "Service", child_name(deployment.name, workload), workload, {"spec": spec})
+    return owned(deployment, SERVICE, child_name(deployment.name, workload), {"spec": spec}, revision_label=workload)
 
 
 def _render_config_map(deployment: ModelDeployment, config: RouterConfig) -> Child:
     body = {"data": dict(config.files)}
-    child = owned(deployment, "v1", "ConfigMap", router_name(deployment.name), None, body)
-    child.manifest["metadata"]["annotations"] = {ROUTED_ANNOTATION: config.generation}
-    return child
+    annotations = {ROUTED_ANNOTATION: config.generation}
+    return owned(deployment, CONFIG_MAP, router_name(deployment.name), body, annotations=annotations)
 
 
 def _render_budget(deployment: ModelDeployment) -> Child:
     selector = {"matchLabels": {MODEL_LABEL: router_label(deployment.name)}}
     spec = {"maxUnavailable": 1, "selector": selector}
-    return owned(deployment, "policy/v1", "PodDisruptionBudget", router_name(deployment.name), None, {"spec": spec})
+    return owned(deployment, POD_DISRUPTION_BUDGET, router_name(deployment.name), {"spec": spec})
 
 
 def _render_deployment(deployment: ModelDeployment, live: Json | None, images: Images) -> Child:
@@ -203,10 +201,9 @@ def _render_deployment(deployment: ModelDeployment, live: Json | None, images: I
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
         "template": template,
     }
-    child = owned(deployment, "apps/v1", "Deployment", router_name(deployment.name), None, {"spec": spec})
     kept = json.dumps(template, separators=(",", ":"))
-    child.manifest["metadata"]["annotations"] = {CHOICE_ANNOTATION: choice, TEMPLATE_ANNOTATION: kept}
-    return child
+    annotations = {CHOICE_ANNOTATION: choice, TEMPLATE_ANNOTATION: kept}
+    return owned(deployment, DEPLOYMENT, router_name(deployment.name), {"spec": spec}, annotations=annotations)
 
 
 def _chosen(deployment: ModelDeployment) -> RouterPods:
@@ -226,13 +223,7 @@ def _choice(deployment: ModelDeployment) -> Json:
 
 
 def _resources(chosen: RouterPods) -> Json | None:
-    if chosen.resources is None:
-        return None
-    return {
-        part: {name: str(amount) for name, amount in amounts.items()}
-        for part, amounts in (("limits", chosen.resources.limits), ("requests", chosen.resources.requests))
-        if amounts
-    }
+    return None if chosen.resources is None else write_resources(chosen.resources)
 
 
 def _pull_secrets(deployment: ModelDeployment) -> list[Json]:
@@ -254,14 +245,35 @@ def _kept_template(live: Json | None, choice: str) -> Json | None:
 
 
 def _render_template(deployment: ModelDeployment, images: Images) -> Json:
-    chosen, traffic = _chosen(deployment), deployment.spec.traffic
+    traffic = deployment.spec.traffic
     drain_seconds = traffic.timeout_seconds if traffic is not None else None
     drain_seconds = DEFAULT_DRAIN_SECONDS if drain_seconds is None else drain_seconds
-    rest = [envoy.ADMIN_ADDRESS, str(envoy.ADMIN_PORT), str(ENDPOINT_REMOVAL_SECONDS), str(drain_seconds)]
+    labels = {
+        "app.kubernetes.io/managed-by": "slipway",
+        "app.kubernetes.io/part-of": deployment.name,
+        "app.kubernetes.io/component": "router",
+        MODEL_LABEL: router_label(deployment.name),
+    }
+    spec: Json = {
+        "containers": [_render_container(_chosen(deployment), images, drain_seconds)],
+        "volumes": [{"name": "config", "configMap": {"name": router_name(deployment.name)}}],
+        "affinity": _on_nodes_apart(deployment),
+        "automountServiceAccountToken": False,
+        "enableServiceLinks": False,
+        "terminationGracePeriodSeconds": ENDPOINT_REMOVAL_SECONDS + drain_seconds + END_SECONDS,
+        "securityContext": pod_security(),
+    }
+    if secrets := _pull_secrets(deployment):
+        spec["imagePullSecrets"] = secrets
+    return {"metadata": {"labels": labels}, "spec": spec}
+
+
+def _render_container(chosen: RouterPods, images: Images, drain_seconds: int) -> Json:
     cpu = chosen.resources.limits.get("cpu") if chosen.resources is not None else None
     threads = 1 if cpu is None else max(1, math.ceil(parse_quantity(cpu)))
     ready = {"httpGet": {"path": "/ready", "port": "status"}, "timeoutSeconds": 2}
-    container = {
+    drain = [envoy.ADMIN_ADDRESS, str(envoy.ADMIN_PORT), str(ENDPOINT_REMOVAL_SECONDS), str(drain_seconds)]
+    return {
         "name": "envoy",
         "image": chosen.image or images.router,
         "imagePullPolicy": images.pull_policy,
@@ -277,7 +289,7 @@ def _render_template(deployment: ModelDeployment, images: Images) -> Json:
             "--log-level",
             "warning",
         ],
-        "env": [{"name": POD_VARIABLE, "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}],
+        "env": [pod_name_variable()],
         "ports": [
             {"name": ROUTER_PORT_NAME, "containerPort": ROUTER_PORT, "protocol": "TCP"},
             {"name": "status", "containerPort": STATUS_PORT, "protocol": "TCP"},
@@ -285,40 +297,21 @@ def _render_template(deployment: ModelDeployment, images: Images) -> Json:
         "startupProbe": {**ready, "periodSeconds": 1, "failureThreshold": 300},
         "readinessProbe": {**ready, "periodSeconds": 2, "failureThreshold": 2},
         "livenessProbe": {**ready, "periodSeconds": 10, "failureThreshold": 6},
-        "lifecycle": {"preStop": {"exec": {"command": ["bash", "-c", DRAIN, "drain", *rest]}}},
+        "lifecycle": {"preStop": {"exec": {"command": ["bash", "-c", DRAIN, "drain", *drain]}}},
         "resources": _resources(chosen) or DEFAULT_RESOURCES,
         "securityContext": container_security(),
         "volumeMounts": [{"name": "config", "mountPath": envoy.FOLDER, "readOnly": True}],
     }
-    labels = {
-        "app.kubernetes.io/managed-by": "slipway",
-        "app.kubernetes.io/part-of": deployment.name,
-        "app.kubernetes.io/component": "router",
-        MODEL_LABEL: router_label(deployment.name),
-    }
+
+
+def _on_nodes_apart(deployment: ModelDeployment) -> Json:
+    """Affinity: one node that fails takes one router along, where there are nodes enough."""
     apart = {
-        "labelSelector": {"matchLabels": {MODEL_LABEL: labels[MODEL_LABEL]}},
+        "labelSelector": {"matchLabels": {MODEL_LABEL: router_label(deployment.name)}},
         "topologyKey": "kubernetes.io/hostname",
     }
-    spec: Json = {
-        "containers": [container],
-        "volumes": [{"name": "config", "configMap": {"name": router_name(deployment.name)}}],
-        "affinity": {
-            "podAntiAffinity": {
-                "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}]
-            }
-        },
-        "automountServiceAccountToken": False,
-        "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": ENDPOINT_REMOVAL_SECONDS + drain_seconds + END_SECONDS,
-        "securityContext": {
-            "runAsNonRoot": True,
-            "runAsUser": USER_ID,
-            "runAsGroup": USER_ID,
-            "fsGroup": USER_ID,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
+    return {
+        "podAntiAffinity": {
+            "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "podAffinityTerm": apart}]
+        }
     }
-    if secrets := _pull_secrets(deployment):
-        spec["imagePullSecrets"] = secrets
-    return {"metadata": {"labels": labels}, "spec": spec}

@@ -67,7 +67,9 @@ def agreement(rendered: Rendered, plan: Plan, snapshot: Snapshot, settled: str |
     known: the hash at which all agreed before, whatever is so now.
     """
     # While a workload leaves, routers are asked at every look: its pods go once none of them sends it requests.
-    is_leaving = plan.weights is not None and {plan.canary, plan.previous} == {None} and len(plan.replicas) > 1
+    is_leaving = (
+        plan.weights is not None and {plan.state.canary, plan.state.previous} == {None} and len(plan.replicas) > 1
+    )
     if is_told_anew(rendered, snapshot) or is_leaving or snapshot.router_generation != rendered.router_generation:
         return None
     return settled or _agreed_hash(rendered, snapshot, known)

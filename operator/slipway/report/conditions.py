@@ -8,16 +8,17 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from slipway.api.status import (
     Condition,
     ModelDeploymentStatus,
-    Rejected,
     VersionStatus,
     write_time,
 )
 from slipway.model.rollout import Promotion
+from slipway.model.rollout_state import Rejection
 from slipway.model.workload import Trouble, enough, workload_of
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import Snapshot
@@ -70,11 +71,12 @@ def _waits(snapshot: Snapshot) -> str:
 
 
 def promoted_condition(
-    result: PassResult, snapshot: Snapshot, canary: str | None, stable: str | None, rejected: list[Rejected]
+    result: PassResult, snapshot: Snapshot, canary: str | None, stable: str | None, rejected: Sequence[Rejection]
 ) -> Condition:
     if result.problem is not None:
         return _condition("Promoted", False, result.problem.reason, result.problem.message)
     assert result.plan is not None  # no plan means a problem
+    pinned = result.plan.state.pinned
     match result.plan.promotion:
         case Promotion.PROMOTED:
             return _condition("Promoted", True, "Promoted", f"revision {result.revision} is stable")
@@ -82,12 +84,12 @@ def promoted_condition(
             return _condition(
                 "Promoted", False, "Paused", f"revision {result.revision} waits for {result.plan.waits_for}"
             )
-        case Promotion.ROLLED_BACK if result.pinned is not None and stable == result.pinned.revision:
+        case Promotion.ROLLED_BACK if pinned is not None and stable == pinned.revision:
             return _condition(
                 "Promoted",
                 False,
                 "RolledBack",
-                f"a person rolled back to revision {result.pinned.revision}; the spec's, {result.pinned.instead_of}, "
+                f"a person rolled back to revision {pinned.revision}; the spec's, {pinned.instead_of}, "
                 "is not tried again until the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.ROLLED_BACK:
@@ -102,8 +104,10 @@ def promoted_condition(
         case Promotion.IN_PROGRESS:
             trouble = _trouble(snapshot, canary)
             text = f"revision {result.revision} takes over"
-            if result.plan.previous is not None:
-                text = f"revision {result.revision} is stable and bakes until {time_of_day(result.plan.bake_until)}"
+            if result.plan.state.previous is not None:
+                text = (
+                    f"revision {result.revision} is stable and bakes until {time_of_day(result.plan.state.bake_until)}"
+                )
             elif result.plan.waits_for:
                 text += f"; it waits for {result.plan.waits_for}"
             if result.rolls_because:
@@ -167,7 +171,7 @@ def phase_of(result: PassResult, conditions: list[Condition], stable: str | None
         return "Paused"
     if stable is not None and canary is not None:
         return "RollingOut"
-    if result.plan is not None and result.plan.previous is not None and is_ready:
+    if result.plan is not None and result.plan.state.previous is not None and is_ready:
         return "Baking"
     if is_ready:
         return "Ready"

@@ -6,15 +6,16 @@ Pure.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
 from slipway.api.status import (
     ModelDeploymentStatus,
-    Rejected,
     Transition,
     write_time,
 )
+from slipway.model.rollout_state import Rejection
 from slipway.report.conditions import ENDS, time_of_day
 from slipway.report.pass_result import PassResult
 
@@ -31,7 +32,7 @@ class Notice:
 
 
 def transitions_after(
-    result: PassResult, stored: ModelDeploymentStatus, rejected: list[Rejected], now: datetime
+    result: PassResult, stored: ModelDeploymentStatus, rejected: Sequence[Rejection], now: datetime
 ) -> list[Transition]:
     """The story so far: each line once, told from what this pass changed."""
     plan, told = result.plan, list(stored.transitions)
@@ -47,24 +48,33 @@ def transitions_after(
     was_canary = stored.canary.revision if stored.canary else None
     was_stable = stored.stable.revision if stored.stable else None
     was_previous = stored.previous.revision if stored.previous else None
-    before = stored.step.index if stored.step and was_canary == plan.canary else 0
-    if plan.canary is not None and plan.canary != was_canary and plan.stable is not None:
-        tell(plan.canary, "Started", f"revision {plan.canary} prepares beside {plan.stable}")
-    if plan.canary is not None and plan.step_index > before and plan.weights is not None:
-        step = result.steps[plan.step_index - 1]
+    before = stored.step.index if stored.step and was_canary == plan.state.canary else 0
+    if plan.state.canary is not None and plan.state.canary != was_canary and plan.state.stable is not None:
+        tell(plan.state.canary, "Started", f"revision {plan.state.canary} prepares beside {plan.state.stable}")
+    if plan.state.canary is not None and plan.state.step_index > before and plan.weights is not None:
+        step = result.steps[plan.state.step_index - 1]
         what = "a pause" if step.is_pause else f"weight {step.weight_percent}"
-        tell(plan.canary, "Step", f"step {plan.step_index} of {len(result.steps)} begins: {what}")
+        tell(plan.state.canary, "Step", f"step {plan.state.step_index} of {len(result.steps)} begins: {what}")
     if plan.newly_rejected is not None:
         why = next((each.message for each in reversed(rejected) if each.revision == plan.newly_rejected.revision), "")
-        tell(plan.newly_rejected.revision, "RolledBack", f"back to revision {plan.stable}: {why}")
-    elif plan.cause is not None and plan.stable != was_stable:  # in bake, while the spec names another revision
-        message = f"back to revision {plan.stable}: {plan.cause.reason}: {plan.cause.message}"
+        tell(plan.newly_rejected.revision, "RolledBack", f"back to revision {plan.state.stable}: {why}")
+    elif plan.cause is not None and plan.state.stable != was_stable:  # in bake, while the spec names another revision
+        message = f"back to revision {plan.state.stable}: {plan.cause.reason}: {plan.cause.message}"
         tell(was_stable or "", "RolledBack", message)
-    elif plan.stable is not None and plan.stable != was_stable:
-        bakes = f"; revision {plan.previous} stays warm until {time_of_day(plan.bake_until)}" if plan.previous else ""
-        tell(plan.stable, "Promoted", f"revision {plan.stable} gets all requests{bakes}")
-    if was_previous is not None and plan.previous is None and plan.newly_rejected is None and plan.stable == was_stable:
-        tell(plan.stable or "", "Baked", f"the bake is over; revision {was_previous} goes")
+    elif plan.state.stable is not None and plan.state.stable != was_stable:
+        bakes = (
+            f"; revision {plan.state.previous} stays warm until {time_of_day(plan.state.bake_until)}"
+            if plan.state.previous
+            else ""
+        )
+        tell(plan.state.stable, "Promoted", f"revision {plan.state.stable} gets all requests{bakes}")
+    if (
+        was_previous is not None
+        and plan.state.previous is None
+        and plan.newly_rejected is None
+        and plan.state.stable == was_stable
+    ):
+        tell(plan.state.stable or "", "Baked", f"the bake is over; revision {was_previous} goes")
     return told[-MAX_TRANSITIONS:]
 
 

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from slipway.api import ModelDeployment, SpecError
 from slipway.api.status import (
     ModelDeploymentStatus,
-    Pinned,
-    Rejected,
 )
 from slipway.decide.commands import CommandOutcome
 from slipway.decide.discovery import listing_trouble, needs_agents_listing, of_same_place
@@ -39,9 +37,9 @@ class PassResult:
     stamps: version → name of its bytes at the source, as far as known now.
     rolls_because: why the new revision can't arrive in place. listing: why versions can't be found.
     are_settled: every pod's agent agrees with its configuration, so the stored versions still hold.
-    remembered: what is still held against revisions. outcome: what a person's command came to. steps: of the canary.
+    outcome: what a person's command came to. steps: of the canary.
     evidence: the accumulators to keep. service_target: what the Service reaches; None: requests aren't split.
-    unreachable: which weights the provider can't make. pinned: a person's rollback that stands.
+    unreachable: which weights the provider can't make.
     """
 
     name: str
@@ -58,14 +56,12 @@ class PassResult:
     stamps: Mapping[int, str | None] = field(default_factory=dict)
     rolls_because: str | None = None
     listing: Trouble | None = None
-    remembered: tuple[Rejected, ...] = ()
     outcome: CommandOutcome | None = None
     steps: tuple[Step, ...] = ()
     verdict: Verdict | None = None
     evidence: Json | None = None
     service_target: ServiceTarget | None = None
     unreachable: str = ""
-    pinned: Pinned | None = None
 
 
 def judge_unreadable(body: Json, snapshot: Snapshot, stored: ModelDeploymentStatus, error: SpecError) -> PassResult:
@@ -101,7 +97,7 @@ def sum_up(
 ) -> PassResult:
     """What a pass that carried a plan out found out. settled: the hash of what agrees now."""
     asked, deployment, desired = inputs.asked, inputs.deployment, inputs.placement.revision
-    shown = plan.stable or plan.canary or ""
+    shown = plan.state.stable or plan.state.canary or ""
     home = workload_of(shown, snapshot.workloads) or inputs.placement.workload
     tells_listed = needs_agents_listing(asked) and (
         shown in of_same_place(deployment, snapshot) or desired.version == 0
@@ -121,14 +117,12 @@ def sum_up(
         stamps=inputs.stamps,
         rolls_because=inputs.placement.rolls_because,
         listing=listing_trouble(asked, snapshot),
-        remembered=inputs.remembered,
         outcome=inputs.outcome,
         steps=inputs.steps,
         verdict=weighed.verdict,
-        evidence=weighed.evidence if plan.canary is not None or plan.previous is not None else None,
+        evidence=weighed.evidence if plan.state.canary is not None or plan.state.previous is not None else None,
         service_target=rendered.service_target,
         unreachable=unreachable_weights(deployment) or _without_router(deployment, rendered),
-        pinned=inputs.outcome.pinned,
     )
 
 

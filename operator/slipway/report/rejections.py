@@ -5,31 +5,27 @@ Pure.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import datetime
 
 from slipway.api.status import (
     ModelDeploymentStatus,
-    Rejected,
     write_time,
 )
 from slipway.model.rollout import NO_PROGRESS, Promotion
+from slipway.model.rollout_state import RolloutState
 from slipway.model.workload import Trouble, workload_of
 from slipway.observe.agent_reports import REFUSALS
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import PassResult
 
-MAX_REJECTED = 10
 
-
-def rejections_after(
-    result: PassResult, stored: ModelDeploymentStatus, snapshot: Snapshot, now: datetime
-) -> list[Rejected]:
-    if result.plan is None:
-        return stored.rejected
-    kept = list(result.remembered)
-    gone = result.plan.newly_rejected
+def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snapshot, now: datetime) -> RolloutState:
+    """The plan's state, with reason and message of the revision that this pass gave up."""
+    assert result.plan is not None
+    state, gone = result.plan.state, result.plan.newly_rejected
     if gone is None:
-        return kept
+        return state
     home = workload_of(gone.revision, snapshot.workloads) or gone.revision
     refusal = _refusal(snapshot, home, result.version)
     trouble = refusal or snapshot.troubles.get(home) or _stood_in_the_way(result, stored)
@@ -39,15 +35,10 @@ def rejections_after(
     reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{why}"
     if (cause := result.plan.cause) is not None and cause.reason:
         reason, message = cause.reason, f"{cause.reason}: {cause.message}"
-    entry = Rejected(
-        revision=gone.revision,
-        content=gone.content,
-        reason=reason,
-        message=message[:2048],
-        at=write_time(now),
-        stamp=result.stamps.get(result.version),
+    said = replace(
+        gone, reason=reason, message=message[:2048], at=write_time(now), stamp=result.stamps.get(result.version)
     )
-    return [*kept, entry][-MAX_REJECTED:]
+    return replace(state, rejected=tuple(said if each == gone else each for each in state.rejected))
 
 
 def _refusal(snapshot: Snapshot, workload: str, version: int) -> Trouble | None:

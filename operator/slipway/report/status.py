@@ -16,13 +16,13 @@ from slipway.api.status import (
     StepStatus,
     TrafficStatus,
     VerdictStatus,
-    read_time,
     write_time,
 )
 from slipway.decide.discovery import MAX_LISTED
 from slipway.decide.service_target import in_force_now
 from slipway.model.names import selector_of
 from slipway.model.rollout import Plan
+from slipway.model.rollout_state import kept_time, read_rejections, read_state, write_state
 from slipway.model.workload import ABSENT, workload_of
 from slipway.observe.service import ROUTER
 from slipway.observe.snapshot import Snapshot
@@ -37,7 +37,7 @@ from slipway.report.conditions import (
 )
 from slipway.report.events import transitions_after
 from slipway.report.pass_result import PassResult
-from slipway.report.rejections import rejections_after
+from slipway.report.rejections import with_words
 from slipway.report.versions import version_statuses
 
 
@@ -46,10 +46,11 @@ def assess(
 ) -> ModelDeploymentStatus:
     """The status to show."""
     plan = result.plan
-    stable = plan.stable if plan else stored.stable.revision if stored.stable else None
-    canary = plan.canary if plan else stored.canary.revision if stored.canary else None
-    previous = plan.previous if plan else stored.previous.revision if stored.previous else None
-    rejected = rejections_after(result, stored, snapshot, now)
+    kept = {each.revision for each in (stored.stable, stored.previous) if each is not None}
+    state = (
+        read_state(stored, kept, read_rejections(stored)) if plan is None else with_words(result, stored, snapshot, now)
+    )
+    stable, canary, rejected = state.stable, state.canary, state.rejected
     pods = [pod for pod in snapshot.pods if not pod.is_ending]
     ready = sum(pod.is_ready for pod in pods)
     if plan is not None and plan.weights is not None and stable is not None:  # a canary's pods serve only its share
@@ -72,25 +73,21 @@ def assess(
         ),
     ]
     conditions.append(degraded_condition(result, snapshot, conditions, stable, canary))
+    remembered = write_state(state, stored)
+    remembered["step"] = _step(result, remembered["step"]) if plan else stored.step
     return ModelDeploymentStatus(
+        **remembered,
         observed_generation=result.generation,
         phase=phase_of(result, conditions, stable, canary),
         stable=_revision_status(stable, result, snapshot, stored.stable or stored.previous),
         canary=_revision_status(canary, result, snapshot, stored.canary),
-        previous=_revision_status(previous, result, snapshot, stored.previous or stored.stable),
-        step=_step(result, stored),
+        previous=_revision_status(state.previous, result, snapshot, stored.previous or stored.stable),
         verdict=_verdict(result) if plan else stored.verdict,
         evidence=result.evidence if plan else stored.evidence,
         traffic=_traffic(result) if plan else stored.traffic,
-        pinned=result.pinned if plan else stored.pinned,
         last_command=_command(result, stored, now),
         transitions=transitions_after(result, stored, rejected, now),
-        progress_since=_kept_time(plan.progress_since, stored.progress_since) if plan else stored.progress_since,
-        progress_ready=plan.canary_ready if plan else stored.progress_ready,
-        traffic_since=_kept_time(plan.traffic_since, stored.traffic_since) if plan else stored.traffic_since,
-        bake_until=_kept_time(plan.bake_until, stored.bake_until) if plan else stored.bake_until,
-        next_look=_kept_time(plan.turns_at, stored.next_look) if plan else stored.next_look,
-        rejected=rejected,
+        next_look=kept_time(plan.turns_at, stored.next_look) if plan else stored.next_look,
         versions=versions,
         listed=sorted(result.listed)[-MAX_LISTED:],
         settled=result.settled,
@@ -117,15 +114,8 @@ def _reached(home: str, snapshot: Snapshot, *, is_split: bool) -> int | None:
 def _in_their_place(plan: Plan, snapshot: Snapshot, home: str, replicas: int) -> int:
     """Ready pods of the canary that, with Swap, stand where stable's stood: they were asked to make room."""
     instead = replicas - plan.replicas.get(home, replicas)
-    canary = workload_of(plan.canary, snapshot.workloads) if plan.canary is not None else None
+    canary = workload_of(plan.state.canary, snapshot.workloads) if plan.state.canary is not None else None
     return min(instead, snapshot.workloads[canary].ready) if canary is not None and canary != home else 0
-
-
-def _kept_time(moment: datetime | None, text: str | None) -> str | None:
-    """The stored text where it dates the same moment: what is written once is not written otherwise."""
-    if moment is None:
-        return None
-    return text if read_time(text) == moment else write_time(moment)
 
 
 def _revision_status(
@@ -136,8 +126,13 @@ def _revision_status(
     home = workload_of(revision, snapshot.workloads)
     here = snapshot.workloads.get(home or "")
     plan = result.plan
-    is_canary = plan is not None and plan.canary == revision
-    shares = is_canary and plan is not None and plan.stable and workload_of(plan.stable, snapshot.workloads) == home
+    is_canary = plan is not None and plan.state.canary == revision
+    shares = (
+        is_canary
+        and plan is not None
+        and plan.state.stable
+        and workload_of(plan.state.stable, snapshot.workloads) == home
+    )
     before = stored if stored and stored.revision == revision else None
     if plan is None and before is not None:
         strategy, because = before.strategy, before.rolls_because
@@ -181,20 +176,12 @@ def _version_known(revision: str, result: PassResult, snapshot: Snapshot, stored
     return stored.version if stored and stored.revision == revision else result.version
 
 
-def _step(result: PassResult, stored: ModelDeploymentStatus) -> StepStatus | None:
+def _step(result: PassResult, step: StepStatus) -> StepStatus | None:
+    """Where the canary is, with how many steps there are and what it waits for; None without a canary in steps."""
     plan = result.plan
-    if plan is None:
-        return stored.step
-    if plan.canary is None or plan.weights is None or plan.stable is None:
+    if plan is None or plan.state.canary is None or plan.weights is None or plan.state.stable is None:
         return None
-    return StepStatus(
-        index=plan.step_index,
-        count=len(result.steps),
-        since=_kept_time(plan.step_since, stored.step.since if stored.step else None),
-        paused=plan.is_paused,
-        promote_requested=plan.is_promote_requested,
-        waits_for=plan.waits_for[:1024] or None,
-    )
+    return step.model_copy(update={"count": len(result.steps), "waits_for": plan.waits_for[:1024] or None})
 
 
 def _verdict(result: PassResult) -> VerdictStatus | None:

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from slipway_agent.digest import digest_path
-from slipway_agent.endpoints import Board, start_endpoints
-from slipway_agent.journal import Journal
-from slipway_agent.loop import Agent
+from slipway_agent.loop.agent import Agent
+from slipway_agent.reporting.endpoints import Board, start_endpoints
+from slipway_agent.reporting.log import Log
+from slipway_agent.volume.digest import digest_path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -28,26 +28,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(config: Path, models: Path, port: int) -> int:
-    journal = Journal(os.environ)
+    log = Log(os.environ)
     board = Board(os.environ.get("SLIPWAY_POD", ""))
     try:
         models.mkdir(parents=True, exist_ok=True)
         start_endpoints(port, board)
     except (OSError, OverflowError) as cause:
-        journal.error("the agent can't start", detail=str(cause), models=str(models), port=port)
+        log.error("the agent can't start", detail=str(cause), models=str(models), port=port)
         return 1
-    agent = Agent(config, models, board, journal, os.environ)
+    agent = Agent(config, models, board, log, os.environ)
 
     def end(number: int, frame: FrameType | None) -> None:
         agent.stop(signal.Signals(number).name)
 
     def say(caught: threading.ExceptHookArgs) -> None:
-        journal.error("a thread of the agent ended", error=f"{caught.exc_type.__name__}: {caught.exc_value}")
+        log.error("a thread of the agent ended", error=f"{caught.exc_type.__name__}: {caught.exc_value}")
 
     threading.excepthook = say
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
-    journal.info("agent starts", config=str(config), models=str(models), port=port)
+    log.info("agent starts", config=str(config), models=str(models), port=port)
     agent.run()
     return 0
 

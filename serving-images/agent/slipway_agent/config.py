@@ -1,8 +1,8 @@
-"""agent.json, the operator's word to the agent: parsed once, at the edge, into frozen values.
+"""agent.json, the operator's orders to the agent: parsed once, at the edge, into frozen values.
 
 Invariant: a Config that exists is consistent (`served` is in `load`, every path is relative and stays inside).
-Imports nothing of the agent but `failures` and `golden`: what a server's own section means is told by the `Section`
-that is passed.
+Imports nothing of the agent but `model`: the `Section` that is passed
+reads a server's own section.
 """
 
 import json
@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
-from slipway_agent.failures import Reason, SpecError
-from slipway_agent.golden import Golden, MalformedError, Tolerance, read_requests
+from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.golden import Golden, MalformedError, Tolerance, read_requests
 
 SCHEMA = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
@@ -28,7 +28,7 @@ FETCHED_SCHEMES = ("https", "s3", "oci")  # what needs no mount; sources/ knows 
 
 
 def parse_version(name: str) -> int | None:
-    """The version a folder's or key's name stands for; None for `v1`, `01`, `0`, `20240115120000` and anything else."""
+    """The version a folder's or key's name means; None for `v1`, `01`, `0`, `20240115120000` and anything else."""
     version = int(name) if _CANONICAL_VERSION.fullmatch(name) else None
     return version if version is not None and version <= LARGEST_VERSION else None
 
@@ -119,7 +119,7 @@ class Config:
 
 
 class Section(Protocol):
-    """How one server's section of agent.json is read; `servers.kinds.Kind` is one."""
+    """How one server's section of agent.json is read; `servers.by_runtime.Kind` is one."""
 
     @property
     def section(self) -> str: ...
@@ -137,7 +137,9 @@ def parse_config(text: str, runtimes: Mapping[str, Section]) -> Config:
     fields = Fields("agent.json", raw)
     schema = fields.whole("schema")
     if schema != SCHEMA:
-        raise _invalid(f"schema is {schema}, this agent reads {SCHEMA}: agent image and operator differ in age")
+        raise _invalid(
+            f"schema is {schema}, this agent reads {SCHEMA}: operator and agent image are of different releases"
+        )
     runtime = fields.text("runtime")
     if runtime not in runtimes:
         raise _invalid(f"runtime is {runtime!r}, this agent knows {', '.join(runtimes)}")
@@ -268,8 +270,8 @@ def _parse_pins(fields: "Fields") -> dict[int, str]:
 def _invalid(what: str) -> SpecError:
     return SpecError(
         Reason.CONFIG_INVALID,
-        f"agent.json can't be used: {what}. The operator writes this file; a person's hand in the ConfigMap is undone "
-        "by it, anything else is a defect to report",
+        f"agent.json can't be used: {what}. The operator writes this file, and overwrites what a person changes "
+        "in the ConfigMap. If no person did, please report this",
     )
 
 
@@ -361,7 +363,7 @@ class Fields:
         return Fields(f"{self._where}{name}", self._take(name, "an object", default=... if is_required else {}))
 
     def version_key(self, key: str) -> int:
-        """The version that a key of this object stands for."""
+        """The version that a key of this object means."""
         version = parse_version(key)
         if version is None:
             raise _invalid(f"{self._where[:-1]} has the key {key!r}; a version is {VERSION_NAME}")

@@ -19,10 +19,11 @@ from pathlib import Path
 import aiohttp
 
 from tests.apiserver import RequestError
+from tests.bench.figures import Goal, percentile
 from tests.e2e.cluster.control_plane import audit_log
 from tests.e2e.cluster.layout import ClusterFolders
 
-from .figures import GOALS_ARE_FOR, Figure, Goal, percentile, render_table
+from .figures import GOALS_ARE_FOR, Figure, render_table
 from .measure import Captured, Measured, Options, capture_and_run_bare_loop, describe, measure_operator, say
 from .operator_process import OperatorError
 

@@ -6,22 +6,10 @@ they stand for orientation only, and the table says so. Invariant: pure; must no
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+
+from tests.bench.figures import NOTHING, Goal, table
 
 GOALS_ARE_FOR = 1000
-NOTHING = "-"
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    bound: Literal["at most", "at least"]
-    value: float
-
-    def is_met_by(self, measured: float) -> bool:
-        return measured <= self.value if self.bound == "at most" else measured >= self.value
-
-    def __str__(self) -> str:
-        return f"{'≤' if self.bound == 'at most' else '≥'} {self.value:g}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,26 +37,4 @@ HEADINGS = ("figure", "measured", "goal", "met", "KServe 0.20", "Argo Rollouts 1
 
 
 def render_table(figures: Sequence[Figure]) -> str:
-    """A Markdown table, aligned for a terminal."""
-    rows = [HEADINGS, *(figure.cells() for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = []
-    for number, row in enumerate(rows):
-        cells = [
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        lines.append("| " + " | ".join(cells) + " |")
-        if number == 0:
-            lines.append("|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least so many percent of the values do not exceed (nearest rank).
-
-    percentile([1, 2, 3, 4], 50) = 2; percentile([1, 2, 3, 4], 99) = 4.
-    """
-    ordered = sorted(values)
-    rank = -(-len(ordered) * percent // 100)
-    return ordered[max(int(rank), 1) - 1]
+    return table(HEADINGS, [figure.cells() for figure in figures])

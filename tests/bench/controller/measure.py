@@ -26,12 +26,12 @@ from tests.apiserver import (
     read_crds,
     write_kubeconfig,
 )
+from tests.bench.figures import percentile
 
 from .audit import AuditLog, Write, count_by_kind
 from .bare_loop import CONNECTIONS, BareLoop, create_model_deployments, run_bare_loop
-from .figures import percentile
 from .machine import busy_seconds, describe_cpu, read_cpu_seconds
-from .operator_process import OperatorError, OperatorProcess, RolloutState
+from .operator_process import Memory, OperatorError, OperatorProcess
 from .workload import (
     NAMESPACE,
     Child,
@@ -100,7 +100,7 @@ class Measured:
     change_cpu_seconds: float = 0.0
     peak_resident: float = 0.0
     peak_anonymous: float = 0.0
-    started_memory: RolloutState | None = None
+    started_memory: Memory | None = None
     idle_writes: Counter[str] | None = None
     idle_cpu_seconds: float = 0.0
     restart_seconds: float | None = None

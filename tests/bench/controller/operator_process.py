@@ -27,7 +27,7 @@ class OperatorError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class RolloutState:
+class Memory:
     """Mebibytes."""
 
     resident: float
@@ -125,13 +125,13 @@ class OperatorProcess:
             f"after {timeout_seconds:.0f} s: {metrics}"
         )
 
-    def memory(self) -> RolloutState:
+    def memory(self) -> Memory:
         fields = {}
         for line in Path(f"/proc/{self._process.pid}/status").read_text().splitlines():
             key, _, value = line.partition(":")
             if value.endswith("kB"):
                 fields[key] = int(value.split()[0]) / 1024
-        return RolloutState(resident=fields["VmRSS"], resident_peak=fields["VmHWM"], anonymous=fields["RssAnon"])
+        return Memory(resident=fields["VmRSS"], resident_peak=fields["VmHWM"], anonymous=fields["RssAnon"])
 
     def cpu_seconds(self) -> float:
         """User and system time of all its threads so far."""

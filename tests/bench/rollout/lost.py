@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.bench.controller.figures import Goal
+from tests.bench.figures import Goal
 from tests.bench.rollout.subject import AT_ONCE, BETTER, FAILING, Subject
 from tests.bench.serving.figures import Figure
 from tests.e2e import reach

@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from tests.bench.controller.figures import Goal, percentile
+from tests.bench.figures import Goal, percentile
 from tests.bench.rollout.lost import SHARES
 from tests.bench.rollout.subject import ALWAYS_FAILING, Subject
 from tests.bench.serving.figures import Figure

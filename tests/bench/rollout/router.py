@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from tests.bench.controller.figures import Goal, percentile
+from tests.bench.figures import Goal, percentile
 from tests.bench.rollout.lost import SHARES
 from tests.bench.rollout.subject import BETTER, GOOD, Subject
 from tests.bench.serving.figures import Figure, Span

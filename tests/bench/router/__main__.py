@@ -1,6 +1,6 @@
 """What the router adds, without a cluster: a server on loopback asked directly and through Envoy, request by request.
 
-    serving-images/build with-roots router -- .venv/bin/python -m tests.bench.router [-s SECONDS]
+    tests/e2e/images/build with-roots router -- .venv/bin/python -m tests.bench.router [-s SECONDS]
 
 Open loop at 300 requests a second each, on kept connections; both ways take turns, so that whatever else the machine
 does falls on both. Prints the differences of the medians and of the 99th percentiles, and the router's memory.
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 from slipway.model.names import ROUTER_PORT
-from tests.bench.controller.figures import percentile
+from tests.bench.figures import percentile
 from tests.router.conftest import CANARY, STABLE, Stage, both
 from tests.router.envoys import Router, find_envoy
 from tests.router.load import PATH
@@ -58,7 +58,7 @@ def main() -> None:
     seconds = parser.parse_args().seconds
     program = find_envoy()
     if program is None:
-        raise SystemExit("no Envoy: serving-images/build with-roots router -- .venv/bin/python -m tests.bench.router")
+        raise SystemExit("no Envoy: tests/e2e/images/build with-roots router -- .venv/bin/python -m tests.bench.router")
     with tempfile.TemporaryDirectory() as folder:
         stage = Stage(program, Path(folder))
         try:
@@ -82,11 +82,9 @@ def main() -> None:
             asked.set()
             reader.join()
             print(f"{count / took:.0f} requests a second each way, {count:,} requests")
-            for quantile in (0.5, 0.99):
-                direct, routed = (percentile(ways[name].seconds, quantile) * 1000 for name in ("direct", "router"))
-                print(
-                    f"p{quantile * 100:g}: direct {direct:.3f} ms, router {routed:.3f} ms, + {routed - direct:.3f} ms"
-                )
+            for percent in (50, 99):
+                direct, routed = (percentile(ways[name].seconds, percent) * 1000 for name in ("direct", "router"))
+                print(f"p{percent}: direct {direct:.3f} ms, router {routed:.3f} ms, + {routed - direct:.3f} ms")
             anonymous, resident = (router.memory_bytes(kind) / 2**20 for kind in ("RssAnon", "VmRSS"))
             print(f"memory: {anonymous:.1f} MiB anonymous, {resident:.1f} MiB resident")
             for way in ways.values():

@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Iterator
 
-from tests.bench.controller.figures import Goal
+from tests.bench.figures import Goal
 from tests.bench.serving.figures import Figure, Span, last_old_answer, requests_within
 from tests.bench.serving.subjects import MODEL, Subject
 from tests.e2e import reach

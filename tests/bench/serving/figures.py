@@ -8,10 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tests.bench.controller.figures import Goal, percentile
+from tests.bench.figures import NOTHING, Goal, percentile, table
 from tests.e2e.traffic import Record
 
-NOTHING = "-"
 HEADINGS = ("figure", "measured", "goal", "met")
 
 
@@ -39,14 +38,7 @@ class Figure:
 
 
 def render_table(figures: Sequence[Figure]) -> str:
-    """A Markdown table, aligned for a terminal."""
-    rows = [HEADINGS, *(figure.cells() for figure in figures)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADINGS))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in rows
-    ]
-    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    return "\n".join(lines)
+    return table(HEADINGS, [figure.cells() for figure in figures])
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 
 import requests
 
-from tests.bench.controller.figures import Goal
+from tests.bench.figures import Goal
 from tests.bench.serving.figures import Figure
 from tests.bench.serving.subjects import MODEL, Files, Subject
 from tests.e2e.install import image_references

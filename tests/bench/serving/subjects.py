@@ -37,7 +37,7 @@ Files = dict[str, bytes]
 class Subject:
     """One runtime and its model.
 
-    image: what serving-images/build calls the server's image. files: version → path below the version's folder →
+    image: what tests/e2e/images/build calls the server's image. files: version → path below the version's folder →
     content. prediction: the request, for the model called MODEL. padded: a version's files with so many bytes more in
     them, in a file of the model's own where it has such.
     command: what a hand-written Deployment runs, given the folder of the model with its versions in it.

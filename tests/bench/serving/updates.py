@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from tests.bench.controller.figures import Goal, percentile
+from tests.bench.figures import Goal, percentile
 from tests.bench.serving.figures import Figure, Span, requests_within
 from tests.bench.serving.subjects import MODEL, Subject
 from tests.e2e import reach

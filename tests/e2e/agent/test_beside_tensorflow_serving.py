@@ -23,7 +23,7 @@ import pytest
 import requests
 
 from slipway.runtimes.tensorflow_serving import TENSORFLOW_SERVING
-from slipway_agent.digest import digest_path
+from slipway_agent.volume.digest import digest_path
 from tests.e2e.agent.pair import Processes
 from tests.e2e.stand_in import tensorflow as stand_in
 from tests.e2e.tensorflow_api import spec_of, tensorflow_grpc

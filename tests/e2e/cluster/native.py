@@ -55,7 +55,7 @@ class NativeCluster:
     # -- up
 
     def build(self) -> None:
-        ensure_binaries((*NODE_MODULES, *STORE_MODULES))
+        ensure_binaries((*STORE_MODULES, *NODE_MODULES))  # images of the stores are built meanwhile
 
     def up(self, options: UpOptions) -> None:
         with self._locked():
@@ -245,7 +245,8 @@ class NativeCluster:
     def load(self, archives: Sequence[Path]) -> None:
         if not self._is_containerd_ready():
             raise ClusterError("loading images", "the cluster isn't up", "make cluster-up")
-        self._import(archives)
+        with self._locked():  # a second one then finds them there
+            self._import(archives)
 
     def _import(self, archives: Sequence[Path]) -> None:
         present = set(run_checked(self._ctr_command("images", "ls", "-q"), "listing the node's images").split())
@@ -351,7 +352,7 @@ class NativeCluster:
 
     @contextlib.contextmanager
     def _locked(self) -> Iterator[None]:
-        """One `up` or `down` of a cluster at a time; the second waits."""
+        """One `up`, `down` or `load` of a cluster at a time; the second waits."""
         self.folders.state.mkdir(parents=True, exist_ok=True)
         with (self.folders.state / "lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

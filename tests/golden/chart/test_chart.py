@@ -1,16 +1,16 @@
 """What the Helm chart renders, against files that people can read in a review.
 
-The CRD is left out of them: it is generated, and compared with its source elsewhere.
-To write the files anew after an intended change: SLIPWAY_UPDATE_GOLDEN=1 pytest tests/golden/chart
+The CRD is left out of them: it is generated, and compared with its source elsewhere. `default.yaml` is whole, the
+others hold what differs from it, in the form that tests/golden/difference.py describes.
+Written anew by: pytest tests/golden/chart --update-golden
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ import yaml
 from tests.e2e.cluster.binaries import HELM, cache_key, go_version
 from tests.e2e.cluster.errors import ClusterError
 from tests.e2e.cluster.layout import cache_folder
+from tests.golden.difference import check
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "charts" / "slipway"
+DEFAULT = Path(__file__).parent / "default.yaml"
 KUBERNETES = "1.36.3"  # helm renders without a cluster here, so it is told which version to assume
 
 Manifest = dict[str, Any]
+Compare = Callable[[Sequence[Manifest], str], None]
 
 
 def find_helm() -> str:
@@ -58,28 +61,32 @@ def of_kind(manifests: Sequence[Manifest], kind: str) -> list[Manifest]:
     return [manifest for manifest in manifests if manifest["kind"] == kind]
 
 
-def compare(manifests: Sequence[Manifest], name: str) -> None:
-    """Against tests/golden/chart/NAME.yaml, the CRD left out."""
-    golden = Path(__file__).parent / f"{name}.yaml"
-    kept = [manifest for manifest in manifests if manifest["kind"] != "CustomResourceDefinition"]
-    text = yaml.safe_dump_all(kept, sort_keys=False, width=120)
-    if os.environ.get("SLIPWAY_UPDATE_GOLDEN"):
-        golden.write_text(text)
-    assert text == golden.read_text(), f"{golden} differs; see this module's docstring if that is intended"
+@pytest.fixture
+def compare(request: pytest.FixtureRequest) -> Compare:
+    """Objects against tests/golden/chart/NAME, the CRD left out."""
+
+    def compare(manifests: Sequence[Manifest], name: str) -> None:
+        kept = [manifest for manifest in manifests if manifest["kind"] != "CustomResourceDefinition"]
+        text = yaml.safe_dump_all(kept, sort_keys=False, width=120)
+        golden = Path(__file__).parent / name
+        update = request.config.getoption("--update-golden", default=False)
+        check(text, golden, None if golden == DEFAULT else DEFAULT, update=update)
+
+    return compare
 
 
-def test_default_values_render_as_written() -> None:
-    compare(rendered(), "default")
+def test_default_values_render_as_written(compare: Compare) -> None:
+    compare(rendered(), "default.yaml")
 
 
-def test_watched_namespaces_get_a_role_each_and_no_cluster_role() -> None:
+def test_watched_namespaces_get_a_role_each_and_no_cluster_role(compare: Compare) -> None:
     manifests = rendered("--set", "watchNamespaces={team-a,team-b}", "--set", "rbac.aggregateToUserRoles=false")
-    compare(manifests, "watch-namespaces")
+    compare(manifests, "watch-namespaces.diff")
     assert not of_kind(manifests, "ClusterRole")
     assert not of_kind(manifests, "ClusterRoleBinding")
 
 
-def test_everything_optional_renders_as_written() -> None:
+def test_everything_optional_renders_as_written(compare: Compare) -> None:
     digest = f"sha256:{'0' * 64}"
     values = {
         "images": {"operator": {"digest": digest}, "triton": {"repository": "slipway.dev/triton", "tag": "abc"}},
@@ -97,7 +104,8 @@ def test_everything_optional_renders_as_written() -> None:
         "networkPolicy": {"create": True, "metricsFrom": [{"namespaceSelector": {}}]},
     }
     compare(
-        rendered("--set-json", ",".join(f"{key}={json.dumps(value)}" for key, value in values.items())), "everything"
+        rendered("--set-json", ",".join(f"{key}={json.dumps(value)}" for key, value in values.items())),
+        "everything.diff",
     )
 
 

@@ -5,19 +5,11 @@ from typing import Any
 
 import pytest
 
-from slipway_agent.config import (
-    Config,
-    Memory,
-    Source,
-    parse_config,
-    parse_recorded,
-    parse_version,
-    show_url,
-)
-from slipway_agent.failures import Reason, SpecError
-from slipway_agent.golden import Golden, GoldenRequest, Tolerance
-from slipway_agent.servers.kinds import KINDS
-from slipway_agent.servers.triton_config import TritonSpec
+from slipway_agent.config import Config, Memory, Source, parse_config, parse_recorded, parse_version, show_url
+from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.golden import Golden, GoldenRequest, Tolerance
+from slipway_agent.servers.by_runtime import KINDS
+from slipway_agent.servers.triton.config import TritonSpec
 
 
 def config_fields(**changes: Any) -> dict[str, Any]:

@@ -5,8 +5,9 @@ import json
 import pytest
 
 from tests.bench.controller.audit import count_by_kind, parse_write
-from tests.bench.controller.figures import Figure, Goal, percentile, render_table
+from tests.bench.controller.figures import Figure, render_table
 from tests.bench.controller.workload import RecordedWrite, children_of, name_of, settled_writes
+from tests.bench.figures import Goal, percentile
 
 APPLY = "application/apply-patch+yaml"
 USER = "system:serviceaccount:bench:operator"

@@ -12,7 +12,7 @@ from itertools import pairwise
 import pytest
 from tritonclient.grpc import service_pb2
 
-from tests.bench.controller.figures import Goal
+from tests.bench.figures import Goal
 from tests.bench.serving.figures import Figure, Span, last_old_answer, render_table, requests_within
 from tests.e2e.generator import clients_of
 from tests.e2e.reach import Address

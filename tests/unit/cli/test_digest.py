@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.cli.digest import digest_of
-from slipway_agent.digest import digest_path
+from slipway_agent.volume.digest import digest_path
 from tests.unit.cli.clusters import Cli
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=12).filter(

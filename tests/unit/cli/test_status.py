@@ -15,7 +15,7 @@ import yaml
 
 from slipway.cli.view import GATE_REASONS
 from slipway.decide.gates import SIGNATURE_CHANGED
-from slipway_agent.failures import Reason
+from slipway_agent.model.errors import Reason
 from tests.unit.cli import clusters
 from tests.unit.cli.clusters import CANARY, STABLE, Cli, condition, model, serving
 

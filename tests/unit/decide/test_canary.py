@@ -11,10 +11,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from slipway.decide import rolling as rollout
+from slipway.decide import rollout
 from slipway.decide.commands import VERBS
-from slipway.model.revision import Orders
-from slipway.model.rollout import Plan, Promotion, Rejection, RolloutState, Step, Target
+from slipway.model.revision import Assignment
+from slipway.model.rollout import Plan, Promotion, Step, Target
+from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import OPEN, Cause, GateState, GateVerdict, InForce, Outcome, Signals, Verdict
 from slipway.model.workload import Crash, Workload
 from tests.unit.canaries import (
@@ -96,7 +97,7 @@ BOTH = {"old": pods(4), "new": pods(4)}
 
 def shown(plan: Plan) -> tuple[str | None, Mapping[str, int], Mapping[str, int] | None, int]:
     """Stable, pods, weights and step."""
-    return plan.stable, plan.replicas, plan.weights, plan.step_index
+    return plan.state.stable, plan.replicas, plan.weights, plan.state.step_index
 
 
 # ---- each row of canary.py, and what stands between them
@@ -190,7 +191,7 @@ def test_step_by_step(
     weights = {"new": 100} if shares is None else dict(zip(("old", "new"), shares, strict=True))
     assert shown(plan) == (stable, replicas, weights, index)
     assert plan.newly_rejected is None
-    assert plan.orders == {name: Orders(name) for name in replicas}
+    assert plan.assignments == {name: Assignment(name) for name in replicas}
 
 
 TAKEN_BACK = [
@@ -216,7 +217,7 @@ def test_any_failure_takes_the_weight_back_first_and_then_the_pods(
     asked = wanted(is_judged=True, content="c")
     plan = step(at(index, weight), world, in_force(old=100 - weight, new=weight), asked, **signals)
     assert shown(plan) == ("old", {"old": 4, "new": index}, {"old": 100, "new": 0}, 0)
-    assert (plan.canary, plan.promotion) == (None, Promotion.ROLLED_BACK)
+    assert (plan.state.canary, plan.promotion) == (None, Promotion.ROLLED_BACK)
     assert plan.newly_rejected == Rejection("new", "c")
     assert plan.cause is not None
     assert plan.cause.reason == reason
@@ -231,7 +232,7 @@ def test_any_failure_takes_the_weight_back_first_and_then_the_pods(
 @pytest.mark.parametrize("verdict", [None, INCONCLUSIVE, ERROR, FAIL])
 def test_where_evidence_is_only_shown_it_takes_nothing_back_and_holds_nothing_up(verdict: Verdict | None) -> None:
     plan = step(at(1, 25, held=60), ONE, in_force(old=75, new=25), wanted(is_judged=False), verdict=verdict)
-    assert (plan.step_index, plan.newly_rejected) == (2, None)
+    assert (plan.state.step_index, plan.newly_rejected) == (2, None)
 
 
 def test_a_crash_from_before_its_first_requests_is_not_held_against_it() -> None:
@@ -249,11 +250,11 @@ def test_a_crash_that_is_told_after_the_next_step_began_or_bake_did_is_not_forgi
 
 def test_the_first_requests_are_remembered_through_steps_and_bake() -> None:
     first = step(at(0, 0), ONE, in_force(old=100, new=0))
-    assert (first.step_index, first.traffic_since) == (1, NOW)
+    assert (first.state.step_index, first.state.traffic_since) == (1, NOW)
     later = step(at(1, 25, held=60), ONE, in_force(old=75, new=25))
-    assert (later.step_index, later.traffic_since) == (2, NOW - timedelta(seconds=120))
-    assert step(BAKES, BOTH, in_force(old=0, new=100)).traffic_since == BAKES.traffic_since
-    assert step(replace(BAKES, bake_until=NOW), BOTH, in_force(old=0, new=100)).traffic_since is None
+    assert (later.state.step_index, later.state.traffic_since) == (2, NOW - timedelta(seconds=120))
+    assert step(BAKES, BOTH, in_force(old=0, new=100)).state.traffic_since == BAKES.traffic_since
+    assert step(replace(BAKES, bake_until=NOW), BOTH, in_force(old=0, new=100)).state.traffic_since is None
 
 
 def test_a_crash_while_it_prepares_is_not_the_end_before_the_deadline() -> None:
@@ -278,7 +279,7 @@ def test_a_bake_that_fails_is_back_at_what_is_warm_at_once(
     world = {"old": pods(4), "new": pods(4, **pod)}
     plan = step(BAKES, world, in_force(old=0, new=100), wanted(is_judged=True), **signals)
     assert shown(plan) == ("old", {"old": 4, "new": 4}, {"old": 100, "new": 0}, 0)
-    assert (plan.promotion, plan.previous, plan.newly_rejected) == (
+    assert (plan.promotion, plan.state.previous, plan.newly_rejected) == (
         Promotion.ROLLED_BACK,
         None,
         Rejection("new", ""),
@@ -294,17 +295,17 @@ def test_a_bake_whose_deployment_was_deleted_is_back_at_what_is_warm() -> None:
 
 def test_pods_that_a_scale_from_zero_asked_for_are_not_lost_ones() -> None:
     still = step(BAKES, BOTH, in_force(old=0, new=100), wanted(replicas=0))
-    asleep = replace(BAKES, canary_ready=still.canary_ready)
+    asleep = replace(BAKES, canary_ready=still.state.canary_ready)
     woken = step(asleep, {"old": pods(4), "new": pods(4, ready=0)}, in_force(old=0, new=100))
-    assert (still.stable, woken.stable, woken.canary_ready) == ("new", "new", 0)
+    assert (still.state.stable, woken.state.stable, woken.state.canary_ready) == ("new", "new", 0)
     again = step(asleep, BOTH, in_force(old=0, new=100))
-    assert (again.stable, again.canary_ready) == ("new", 4)
+    assert (again.state.stable, again.state.canary_ready) == ("new", 4)
 
 
 def test_a_bake_that_fails_while_the_spec_names_another_revision_tells_why() -> None:
     world = {**BOTH, "third": pods(0)}
     plan = step(BAKES, world, in_force(old=0, new=100), wanted("third", is_judged=True), verdict=FAIL)
-    assert (plan.stable, plan.newly_rejected, plan.promotion) == ("old", None, Promotion.IN_PROGRESS)
+    assert (plan.state.stable, plan.newly_rejected, plan.promotion) == ("old", None, Promotion.IN_PROGRESS)
     assert plan.cause == Cause("ErrorsRose", f"in bake, {FAIL.message}")
 
 
@@ -320,7 +321,7 @@ def test_pods_that_a_router_sends_its_last_requests_to_stay_until_it_is_gone() -
 def test_there_is_no_way_back_to_what_has_no_ready_pod(signals: dict[str, Any]) -> None:
     world = {"old": pods(4, ready=0), "new": pods(4)}
     plan = step(BAKES, world, in_force(old=0, new=100), wanted(is_judged=True), **signals)
-    assert (plan.stable, plan.weights) == ("new", {"new": 100, "old": 0})
+    assert (plan.state.stable, plan.weights) == ("new", {"new": 100, "old": 0})
 
 
 def test_without_bake_the_old_pods_go_once_no_request_reaches_them() -> None:
@@ -345,14 +346,29 @@ def test_a_new_version_is_never_loaded_into_a_stable_pod() -> None:
         (PREPARES, ONE, in_force(old=100, new=0)),
         (at(2, 25), BOTH, in_force(old=75, new=25)),
     ]:
-        assert step(memory, world, split).orders["old"] == Orders("old")
+        assert step(memory, world, split).assignments["old"] == Assignment("old")
 
 
 def test_the_first_revision_goes_straight_to_100_percent() -> None:
     plan = step(RolloutState(), {}, None)
     assert shown(plan) == (None, {"new": 4}, {"new": 100}, 0)
     plan = step(RolloutState(None, "new", 0, NOW), {"new": pods(4)}, None)
-    assert (plan.stable, plan.promotion, plan.previous) == ("new", Promotion.PROMOTED, None)
+    assert (plan.state.stable, plan.promotion, plan.state.previous) == ("new", Promotion.PROMOTED, None)
+
+
+@pytest.mark.parametrize(
+    ("gates", "weight", "waits_for"),
+    [
+        (OPEN, 25, "weight 25 to be in force"),
+        (GateVerdict(GateState.WAITING, message="the signature is read"), 0, "the gates: the signature is read"),
+    ],
+)
+def test_a_canary_gets_its_first_weight_once_its_gates_have_passed(
+    gates: GateVerdict, weight: int, waits_for: str
+) -> None:
+    plan = step(PREPARES, ONE, in_force(old=100, new=0), gates=gates)
+    assert plan.weights == {"old": 100 - weight, "new": weight}
+    assert plan.waits_for == waits_for
 
 
 @pytest.mark.parametrize(
@@ -363,14 +379,14 @@ def test_when_stable_has_no_ready_pod_a_revision_that_passes_its_gates_goes_stra
 ) -> None:
     world = {"old": pods(4, ready=0), "new": pods(4, ready=1)}
     plan = step(PREPARES, world, in_force(old=100, new=0), wanted(is_judged=True), gates=gates)
-    assert plan.stable == ("new" if is_straight else "old")
+    assert plan.state.stable == ("new" if is_straight else "old")
     assert plan.weights == ({"new": 100, "old": 0} if is_straight else {"old": 100, "new": 0})
 
 
 def test_when_stable_has_no_ready_pod_a_revision_that_was_rejected_does_not_come_back() -> None:
     memory = RolloutState("old", rejected=(Rejection("new", ""),))
     plan = step(memory, {"old": pods(4, ready=0), "new": pods(4)}, in_force(old=100, new=0))
-    assert (plan.stable, plan.weights) == ("old", {"old": 100})
+    assert (plan.state.stable, plan.weights) == ("old", {"old": 100})
 
 
 @pytest.mark.parametrize(("ready", "reachable", "weight"), [(1, 2, 25), (2, 1, 25), (2, 2, 50), (4, 4, 50)])
@@ -396,7 +412,7 @@ def test_a_weight_that_was_asked_stays_while_some_canary_pod_is_ready() -> None:
     assert plan.weights == {"old": 0, "new": 100}
     none = step(at(1, 25, held=10), {"old": pods(4), "new": pods(1, ready=0)}, in_force(old=75, new=25))
     assert none.weights == {"old": 100, "new": 0}
-    assert none.step_since is None
+    assert none.state.step_since is None
 
 
 def test_stable_does_not_shrink_before_bake_ends() -> None:
@@ -420,7 +436,7 @@ def test_with_swap_one_old_pod_makes_room_for_each_new_one_and_none_is_left_to_b
     world, split = {"old": pods(1), "new": pods(3)}, in_force(old=0, new=100)
     told = step(at(2, 100), world, split, swap)
     assert shown(told) == ("new", {"new": 3, "old": 1}, {"new": 100, "old": 0}, 0)
-    assert told.previous is None
+    assert told.state.previous is None
     assert shown(step(RolloutState("new"), world, split, swap)) == ("new", {"new": 3}, {"new": 100}, 0)
     assert shown(step(RolloutState("new"), {"new": pods(3)}, split, swap)) == ("new", {"new": 4}, {"new": 100}, 0)
 
@@ -437,14 +453,14 @@ def test_with_swap_fewer_replicas_at_the_end_leave_what_serves() -> None:
 def test_with_enforce_nothing_advances_without_data(verdict: Verdict | None) -> None:
     asked = wanted(is_judged=True)
     plan = step(at(1, 25, held=600), ONE, in_force(old=75, new=25), asked, verdict=verdict)
-    assert (plan.step_index, plan.stable, plan.newly_rejected) == (1, "old", None)
+    assert (plan.state.step_index, plan.state.stable, plan.newly_rejected) == (1, "old", None)
     assert plan.waits_for.startswith("evidence")
-    assert step(at(1, 25, held=60), ONE, in_force(old=75, new=25), asked, verdict=PASS).step_index == 2
+    assert step(at(1, 25, held=60), ONE, in_force(old=75, new=25), asked, verdict=PASS).state.step_index == 2
 
 
 def test_at_weight_100_there_is_no_stable_traffic_to_compare_with() -> None:
     plan = step(at(2, 100), BOTH, in_force(old=0, new=100), wanted(is_judged=True), verdict=INCONCLUSIVE)
-    assert plan.stable == "new"
+    assert plan.state.stable == "new"
 
 
 @pytest.mark.parametrize(
@@ -486,7 +502,7 @@ def test_a_moment_without_routers_late_in_a_long_hold_is_no_missed_deadline(step
     plan = step(at(1, 25, held=3600), ONE, None, wanted(steps=steps))
     assert plan.newly_rejected is None
     assert plan.weights == {"old": 75, "new": 25}
-    assert plan.step_since == NOW - timedelta(seconds=3600)
+    assert plan.state.step_since == NOW - timedelta(seconds=3600)
 
 
 def test_a_pod_lost_late_in_a_long_hold_has_its_own_time_to_come_back() -> None:
@@ -494,7 +510,7 @@ def test_a_pod_lost_late_in_a_long_hold_has_its_own_time_to_come_back() -> None:
     world = {"old": pods(4), "new": pods(1, ready=0)}
     plan = step(at(1, 25, held=3600, waited=3610), world, in_force(old=75, new=25), asked)
     assert plan.newly_rejected is None
-    assert plan.progress_since == NOW - timedelta(seconds=10)  # what it waited before it was held counts on
+    assert plan.state.progress_since == NOW - timedelta(seconds=10)  # what it waited before it was held counts on
 
 
 @pytest.mark.parametrize("split", [in_force(old=75, new=25), in_force(old=100), None], ids=["all", "some", "none"])
@@ -587,18 +603,18 @@ def test_a_rollback_of_a_person_is_no_promotion_and_nothing_bakes() -> None:
     assert shown(plan) == ("old", {"old": 4, "older": 4}, {"old": 100, "older": 0}, 0)
     world, memory = {"old": pods(4), "older": pods(4)}, replace(at(1, 100), canary="older")
     there = step(memory, world, in_force(old=0, older=100), back)
-    assert (there.stable, there.previous, there.promotion) == ("older", None, Promotion.ROLLED_BACK)
+    assert (there.state.stable, there.state.previous, there.promotion) == ("older", None, Promotion.ROLLED_BACK)
     rests = step(RolloutState("older"), {"older": pods(4)}, in_force(older=100), back)
     assert rests.promotion is Promotion.ROLLED_BACK
 
 
 def test_rollout_settings_apply_at_once() -> None:
     split = in_force(old=75, new=25)
-    assert step(at(1, 25, held=10), ONE, split, wanted(steps=(Step(25, 1, 5), Step(100, 4)))).step_index == 2
+    assert step(at(1, 25, held=10), ONE, split, wanted(steps=(Step(25, 1, 5), Step(100, 4)))).state.step_index == 2
     lower = step(at(1, 25, held=10), ONE, split, wanted(steps=(Step(10, 1, 60), Step(100, 4))))
     assert lower.weights == {"old": 90, "new": 10}
     fewer = step(at(4, 50), BOTH, in_force(old=50, new=50))
-    assert (fewer.step_index, fewer.weights) == (2, {"old": 0, "new": 100})
+    assert (fewer.state.step_index, fewer.weights) == (2, {"old": 0, "new": 100})
 
 
 @pytest.mark.parametrize("replicas", [1, 8])
@@ -615,7 +631,7 @@ def test_steps_that_come_in_mid_rollout_take_no_pod_that_stable_lacks() -> None:
 
 def test_a_stable_deployment_that_was_deleted_is_made_anew_and_stays_stable() -> None:
     plan = step(at(1, 25), {"new": pods(1, ready=0)}, in_force(old=75, new=25))
-    assert (plan.stable, plan.replicas["old"], plan.orders["old"]) == ("old", 4, Orders("old"))
+    assert (plan.state.stable, plan.replicas["old"], plan.assignments["old"]) == ("old", 4, Assignment("old"))
     rejected = RolloutState("old", rejected=(Rejection("new", ""),))
     back = step(rejected, {"new": pods(1)}, in_force(old=100, new=0))
     assert shown(back) == ("old", {"old": 4}, {"old": 100}, 0)
@@ -631,8 +647,8 @@ def test_pods_stay_until_all_who_split_are_known_to_give_them_nothing(split: InF
 def test_by_the_ratio_of_pods_any_share_is_in_force() -> None:
     asked = wanted(steps=(Step(20, 1, 60), Step(100, 4)), is_exact=False)
     plan = step(at(1, 20), ONE, in_force(old=83, new=17), asked)
-    assert plan.step_since == NOW
-    assert step(at(1, 20), ONE, in_force(old=100), asked).step_since is None
+    assert plan.state.step_since == NOW
+    assert step(at(1, 20), ONE, in_force(old=100), asked).state.step_since is None
 
 
 @pytest.mark.parametrize("memory", [PREPARES, at(1, 25, held=10)])
@@ -691,7 +707,7 @@ EVENTS = st.one_of(
     st.tuples(st.just("spec"), ANY),
     st.tuples(st.just("scale"), st.integers(0, 6)),
     st.tuples(st.just("correct"), st.sampled_from(["x", "y"])),
-    st.tuples(st.just("command"), st.tuples(st.sampled_from(VERBS), st.one_of(st.none(), ANY))),
+    st.tuples(st.just("command"), st.tuples(st.sampled_from(sorted(VERBS)), st.one_of(st.none(), ANY))),
     st.tuples(st.just("delete"), LIKELY),
     st.tuples(st.just("lose status"), st.none()),
     st.tuples(st.just("end before status"), st.none()),
@@ -765,21 +781,21 @@ def test_whatever_happens_the_laws_hold_and_an_end_is_reached(world: World, even
 
 def assert_ended(world: World, plan: Plan) -> None:
     """In a world that is kind and stands still, a rollout has one of four ends."""
-    target, alone = world.revision, {plan.stable: world.replicas}
+    target, alone = world.revision, {plan.state.stable: world.replicas}
     match plan.promotion:
         case Promotion.PROMOTED:
-            assert plan.stable == target
+            assert plan.state.stable == target
             assert plan.replicas == alone
             assert plan.weights == {target: 100}
         case Promotion.ROLLED_BACK:
             rejected = {each.revision for each in world.memory.rejected}
-            assert world.wanted().revision in rejected if plan.stable != world.wanted().revision else world.pinned
+            assert world.wanted().revision in rejected if plan.state.stable != world.wanted().revision else world.pinned
             assert plan.replicas == alone
-            assert plan.weights == {plan.stable: 100}
+            assert plan.weights == {plan.state.stable: 100}
         case Promotion.PAUSED:
-            assert plan.canary == world.wanted().revision
+            assert plan.state.canary == world.wanted().revision
             assert plan.waits_for == "a person to resume"
-        case Promotion.IN_PROGRESS if plan.stable is None:  # the first one, and nothing to go back to
+        case Promotion.IN_PROGRESS if plan.state.stable is None:  # the first one, and nothing to go back to
             assert world.wanted().revision in (NEVER_READY, REFUSED)
         case Promotion.IN_PROGRESS:
             assert target == SILENT

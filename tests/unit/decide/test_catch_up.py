@@ -6,9 +6,10 @@ import json
 
 import pytest
 
-from slipway.decide.canary import catch_up
-from slipway.decide.rolling import step
-from slipway.model.rollout import Rejection, RolloutState, Step, Target
+from slipway.decide.catch_up import catch_up
+from slipway.decide.rollout import step
+from slipway.model.rollout import Step, Target
+from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import InForce, Outcome, Signals, Verdict
 from slipway.model.workload import Workload
 from slipway.observe.router_reports import read_asked
@@ -75,7 +76,7 @@ def test_a_command_that_began_a_canary_is_gone_on_with_before_status_tells_of_it
     wanted = Target("new", "", 2, 60, "new", steps=(Step(25, 1), Step(100, 2)))
     memory = catch_up(RolloutState("old"), {"old": 75, "new": 25}, HOMES, wanted.steps, "new", is_commanded=True)
     plan = step(wanted, memory, HOMES, NOW, Signals(in_force=None))
-    assert (plan.step_index, plan.weights) == (1, {"old": 75, "new": 25})
+    assert (plan.state.step_index, plan.weights) == (1, {"old": 75, "new": 25})
 
 
 def test_a_carrier_that_routers_are_not_told_of_any_more_does_not_come_back() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from slipway.api.status import CommandStatus, ModelDeploymentStatus, Pinned
 from slipway.decide.commands import COMMAND_ANNOTATION, VERBS, CommandOutcome, carry_out, read_command
-from slipway.model.rollout import Rejection, RolloutState, Step
+from slipway.model.rollout import Step
+from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import Command
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -24,6 +25,7 @@ BAKES = RolloutState("new", previous="old", bake_until=NOW, progress_since=NOW)
 RESTS = RolloutState("new")
 REJECTED = RolloutState("old", rejected=(Rejection("new", "c"),))
 PINNED = Pinned(revision="older", instead_of="new")
+PINS = replace(RESTS, pinned=PINNED)
 
 
 def said(
@@ -36,7 +38,7 @@ def said(
 ) -> CommandOutcome:
     """What comes of VERB/REVISION."""
     verb, _, revision = text.partition("/")
-    return carry_out(Command(verb, revision, "1"), memory, pinned, asked, HISTORY, steps)
+    return carry_out(Command(verb, revision, "1"), replace(memory, pinned=pinned), asked, HISTORY, steps)
 
 
 def body(annotation: Any) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def test_the_annotation_names_verb_revision_and_id() -> None:
 def test_what_cannot_be_read_is_refused_in_words_once(text: str) -> None:
     read = read_command(body(text), ModelDeploymentStatus())
     assert read is not None
-    outcome = carry_out(read, AT_STEP_1, None, "new", HISTORY, STEPS)
+    outcome = carry_out(read, AT_STEP_1, "new", HISTORY, STEPS)
     assert (outcome.is_accepted, outcome.state) == (False, AT_STEP_1)
     assert "kubectl slipway" in outcome.message
     assert read_command(body(text), last(read.id)) is None
@@ -82,7 +84,7 @@ def test_the_same_id_is_not_carried_out_twice() -> None:
 
 
 def test_no_command_changes_nothing() -> None:
-    assert carry_out(None, AT_STEP_1, PINNED, "new", HISTORY, STEPS) == CommandOutcome(AT_STEP_1, PINNED)
+    assert carry_out(None, PINS, "new", HISTORY, STEPS) == CommandOutcome(PINS)
 
 
 ACCEPTED = [
@@ -121,7 +123,7 @@ ACCEPTED = [
 def test_a_command_is_carried_out_on_the_memory(text: str, before: RolloutState, after: RolloutState) -> None:
     outcome = said(text, before)
     assert outcome.is_accepted
-    assert (outcome.state, outcome.pinned, outcome.abort) == (after, None, None)
+    assert (outcome.state, outcome.state.pinned, outcome.abort) == (after, None, None)
     assert outcome.message
 
 
@@ -135,7 +137,7 @@ def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: RolloutState) -> N
 
 
 def test_abort_in_bake_is_refused_while_there_is_nothing_to_go_back_to() -> None:
-    outcome = carry_out(Command("abort", "new", "1"), BAKES, None, "new", HISTORY, STEPS, is_warm=False)
+    outcome = carry_out(Command("abort", "new", "1"), BAKES, "new", HISTORY, STEPS, is_warm=False)
     assert (outcome.is_accepted, outcome.abort, outcome.state) == (False, None, BAKES)
     assert "revision old" in outcome.message
     assert "rollback --to old" in outcome.message
@@ -165,7 +167,7 @@ REFUSED = [
 @pytest.mark.parametrize(("text", "memory", "words"), REFUSED)
 def test_a_command_that_does_not_fit_changes_nothing_and_says_why(text: str, memory: RolloutState, words: str) -> None:
     outcome = said(text, memory)
-    assert (outcome.is_accepted, outcome.state, outcome.pinned, outcome.abort) == (False, memory, None, None)
+    assert (outcome.is_accepted, outcome.state, outcome.state.pinned, outcome.abort) == (False, memory, None, None)
     assert words in outcome.message
 
 
@@ -183,7 +185,7 @@ def test_abort_needs_no_steps() -> None:
 @pytest.mark.parametrize("verb", VERBS)
 def test_a_command_to_another_revision_never_touches_the_canary(verb: str) -> None:
     outcome = said(f"{verb}/older", AT_STEP_1)
-    assert (outcome.state, outcome.abort) == (AT_STEP_1, None)
+    assert (replace(outcome.state, pinned=None), outcome.abort) == (AT_STEP_1, None)
 
 
 # ---- rollback --to
@@ -192,8 +194,8 @@ def test_a_command_to_another_revision_never_touches_the_canary(verb: str) -> No
 def test_rollback_pins_a_revision_of_the_history() -> None:
     outcome = said("rollback/older", RESTS)
     assert outcome.is_accepted
-    assert outcome.pinned == Pinned(revision="older", instead_of="new")
-    assert outcome.state == RESTS
+    assert outcome.state.pinned == Pinned(revision="older", instead_of="new")
+    assert replace(outcome.state, pinned=None) == RESTS
 
 
 def test_rollback_to_a_revision_that_was_rejected_tries_it_again() -> None:
@@ -202,17 +204,17 @@ def test_rollback_to_a_revision_that_was_rejected_tries_it_again() -> None:
 
 
 def test_a_rollback_stands_until_the_spec_names_another() -> None:
-    assert carry_out(None, RESTS, PINNED, "new", HISTORY, STEPS).pinned == PINNED
-    assert carry_out(None, RESTS, PINNED, "newer", HISTORY, STEPS).pinned is None
+    assert carry_out(None, PINS, "new", HISTORY, STEPS).state.pinned == PINNED
+    assert carry_out(None, PINS, "newer", HISTORY, STEPS).state.pinned is None
 
 
 def test_a_rollback_to_what_is_no_longer_kept_ends() -> None:
-    assert carry_out(None, RESTS, PINNED, "new", ("old", "new"), STEPS).pinned is None
+    assert carry_out(None, PINS, "new", ("old", "new"), STEPS).state.pinned is None
 
 
 @pytest.mark.parametrize("verb", ["retry", "rollback"])
 def test_retry_of_the_specs_revision_ends_a_rollback_and_forgives_it(verb: str) -> None:
     outcome = said(f"{verb}/new", REJECTED, PINNED)
     assert outcome.is_accepted
-    assert outcome.pinned is None
+    assert outcome.state.pinned is None
     assert outcome.state.rejected == ()

@@ -20,8 +20,8 @@ from slipway.observe.pods import Pod
 from slipway.render.agent_orders import golden_orders
 from slipway.runtimes import RUNTIMES
 from slipway_agent.config import parse_config
-from slipway_agent.golden import GoldenRequest
-from slipway_agent.servers.kinds import KINDS
+from slipway_agent.model.golden import GoldenRequest
+from slipway_agent.servers.by_runtime import KINDS
 from tests.unit.specs import deployment
 
 STEPS = {"rollout": {"steps": [{"weight": 10}]}}

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway.decide import rolling as rollout
-from slipway.model.revision import Orders
-from slipway.model.rollout import Plan, Promotion, Rejection, RolloutState, Target
+from slipway.decide import rollout
+from slipway.model.revision import Assignment
+from slipway.model.rollout import Plan, Promotion, Target
+from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.workload import ABSENT, Workload, enough, workload_of
 from tests.simulation.workloads import Counted
 
@@ -41,8 +42,8 @@ def step(wanted: Target, memory: RolloutState, world: Mapping[str, Workload], no
 
 def planned(plan: Plan) -> tuple[str | None, str | None, Mapping[str, int], Promotion]:
     """The plan without times; every workload carries what it is called by."""
-    assert plan.orders == {name: Orders(name) for name in plan.replicas}
-    return plan.stable, plan.canary, plan.replicas, plan.promotion
+    assert plan.assignments == {name: Assignment(name) for name in plan.replicas}
+    return plan.state.stable, plan.state.canary, plan.replicas, plan.promotion
 
 
 def since(seconds: float, ready: int = 0) -> RolloutState:
@@ -91,7 +92,7 @@ ROLLING = [
 @pytest.mark.parametrize(("world", "replicas"), ROLLING)
 def test_rolling_on(world: dict[str, Workload], replicas: dict[str, int]) -> None:
     plan = step(wanted(), since(10, ready=2), world, NOW)
-    assert (plan.stable, plan.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
+    assert (plan.state.stable, plan.state.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
     assert plan.replicas == replicas
     assert plan.wake_at == NOW + timedelta(seconds=DEADLINE_SECONDS - 10)
 
@@ -124,13 +125,13 @@ def test_stable(replicas: int, world: dict[str, Workload], expected: dict[str, i
 def test_the_first_revision_is_stable_once_enough_pods_are_ready(replicas: int, here: int, *, is_stable: bool) -> None:
     plan = step(wanted(replicas=replicas), RolloutState(), {"new": pods(replicas, ready=here)}, NOW)
     assert plan.replicas == {"new": replicas}
-    assert (plan.stable, plan.canary) == (("new", None) if is_stable else (None, "new"))
+    assert (plan.state.stable, plan.state.canary) == (("new", None) if is_stable else (None, "new"))
 
 
 def test_the_first_revision_starts_with_all_its_pods() -> None:
     plan = step(wanted(replicas=3), RolloutState(), {}, NOW)
     assert planned(plan) == (None, "new", {"new": 3}, Promotion.IN_PROGRESS)
-    assert (plan.progress_since, plan.canary_ready) == (NOW, 0)
+    assert (plan.state.progress_since, plan.state.canary_ready) == (NOW, 0)
 
 
 def test_a_first_revision_is_never_given_up() -> None:
@@ -142,7 +143,7 @@ def test_a_first_revision_is_never_given_up() -> None:
 def test_a_first_revision_that_never_served_makes_room_for_the_next_at_once() -> None:
     plan = step(wanted("second"), RolloutState(None, "new", 0, NOW), {"new": pods(2, ready=0)}, NOW)
     assert plan.replicas == {"second": 2}
-    assert plan.stable is None
+    assert plan.state.stable is None
 
 
 def test_promoted_when_all_its_pods_are_ready() -> None:
@@ -158,7 +159,7 @@ def test_the_spec_set_back_is_a_rollback_at_once_and_new_pods_serve_until_old_on
 def test_without_status_the_revision_with_most_ready_pods_is_stable() -> None:
     world = {"a": pods(1), "b": pods(3), "c": pods(4, ready=0)}
     plan = step(wanted(replicas=3), RolloutState(), world, NOW)
-    assert plan.stable == "b"
+    assert plan.state.stable == "b"
     assert plan.replicas["b"] == 3
 
 
@@ -171,22 +172,22 @@ def test_without_progress_until_the_deadline_it_is_taken_back(seconds: int, *, i
     assert plan.newly_rejected == (Rejection("new", "c") if is_over else None)
     assert plan.promotion is (Promotion.ROLLED_BACK if is_over else Promotion.IN_PROGRESS)
     assert plan.replicas == {"old": 2, "new": 0 if is_over else 1}
-    assert plan.canary == (None if is_over else "new")
+    assert plan.state.canary == (None if is_over else "new")
 
 
 def test_more_ready_pods_than_ever_is_progress() -> None:
     plan = step(wanted(replicas=3), since(599, ready=1), {"old": pods(1), "new": pods(3, ready=2)}, NOW)
-    assert (plan.progress_since, plan.canary_ready) == (NOW, 2)
+    assert (plan.state.progress_since, plan.state.canary_ready) == (NOW, 2)
 
 
 def test_a_time_from_a_clock_ahead_gives_no_longer_deadline() -> None:
     plan = step(wanted(), since(-86_400), {"old": pods(2), "new": pods(1, ready=0)}, NOW)
-    assert plan.progress_since == NOW
+    assert plan.state.progress_since == NOW
 
 
 def test_losing_and_regaining_a_pod_is_no_progress() -> None:
     plan = step(wanted(replicas=3), since(500, ready=2), {"old": pods(1), "new": pods(3, ready=2)}, NOW)
-    assert (plan.progress_since, plan.canary_ready) == (NOW - timedelta(seconds=500), 2)
+    assert (plan.state.progress_since, plan.state.canary_ready) == (NOW - timedelta(seconds=500), 2)
 
 
 def test_fetching_past_the_deadline_goes_on() -> None:
@@ -198,7 +199,7 @@ def test_fetching_past_the_deadline_goes_on() -> None:
 
 def test_another_revision_has_a_deadline_of_its_own() -> None:
     plan = step(wanted("third"), since(601), {"old": pods(2), "new": pods(1, ready=0)}, NOW)
-    assert plan.progress_since == NOW
+    assert plan.state.progress_since == NOW
     assert plan.newly_rejected is None
 
 
@@ -266,7 +267,9 @@ class Anywhere(Counted):
             return plan
         kept = tuple(entry for entry in self.memory.rejected if entry.revision == self.spec.revision)
         newly = (plan.newly_rejected,) if plan.newly_rejected else ()
-        self.memory = RolloutState(plan.stable, plan.canary, plan.canary_ready, plan.progress_since, kept + newly)
+        self.memory = RolloutState(
+            plan.state.stable, plan.state.canary, plan.state.canary_ready, plan.state.progress_since, kept + newly
+        )
         self.check_repeated(plan)
         return plan
 
@@ -283,10 +286,10 @@ class Anywhere(Counted):
         """A rejected revision gets no new pod, and none at all once others serve."""
         if plan.promotion is not Promotion.ROLLED_BACK:
             return
-        assert plan.stable is not None
+        assert plan.state.stable is not None
         here = world.get(self.spec.revision, ABSENT)
         assert plan.replicas.get(self.spec.revision, 0) <= here.replicas
-        stable = world.get(plan.stable, ABSENT)
+        stable = world.get(plan.state.stable, ABSENT)
         if stable.ready >= self.spec.replicas:
             assert plan.replicas.get(self.spec.revision, 0) == 0
 
@@ -365,13 +368,13 @@ def test_whatever_happens_capacity_is_kept_and_the_end_is_reached(
     match plan.promotion:
         case Promotion.PROMOTED:
             assert plan.replicas == {target: count}
-            assert plan.stable == target
+            assert plan.state.stable == target
         case Promotion.ROLLED_BACK:
-            assert plan.stable not in (None, target)
-            assert plan.replicas == {plan.stable: count}
+            assert plan.state.stable not in (None, target)
+            assert plan.replicas == {plan.state.stable: count}
         case Promotion.IN_PROGRESS:  # a bad revision, and nothing that served before it
             assert target == BAD
-            assert plan.stable is None
+            assert plan.state.stable is None
             assert plan.replicas == {BAD: count}
     if target != BAD and not world.memory.rejected:
         assert plan.promotion is Promotion.PROMOTED
@@ -412,20 +415,24 @@ def into(revision: str = "new", content: str = "", replicas: int = 2, bake_secon
 
 
 IN_PLACE = [
-    pytest.param(home(), Orders("new", "old"), id="told"),
-    pytest.param(home("new", "old"), Orders("new", "old"), id="loading: do nothing"),
-    pytest.param(home("new", "old", switched=1), Orders("new", "old"), id="one of two: do nothing"),
-    pytest.param(home("new", "old", ready=1, switched=1), Orders("new", "old"), id="the other one is not ready: wait"),
-    pytest.param(home("new", "old", existing=3, ready=3, switched=2), Orders("new", "old"), id="an extra pod: wait"),
-    pytest.param(home("mid", "old", switched=2), Orders("new", "old"), id="another was on its way: told anew"),
+    pytest.param(home(), Assignment("new", "old"), id="told"),
+    pytest.param(home("new", "old"), Assignment("new", "old"), id="loading: do nothing"),
+    pytest.param(home("new", "old", switched=1), Assignment("new", "old"), id="one of two: do nothing"),
+    pytest.param(
+        home("new", "old", ready=1, switched=1), Assignment("new", "old"), id="the other one is not ready: wait"
+    ),
+    pytest.param(
+        home("new", "old", existing=3, ready=3, switched=2), Assignment("new", "old"), id="an extra pod: wait"
+    ),
+    pytest.param(home("mid", "old", switched=2), Assignment("new", "old"), id="another was on its way: told anew"),
 ]
 
 
 @pytest.mark.parametrize(("world", "orders"), IN_PLACE)
-def test_loading_in_place(world: dict[str, Workload], orders: Orders) -> None:
+def test_loading_in_place(world: dict[str, Workload], orders: Assignment) -> None:
     plan = rollout.step(into(), since(10, ready=2), world, NOW)
-    assert (plan.stable, plan.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
-    assert (plan.replicas, plan.orders) == ({"old": 2}, {"old": orders})
+    assert (plan.state.stable, plan.state.canary, plan.promotion) == ("old", "new", Promotion.IN_PROGRESS)
+    assert (plan.replicas, plan.assignments) == ({"old": 2}, {"old": orders})
     assert plan.wake_at == NOW + timedelta(seconds=DEADLINE_SECONDS - 10)
 
 
@@ -438,24 +445,24 @@ def test_a_pod_that_finds_no_node_holds_no_version_up() -> None:
 def test_when_all_pods_serve_it_it_is_stable_and_the_old_one_bakes(bake_seconds: int, replaces: str | None) -> None:
     world = home("new", "old", switched=2)
     plan = rollout.step(into(bake_seconds=bake_seconds), since(10), world, NOW)
-    assert (plan.stable, plan.canary, plan.promotion) == ("new", None, Promotion.PROMOTED)
-    assert plan.orders == {"old": Orders("new", replaces)}
+    assert (plan.state.stable, plan.state.canary, plan.promotion) == ("new", None, Promotion.PROMOTED)
+    assert plan.assignments == {"old": Assignment("new", replaces)}
     until = NOW + timedelta(seconds=bake_seconds) if bake_seconds else None
-    assert (plan.bake_until, plan.wake_at) == (until, until)
+    assert (plan.state.bake_until, plan.wake_at) == (until, until)
 
 
 @pytest.mark.parametrize(("seconds", "replaces"), [(1, "old"), (0, None), (-1, None)])
 def test_bake_ends_at_its_time(seconds: int, replaces: str | None) -> None:
     memory = RolloutState("new", bake_until=NOW + timedelta(seconds=seconds))
     plan = rollout.step(into(), memory, home("new", "old", switched=2), NOW)
-    assert plan.orders == {"old": Orders("new", replaces)}
-    assert plan.bake_until == (memory.bake_until if replaces else None)
+    assert plan.assignments == {"old": Assignment("new", replaces)}
+    assert plan.state.bake_until == (memory.bake_until if replaces else None)
 
 
 def test_set_back_in_place_is_a_switch_at_once() -> None:
     plan = rollout.step(into("old"), since(10), home("new", "old", switched=1), NOW)
-    assert (plan.stable, plan.canary, plan.promotion) == ("old", None, Promotion.PROMOTED)
-    assert plan.orders == {"old": Orders("old")}
+    assert (plan.state.stable, plan.state.canary, plan.promotion) == ("old", None, Promotion.PROMOTED)
+    assert plan.assignments == {"old": Assignment("old")}
 
 
 def test_refused_by_a_pod_it_is_taken_back_at_once() -> None:
@@ -463,13 +470,13 @@ def test_refused_by_a_pod_it_is_taken_back_at_once() -> None:
     plan = rollout.step(into(content="c"), since(1), world, NOW)
     assert plan.promotion is Promotion.ROLLED_BACK
     assert plan.newly_rejected == Rejection("new", "c")
-    assert (plan.replicas, plan.orders) == ({"old": 2}, {"old": Orders("old")})
+    assert (plan.replicas, plan.assignments) == ({"old": 2}, {"old": Assignment("old")})
     memory = RolloutState("old", None, 0, None, (Rejection("new", "c"),))
     again = rollout.step(into(content="c"), memory, home("old"), NOW)
-    assert (again.promotion, again.newly_rejected, again.orders) == (
+    assert (again.promotion, again.newly_rejected, again.assignments) == (
         Promotion.ROLLED_BACK,
         None,
-        {"old": Orders("old")},
+        {"old": Assignment("old")},
     )
 
 
@@ -484,16 +491,16 @@ def test_the_deadline_holds_in_place_too(seconds: int, more: dict[str, bool], *,
 def test_from_in_place_to_pods_of_its_own_the_old_carrier_goes_back_to_the_old_revision() -> None:
     plan = rollout.step(wanted(), since(10), home("new", "old"), NOW)
     assert plan.replicas == {"old": 2, "new": 1}
-    assert plan.orders == {"old": Orders("old"), "new": Orders("new")}
+    assert plan.assignments == {"old": Assignment("old"), "new": Assignment("new")}
 
 
 def test_pods_that_waited_for_a_version_serve_when_they_are_ready() -> None:
     world = {"none": Workload("none", 2, 2, 0)}
     asked = Target("new", "", 2, DEADLINE_SECONDS, "none", 300)
     plan = rollout.step(asked, RolloutState(None, "none"), world, NOW)
-    assert (plan.orders, plan.promotion) == ({"none": Orders("new")}, Promotion.IN_PROGRESS)
+    assert (plan.assignments, plan.promotion) == ({"none": Assignment("new")}, Promotion.IN_PROGRESS)
     ready = {"none": Workload("new", 2, 2, 2)}
-    assert rollout.step(asked, RolloutState(None, "new"), ready, NOW).stable == "new"
+    assert rollout.step(asked, RolloutState(None, "new"), ready, NOW).state.stable == "new"
 
 
 def test_ready_pods_of_the_revision_before_are_no_arrival() -> None:
@@ -501,13 +508,13 @@ def test_ready_pods_of_the_revision_before_are_no_arrival() -> None:
     old, canary = Workload("old", 1, 1, 1), Workload("mid", 2, 2, 2)
     asked = Target("new", "", 2, DEADLINE_SECONDS, "mid", 300)
     plan = rollout.step(asked, RolloutState("old", "mid"), {"old": old, "mid": canary}, NOW)
-    assert plan.orders["mid"] == Orders("new", "mid")
+    assert plan.assignments["mid"] == Assignment("new", "mid")
     told = replace(canary, revision="new", replaces="mid")
     plan = rollout.step(asked, RolloutState("old", "new"), {"old": old, "mid": told}, NOW)
     assert plan.promotion is Promotion.IN_PROGRESS
     switched = replace(told, switched=2)
     plan = rollout.step(asked, RolloutState("old", "new"), {"old": old, "mid": switched}, NOW)
-    assert (plan.stable, plan.orders["mid"]) == ("new", Orders("new"))
+    assert (plan.state.stable, plan.assignments["mid"]) == ("new", Assignment("new"))
 
 
 @pytest.mark.parametrize(("revision", "workload"), [("a", "one"), ("b", "two"), ("c", "one"), ("nowhere", None)])
@@ -538,7 +545,7 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
     replicas: int, path: list[tuple[str, Any]]
 ) -> None:
     """c can't be loaded by any pod. A pod that is told serves what it has until it has what it is told."""
-    orders, memory, now, asked = Orders("a"), RolloutState("a"), NOW, "a"
+    orders, memory, now, asked = Assignment("a"), RolloutState("a"), NOW, "a"
     serving: list[str] = ["a"] * replicas
 
     def operate() -> Plan:
@@ -555,13 +562,18 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
         wanted_now = Target(asked, "", replicas, DEADLINE_SECONDS, "a", 300)
         plan = rollout.step(wanted_now, memory, {"a": here}, now)
         assert plan.replicas == {"a": replicas}
-        orders = plan.orders["a"]
+        orders = plan.assignments["a"]
         rejected = tuple(entry for entry in memory.rejected if entry.revision == asked)
         newly = (plan.newly_rejected,) if plan.newly_rejected else ()
         memory = RolloutState(
-            plan.stable, plan.canary, plan.canary_ready, plan.progress_since, rejected + newly, plan.bake_until
+            plan.state.stable,
+            plan.state.canary,
+            plan.state.canary_ready,
+            plan.state.progress_since,
+            rejected + newly,
+            plan.state.bake_until,
         )
-        assert orders.revision != "c" or plan.canary == "c"  # a bad revision is only ever on its way
+        assert orders.revision != "c" or plan.state.canary == "c"  # a bad revision is only ever on its way
         return plan
 
     def take_up(number: int) -> None:
@@ -586,6 +598,6 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
             take_up(number)
         now += timedelta(seconds=301)
         plan = operate()
-    assert plan.orders == {"a": Orders(plan.stable or "")}
-    assert serving == [plan.stable] * replicas
-    assert plan.stable == asked or (asked == "c" and plan.promotion is Promotion.ROLLED_BACK) or memory.rejected
+    assert plan.assignments == {"a": Assignment(plan.state.stable or "")}
+    assert serving == [plan.state.stable] * replicas
+    assert plan.state.stable == asked or (asked == "c" and plan.promotion is Promotion.ROLLED_BACK) or memory.rejected

@@ -1,4 +1,7 @@
-"""The children, rendered: merging of the user's podTemplate, names and labels, and the agents' orders."""
+"""The laws of rendering: merging of the user's podTemplate, names and labels, and the agents' orders.
+
+What a field of the spec does to the objects is shown by tests/golden/cases.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,12 @@ from hypothesis import strategies as st
 
 from slipway.api.v1alpha1 import MAX_NAME_LENGTH
 from slipway.model.names import child_name, labels_of
-from slipway.model.revision import Orders
+from slipway.model.revision import Assignment
 from slipway.render.agent_orders import render_agent_config
-from slipway.render.envoy import DNS_REFRESH
 from slipway.render.merge import MERGE_KEYS, merge
 from slipway.render.objects import render_config_map, render_controller_revision, render_deployment, render_service
 from slipway.render.pod_template import render_template
-from slipway.runtimes import RUNTIMES
-from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, rendered_revision
-
-CLUSTER_DNS_TTL_SECONDS = 5
-"""Of CoreDNS' kubernetes plugin, where nobody says otherwise."""
 
 
 def template(changes: Json | None = None) -> Json:
@@ -206,46 +203,11 @@ def test_only_the_agent_writes_models_and_only_it_sees_the_source() -> None:
     assert source["readOnly"] is True
 
 
-def test_a_claim_is_mounted() -> None:
-    volumes = template({"model": {"uri": "pvc://claim/a/b"}})["spec"]["volumes"]
-    assert {"claimName": "claim"} in [volume.get("persistentVolumeClaim") for volume in volumes]
-
-
-def test_a_volume_of_the_users_is_mounted_as_it_is() -> None:
-    volume = {"name": "models", "nfs": {"server": "198.18.0.1", "path": "/"}}
-    changes = {"model": {"uri": "volume://models/x"}, "podTemplate": {"spec": {"volumes": [volume]}}}
-    assert named(template(changes)["spec"]["volumes"], "models") == volume
-    assert {"name": "models", "mountPath": "/source", "readOnly": True} in agent(changes)["volumeMounts"]
-
-
-def test_over_https_there_is_no_source_volume() -> None:
-    changes = {"model": {"uri": "https://h/m", "versions": {"1": "a"}}}
-    assert "/source" not in [mount["mountPath"] for mount in agent(changes)["volumeMounts"]]
-
-
-@pytest.mark.parametrize("name", RUNTIMES)
-def test_which_gpus_a_container_sees_is_the_device_plugins_to_say(name: str) -> None:
-    changes: Json = {"runtime": {"name": name}, "resources": {"limits": {"nvidia.com/gpu": 1}}}
-    if name == "Custom":
-        changes["runtime"]["image"] = "i"
-    named = {each["name"] for each in server(changes).get("env", [])}
-    assert not {each for each in named if "VISIBLE_DEVICES" in each}
-
-
 def test_a_mounted_image_and_a_private_ca_go_together() -> None:
     """The CA is for the next spec, which may pull; the image is what this one serves."""
     storage = {"imageVolume": True, "caBundle": {"configMapName": "ca"}}
     changes = {"model": {"uri": "oci://registry/m", "versions": {"1": "v1"}}, "storage": storage}
     assert {"/source", "/etc/slipway-ca"} <= {mount["mountPath"] for mount in agent(changes)["volumeMounts"]}
-
-
-def test_a_gpu_is_a_limit_like_any_other() -> None:
-    changes = {"resources": {"limits": {"nvidia.com/gpu": 1, "memory": "2Gi"}, "requests": {"cpu": 1}}}
-    assert server(changes)["resources"] == {
-        "limits": {"nvidia.com/gpu": "1", "memory": "2Gi"},
-        "requests": {"cpu": "1"},
-    }
-    assert "nvidia.com/gpu" not in agent(changes)["resources"]["limits"]
 
 
 @pytest.mark.parametrize(
@@ -265,12 +227,8 @@ def test_the_agent_is_told_of_a_gpu(limits: Json, *, has_gpu: bool) -> None:
     assert orders({"resources": {"limits": limits}})["triton"]["gpu"] is has_gpu
 
 
-def test_image_args_and_env_of_the_users() -> None:
-    env = [{"name": "A", "value": "1"}, {"name": "SLIPWAY_SERVER_KEY", "value": "mine"}]
-    rendered = server({"runtime": {"image": "mine:1", "args": ["--x", "--y"], "env": env}})
-    assert rendered["image"] == "mine:1"
-    assert rendered["args"][-2:] == ["--x", "--y"]
-    assert {"name": "A", "value": "1"} in rendered["env"]
+def test_env_of_the_users_wins_over_ours() -> None:
+    rendered = server({"runtime": {"env": [{"name": "SLIPWAY_SERVER_KEY", "value": "mine"}]}})
     assert {item["name"]: item.get("value") for item in rendered["env"]}["SLIPWAY_SERVER_KEY"] == "mine"
 
 
@@ -293,26 +251,6 @@ def test_a_pod_template_adds_to_our_containers_and_brings_its_own() -> None:
     assert spec["containers"][0]["image"] == IMAGES.servers["Triton"]
 
 
-def test_the_pod_outlives_what_the_server_needs_to_drain() -> None:
-    rendered = server()
-    drain = next(int(a.partition("=")[2]) for a in rendered["args"] if a.startswith("--exit-timeout-secs="))
-    sleep = rendered["lifecycle"]["preStop"]["sleep"]["seconds"]
-    assert template()["spec"]["terminationGracePeriodSeconds"] > drain + sleep
-
-
-@pytest.mark.parametrize("name", RUNTIMES)
-def test_a_pod_that_ends_serves_until_routers_know_no_more_of_it(name: str) -> None:
-    """Routers ask for addresses each DNS_REFRESH, and CoreDNS may answer with what is five seconds old."""
-    changes: Json = {"runtime": {"name": name}}
-    if name == "Custom":
-        changes["runtime"]["image"] = "i"
-    stop = server(changes)["lifecycle"]["preStop"]
-    seconds = stop["sleep"]["seconds"] if "sleep" in stop else ENDPOINT_REMOVAL_SECONDS
-    if "exec" in stop:
-        assert str(ENDPOINT_REMOVAL_SECONDS) in stop["exec"]["command"]
-    assert seconds >= int(DNS_REFRESH.removesuffix("s")) + CLUSTER_DNS_TTL_SECONDS
-
-
 # ---- the other children
 
 
@@ -323,7 +261,7 @@ def all_children(changes: Json | None = None) -> list[Any]:
         render_service(wanted),
         render_controller_revision(wanted, revision, {}),
         render_config_map(
-            wanted, revision.hash, Orders(revision.hash), render_agent_config(wanted, revision, (1,), {}), {}
+            wanted, revision.hash, Assignment(revision.hash), render_agent_config(wanted, revision, (1,), {}), {}
         ),
         render_deployment(wanted, revision.hash, revision.template, 3),
     ]
@@ -350,17 +288,6 @@ def test_the_longest_name_still_fits() -> None:
     assert len(name) + 12 <= 63
 
 
-def test_the_service_reaches_pods_of_all_revisions_by_named_ports() -> None:
-    service = render_service(deployment()).manifest
-    assert service["spec"]["selector"] == {"slipway.dev/model": NAME}
-    assert [(port["name"], port["port"], port["targetPort"]) for port in service["spec"]["ports"]] == [
-        ("http", 8000, "http"),
-        ("grpc", 8001, "grpc"),
-        ("metrics", 8002, "metrics"),
-    ]
-    assert {port["name"] for port in server()["ports"]} == {"http", "grpc", "metrics"}
-
-
 def test_a_deployments_pods_are_the_kept_template_whatever_the_spec_says_now() -> None:
     before = deployment({"model": {"version": 1}})
     revision = rendered_revision(before, 1)
@@ -373,60 +300,18 @@ def test_a_deployments_pods_are_the_kept_template_whatever_the_spec_says_now() -
 # ---- the agents' orders
 
 
-def test_orders() -> None:
-    changes = {
-        "model": {"uri": "pvc://models/digits/", "version": 3, "sha256": {"3": "a" * 64}},
-        "batching": {"maxBatchSize": 8, "maxDelayMicroseconds": 100},
-    }
-    found = orders(changes, (2, 3))
-    assert found.pop("generation")
-    assert found == {
-        "schema": 1,
-        "runtime": "Triton",
-        "model": NAME,
-        "source": {
-            "uri": "pvc://models/digits/",
-            "path": "/source/digits",
-            "versions": {},
-            "allowRedirects": False,
-            "caFile": None,
-        },
-        "served": 3,
-        "load": [2, 3],
-        "sha256": {"3": "a" * 64},
-        "triton": {
-            "httpPort": 8000,
-            "grpcPort": 8001,
-            "gpu": False,
-            "maxBatchSize": 8,
-            "maxQueueDelayMicroseconds": 100,
-        },
-    }
-
-
 @pytest.mark.parametrize(
     ("uri", "path"),
     [
         ("pvc://models", "/source"),
         ("pvc://models/", "/source"),
         ("pvc://models/a/b", "/source/a/b"),
+        ("pvc://models/a/b/", "/source/a/b"),
         ("https://h/m", None),
     ],
 )
 def test_where_the_agent_looks(uri: str, path: str | None) -> None:
     assert orders({"model": {"uri": uri, "versions": {"1": "x"}}})["source"]["path"] == path
-
-
-def test_another_name_for_clients() -> None:
-    assert orders({"model": {"name": "Digits_v2"}})["model"] == "Digits_v2"
-    assert "--load-model=Digits_v2" in server({"model": {"name": "Digits_v2"}})["args"]
-
-
-def test_a_private_ca_is_mounted_and_told() -> None:
-    changes = {"storage": {"caBundle": {"configMapName": "ca", "key": "root.pem"}}}
-    assert orders(changes)["source"]["caFile"] == "/etc/slipway-ca/ca.crt"
-    volume = named(template(changes)["spec"]["volumes"], "slipway-ca")
-    assert volume["configMap"] == {"name": "ca", "items": [{"key": "root.pem", "path": "ca.crt"}]}
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.model.names import ROUTED_ANNOTATION, ROUTER_PORT, ROUTES_KEY, STATUS_HOST, STATUS_PORT
+from slipway.model.names import ROUTER_PORT, ROUTES_KEY, STATUS_HOST, STATUS_PORT
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce
 from slipway.observe.router_reports import (
     MAX_STATS_BYTES,
@@ -27,7 +27,7 @@ from slipway.render import envoy
 from slipway.render.router import configure, render
 from slipway.render.routing import Backend, Split
 from tests.simulation import routers
-from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment
+from tests.unit.specs import IMAGES, NAME, NAMESPACE, Json, deployment
 
 STABLE, CANARY = "aaaaaaaaaa", "bbbbbbbbbb"
 IMAGE = "envoy:today"
@@ -195,35 +195,12 @@ def pod_spec(manifest: Json) -> Json:
 ROUTER = ("Deployment", f"{NAME}-router")
 
 
-def test_its_objects_are_the_model_deployments_own() -> None:
-    objects = rendered()
-    assert set(objects) == {
-        ("Service", f"{NAME}-{STABLE}"),
-        ("Service", f"{NAME}-{CANARY}"),
-        ("ConfigMap", f"{NAME}-router"),
-        ROUTER,
-        ("PodDisruptionBudget", f"{NAME}-router"),
-    }
-    for manifest in objects.values():
-        assert manifest["metadata"]["labels"]["slipway.dev/model"] == NAME
-        assert manifest["metadata"]["ownerReferences"][0]["uid"] == UID
-    config_map = objects["ConfigMap", f"{NAME}-router"]
-    assert config_map["metadata"]["annotations"][ROUTED_ANNOTATION] == configure(deployment(), split()).generation
-
-
 def test_its_pods_are_no_pods_of_the_model() -> None:
     template = rendered()[ROUTER]["spec"]["template"]
     assert template["metadata"]["labels"]["slipway.dev/model"] == f"{NAME}.router"
     assert "slipway.dev/revision" not in template["metadata"]["labels"]
     assert is_of_router(template)
     assert not is_of_router(rendered()[ROUTER])
-
-
-def test_a_headless_service_has_the_ready_pods_of_one_workload() -> None:
-    spec = rendered()["Service", f"{NAME}-{CANARY}"]["spec"]
-    assert spec["clusterIP"] == "None"
-    assert spec["selector"] == {"slipway.dev/model": NAME, "slipway.dev/revision": CANARY}
-    assert not spec.get("publishNotReadyAddresses")
 
 
 def test_a_new_operator_restarts_no_router() -> None:

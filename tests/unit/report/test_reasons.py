@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slipway.model.rollout import Promotion
-from slipway_agent.failures import Reason
+from slipway_agent.model.errors import Reason
 
 ROOT = Path(__file__).resolve().parents[3]
 EXPLAINED = set(re.findall(r"`([A-Z][A-Za-z]+)`", (ROOT / "docs" / "conditions.md").read_text()))

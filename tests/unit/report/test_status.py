@@ -22,9 +22,10 @@ from slipway.api.status import (
     write_status,
     write_time,
 )
-from slipway.decide.inputs import read_state, still_rejected
-from slipway.model.revision import Orders, Revision
-from slipway.model.rollout import Plan, Promotion, Rejection, Step
+from slipway.decide.inputs import still_rejected
+from slipway.model.revision import Assignment, Revision
+from slipway.model.rollout import Promotion, Step
+from slipway.model.rollout_state import Rejection, read_rejections, read_state
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
@@ -32,6 +33,7 @@ from slipway.observe.snapshot import Snapshot
 from slipway.report.events import MAX_TRANSITIONS, Notice, notices
 from slipway.report.pass_result import PassResult
 from slipway.report.status import assess
+from tests.unit.plans import changed, plan_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -73,11 +75,12 @@ def snapshot(*pods: Pod, troubles: dict[str, Trouble] | None = None) -> Snapshot
     return Snapshot({}, frozenset(), revisions, here, troubles or {}, pods, {})
 
 
-OWN = {"old": Orders("old"), "new": Orders("new")}
-STABLE = Plan("new", None, {"new": 2}, OWN, Promotion.PROMOTED)
-FIRST = Plan(None, "new", {"new": 2}, OWN, Promotion.IN_PROGRESS, NOW)
-ROLLING = Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW)
-TAKEN_BACK = Plan("old", None, {"old": 2}, OWN, Promotion.ROLLED_BACK)
+OWN = {"old": Assignment("old"), "new": Assignment("new")}
+STABLE = plan_of("new", None, {"new": 2}, OWN, Promotion.PROMOTED)
+FIRST = plan_of(None, "new", {"new": 2}, OWN, Promotion.IN_PROGRESS, progress_since=NOW)
+ROLLING = plan_of("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, progress_since=NOW)
+TAKEN_BACK = plan_of("old", None, {"old": 2}, OWN, Promotion.ROLLED_BACK)
+REJECTING = changed(TAKEN_BACK, newly_rejected=Rejection("new", "c"), rejected=(Rejection("new", "c"),))
 RESULT = PassResult(
     name="digits",
     generation=4,
@@ -307,7 +310,7 @@ def test_with_a_spec_that_cannot_be_read_all_that_serves_is_still_told() -> None
 
 
 def rejecting(world: Snapshot, stored: ModelDeploymentStatus = EMPTY) -> ModelDeploymentStatus:
-    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    plan = REJECTING
     return assess(replace(RESULT, plan=plan), world, stored, NOW)
 
 
@@ -332,7 +335,7 @@ def test_a_rejection_after_a_refusal_names_the_refusal() -> None:
 
 def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
     once = rejecting(snapshot(*OLD_SERVES, troubles={"new": BROKEN}))
-    judged = replace(RESULT, plan=TAKEN_BACK, remembered=tuple(once.rejected))
+    judged = replace(RESULT, plan=changed(TAKEN_BACK, rejected=read_rejections(once)))
     later = assess(judged, snapshot(*OLD_SERVES), once, LATER)
     condition = later.condition("Promoted")
     assert condition is not None
@@ -344,7 +347,7 @@ def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
 def test_another_revision_in_the_spec_clears_it() -> None:
     once = rejecting(snapshot(*OLD_SERVES))
     later = assess(
-        replace(RESULT, plan=replace(STABLE, stable="old"), revision="old"), snapshot(*OLD_SERVES), once, NOW
+        replace(RESULT, plan=changed(STABLE, stable="old"), revision="old"), snapshot(*OLD_SERVES), once, NOW
     )
     assert later.rejected == []
 
@@ -357,9 +360,9 @@ def test_the_longest_words_fit() -> None:
 
 def test_memory_is_what_was_written() -> None:
     status = rejecting(snapshot(*OLD_SERVES))
-    memory = read_state(read_status(write_status(status)), {"old"}, status.rejected)
+    memory = read_state(read_status(write_status(status)), {"old"}, read_rejections(status))
     assert (memory.stable, memory.canary, memory.rejected) == ("old", None, (Rejection("new", "c"),))
-    rolling = assess(replace(RESULT, plan=replace(ROLLING, canary_ready=1)), snapshot(*OLD_SERVES), EMPTY, NOW)
+    rolling = assess(replace(RESULT, plan=changed(ROLLING, canary_ready=1)), snapshot(*OLD_SERVES), EMPTY, NOW)
     memory = read_state(read_status(write_status(rolling)), {"old", "new"}, [])
     assert (memory.stable, memory.canary, memory.canary_ready, memory.progress_since) == ("old", "new", 1, NOW)
 
@@ -549,19 +552,22 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
     until = NOW + timedelta(minutes=5)
     at_rest, prepares = {"old": 100}, {"old": 100, "new": 0}
     plans = [
-        Plan("old", None, {"old": 2}, OWN, Promotion.PROMOTED, weights=at_rest),
-        Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW, weights=prepares),
-        Plan("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, NOW, weights=prepares, step_index=1),
-        Plan(
-            "new", None, {"old": 2, "new": 2}, OWN, Promotion.IN_PROGRESS, NOW,
+        plan_of("old", None, {"old": 2}, OWN, Promotion.PROMOTED, weights=at_rest),
+        plan_of("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, progress_since=NOW, weights=prepares),
+        plan_of(
+            "old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS,
+            progress_since=NOW, weights=prepares, step_index=1,
+        ),
+        plan_of(
+            "new", None, {"old": 2, "new": 2}, OWN, Promotion.IN_PROGRESS, progress_since=NOW,
             bake_until=until, weights={"old": 0, "new": 100}, previous="old",
         ),
-        replace(STABLE, weights={"new": 100}),
+        changed(STABLE, weights={"new": 100}),
     ]  # fmt: skip
     world = snapshot(*OLD_SERVES, pod("c", "new"), pod("d", "new"))
     status, told = EMPTY, []
     for minute, plan in enumerate(plans):
-        judged = replace(RESULT, plan=plan, revision=plan.canary or plan.stable, steps=(Step(25, 1),))
+        judged = replace(RESULT, plan=plan, revision=plan.state.canary or plan.state.stable, steps=(Step(25, 1),))
         after = assess(judged, world, status, NOW + timedelta(minutes=minute))
         told.append(in_short(notices(status, after)))
         status = after
@@ -587,7 +593,7 @@ def test_the_eleventh_transition_drops_the_oldest() -> None:
 
 
 def with_turn(at: datetime | None) -> PassResult:
-    return replace(RESULT, plan=replace(ROLLING, turns_at=at))
+    return replace(RESULT, plan=changed(ROLLING, turns_at=at))
 
 
 def test_when_time_alone_changes_something_is_written() -> None:
@@ -671,7 +677,7 @@ STORED = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max
 def test_garbage_never_raises(stored: dict[str, Any]) -> None:
     status = read_status(stored)
     assert read_status(write_status(status)) == status
-    read_state(status, {"old"}, status.rejected)
+    read_state(status, {"old"}, read_rejections(status))
     assess(RESULT, SERVING, status, NOW)
 
 
@@ -735,7 +741,7 @@ def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline()
     )
     here = snapshot(pod("a", "old", says=says))
     workloads = {"old": replace(here.workloads["old"], revision="new", replaces="old")}
-    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    plan = REJECTING
     status = assess(replace(RESULT, plan=plan), replace(here, workloads=workloads), EMPTY, NOW)
     assert status.rejected[0].message == "LoadFailed: version 2: no"
     assert conditions(status)["Promoted"] == "False RolledBack"
@@ -743,13 +749,13 @@ def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline()
 
 @pytest.mark.parametrize(("stamp", "is_kept"), [(None, True), ("x", True), ("y", False)])
 def test_other_bytes_at_the_source_clear_a_rejection(stamp: str | None, *, is_kept: bool) -> None:
-    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    plan = REJECTING
     status = assess(replace(RESULT, plan=plan, stamps={2: "x"}), snapshot(*OLD_SERVES), EMPTY, NOW)
     assert bool(still_rejected(status, "new", 2, {2: stamp} if stamp else {})) is is_kept
 
 
 def test_bytes_that_nobody_named_at_a_rejection_are_named_later_and_others_clear_it() -> None:
-    plan = replace(TAKEN_BACK, newly_rejected=Rejection("new", "c"))
+    plan = REJECTING
     status = assess(replace(RESULT, plan=plan, stamps={}), snapshot(*OLD_SERVES), EMPTY, NOW)
     (kept,) = still_rejected(status, "new", 2, {2: "x"})
     assert kept.stamp == "x"

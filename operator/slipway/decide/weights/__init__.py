@@ -1,4 +1,4 @@
-"""Who splits the traffic, found by the name in the spec: which weights one can make, and which are in force.
+"""The traffic providers, by the name in the spec: which weights each can make, and which are in force.
 
 `router`: Envoys of ours; `replicas`: the ratio of ready pods. Neither decides who gets how much: `decide.canary` does.
 A new provider is one module here with one entry in PROVIDERS, and one in `render.desired.ROUTINGS` if it has objects.
@@ -16,12 +16,12 @@ DEFAULT = "Router"
 
 
 def provider_name(spec: ModelDeploymentSpec) -> str:
-    """The name of the one who splits this spec's requests, where they are split."""
+    """The name of this spec's traffic provider, where requests are split."""
     return spec.traffic.provider if spec.traffic is not None else DEFAULT
 
 
 def provider_of(spec: ModelDeploymentSpec) -> Provider:
-    """The one who splits this spec's requests, where they are split."""
+    """This spec's traffic provider, where requests are split."""
     return PROVIDERS[provider_name(spec)]
 
 

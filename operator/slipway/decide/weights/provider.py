@@ -1,4 +1,4 @@
-"""The protocol between a rollout and those who split its requests: which weights can be had, and which are in force.
+"""What a traffic provider must be able to say: which weights can be had, and which are in force.
 
 Plain values and pure functions. Who gets how much is decided in `decide.canary`, what Service `<name>` reaches in
 `decide.service_target`; the objects that split are rendered by `render.desired.ROUTINGS`, under the same name.
@@ -35,7 +35,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Provider:
-    """One who can split requests.
+    """A traffic provider.
 
     has_routers: they go through pods of its own, that Service `<name>` selects. is_exact: every weight can be had.
     reach: (weight in percent, replicas) → what comes of it.

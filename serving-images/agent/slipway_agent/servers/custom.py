@@ -9,18 +9,19 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Config, Fields, parse_version
-from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
-from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost
-from slipway_agent.signature import Signature, read_metadata
-from slipway_agent.volume import ModelVolume
+from slipway_agent.config import Fields, parse_version
+from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.model.signature import Signature, read_metadata
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost
+from slipway_agent.servers.readiness import LastView
+from slipway_agent.volume.models_volume import ModelVolume
 
 LINK = "current"
 WORKING_LINK = ".current.new"
 POLL_SECONDS = 0.25
 WRONG_SECONDS = 30.0  # how long a ready path may say that there is no such path: some servers load before they route
 PATIENCE_SECONDS = 600.0
-BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 PROTOCOL = "/v2/models/"  # what the paths of the Open Inference Protocol begin with
 WRONG_STATUSES = frozenset({401, 403, 404, 405})
 
@@ -42,8 +43,8 @@ def parse_settings(fields: Fields) -> CustomSettings:
     )
 
 
-def open_server(volume: ModelVolume, config: Config, settings: CustomSettings, key: str | None) -> "CustomServer":
-    return CustomServer(volume, settings)
+def open_server(inputs: DriverInputs, settings: CustomSettings) -> "CustomServer":
+    return CustomServer(inputs.volume, settings)
 
 
 class CustomServer:
@@ -55,8 +56,8 @@ class CustomServer:
         self._volume = volume
         self._settings = settings
         self._root = volume.repository.parent.parent
-        self._loopback = Loopback(settings.http_port)
-        self._last_view = (ServerView(), 0.0)
+        self._local_http = LocalHttp(settings.http_port)
+        self._last_view = LastView()
 
     def holds_model(self, folder: Path) -> bool:
         """Anything is a model but an empty folder, and one with versions in it."""
@@ -79,15 +80,10 @@ class CustomServer:
         try:
             is_ready = all(self._ask_ready(version)[0] == 200 for version in linked)
         except TimeoutError:
-            view, at = self._last_view
-            if time.monotonic() - at < BUSY_SECONDS:
-                return ServerView(view.is_alive, view.ready & versions)
-            return ServerView()
+            return self._last_view.while_busy(versions)
         except LOST:
             return ServerView()
-        view = ServerView(is_alive=True, ready=linked & versions if is_ready else frozenset())
-        self._last_view = (view, time.monotonic())
-        return view
+        return self._last_view.keep(ServerView(is_alive=True, ready=linked & versions if is_ready else frozenset()))
 
     def read_boot(self) -> frozenset[int]:
         try:
@@ -132,7 +128,7 @@ class CustomServer:
             time.sleep(POLL_SECONDS)
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
-        return self._loopback.predict(self._fill(self._settings.predict_path, version), body, seconds)
+        return self._local_http.predict(self._fill(self._settings.predict_path, version), body, seconds)
 
     def signature(self, version: int) -> Signature | None:
         """A container that answers predictions of the Open Inference Protocol may answer its question for that too."""
@@ -140,7 +136,7 @@ class CustomServer:
             return None
         model = self._fill(f"{PROTOCOL}{{model}}", version)
         for path in (f"{model}/versions/{version}", model):
-            status, body = self._loopback.describe(path)
+            status, body = self._local_http.describe(path)
             if status == 200 and (signature := read_metadata(body)) is not None:
                 return signature
         return None
@@ -150,12 +146,12 @@ class CustomServer:
         words = said.decode(errors="replace").strip()[:WORDS_LIMIT] or "nothing more"
         message = (
             f"the container answers GET {path} with {status} for {waited_seconds:.0f} s, and says: {words}. It has to "
-            "answer 200 when it can be asked; another path is named in spec.runtime.paths.ready"
+            "answer 200 there once it can serve. To ask another path, name that in spec.runtime.paths.ready"
         )
         return Refused(message, {version: message})
 
     def _ask_ready(self, version: int) -> tuple[int, bytes]:
-        return self._loopback.ask("GET", self._fill(self._settings.ready_path, version))
+        return self._local_http.ask("GET", self._fill(self._settings.ready_path, version))
 
     def _fill(self, path: str, version: int) -> str:
         return path.replace("{model}", self._volume.model).replace("{version}", str(version))

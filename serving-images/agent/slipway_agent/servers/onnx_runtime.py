@@ -7,22 +7,22 @@ the highest version that is ready. The index answers within milliseconds during 
 """
 
 import json
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Config, Fields, parse_version
-from slipway_agent.failures import Reason, TransientError
-from slipway_agent.servers import REQUEST_SECONDS, Answer, Gone, Loaded, LoadOutcome, Refused, ServerView
-from slipway_agent.servers.loopback import HOST, LOST, WORDS_LIMIT, Loopback, explain_lost, read_words
-from slipway_agent.servers.promised import await_promised
-from slipway_agent.signature import Signature, read_metadata
-from slipway_agent.volume import ModelVolume, link_or_copy
+from slipway_agent.config import Fields, parse_version
+from slipway_agent.model.errors import Reason, TransientError
+from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.model.signature import Signature, read_metadata
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
+from slipway_agent.servers.open_inference import read_index
+from slipway_agent.servers.readiness import LastView, await_ready
+from slipway_agent.volume.models_volume import ModelVolume, link_or_copy
 
 FILE_NAME = "model.onnx"
 SETTINGS_FILE = "model-settings.json"
-BUSY_SECONDS = 15.0  # how long the last answer stands in for one that doesn't come
 KEY_HEADER = "slipway-agent"
 WARMUP_WORDS = "warm-up request "  # how the server's complaint begins when a warm-up request failed
 
@@ -48,8 +48,8 @@ def parse_settings(fields: Fields) -> OnnxSettings:
     )
 
 
-def open_server(volume: ModelVolume, config: Config, settings: OnnxSettings, key: str | None) -> "OnnxRuntimeServer":
-    return OnnxRuntimeServer(volume, settings, config.warmup, key)
+def open_server(inputs: DriverInputs, settings: OnnxSettings) -> "OnnxRuntimeServer":
+    return OnnxRuntimeServer(inputs.volume, settings, inputs.config.warmup, inputs.key)
 
 
 class OnnxRuntimeServer:
@@ -63,8 +63,8 @@ class OnnxRuntimeServer:
         self._volume = volume
         self._settings = settings
         self._warmup = warmup
-        self._last_view = (ServerView(), 0.0)
-        self._loopback = Loopback(settings.http_port, {KEY_HEADER: key} if key else {})
+        self._last_view = LastView()
+        self._local_http = LocalHttp(settings.http_port, {KEY_HEADER: key} if key else {})
 
     def holds_model(self, folder: Path) -> bool:
         return find_onnx(folder) is not None
@@ -80,19 +80,13 @@ class OnnxRuntimeServer:
 
     def observe(self, versions: frozenset[int]) -> ServerView:
         try:
-            status, body = self._loopback.ask("POST", "/v2/repository/index", body={"ready": True})
+            status, body = self._local_http.ask("POST", "/v2/repository/index", body={"ready": True})
         except TimeoutError:
-            # busy is not gone: a pod that drops out under load makes the load worse for the others
-            view, at = self._last_view
-            if time.monotonic() - at < BUSY_SECONDS:
-                return ServerView(view.is_alive, view.ready & versions)
-            return ServerView()
+            return self._last_view.while_busy(versions)
         except LOST:
             return ServerView()
-        ready = frozenset(_ready_in_index(body, self._volume.model)) if status == 200 else frozenset()
-        view = ServerView(is_alive=True, ready=ready & versions)
-        self._last_view = (view, time.monotonic())
-        return view
+        ready = read_index(body, self._volume.model) if status == 200 else frozenset()
+        return self._last_view.keep(ServerView(is_alive=True, ready=ready & versions))
 
     def read_boot(self) -> frozenset[int]:
         return read_versions(self._volume.read_in_repository(SETTINGS_FILE) or "")
@@ -111,20 +105,20 @@ class OnnxRuntimeServer:
 
     def _load_now(self, versions: frozenset[int]) -> LoadOutcome:
         try:
-            status, body = self._loopback.ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, {})
+            status, body = self._local_http.ask("POST", f"/v2/repository/models/{self._volume.model}/load", None, {})
         except ConnectionRefusedError:
             return Gone(f"the server doesn't answer at {HOST}:{self._settings.http_port}", was_asked=False)
         except LOST as cause:
             return Gone(f"the server ended during the load ({explain_lost(cause)})")
         if status != 200:
             return explain_refusal(status, body)
-        return await_promised(self, versions, "the server")
+        return await_ready(self, versions, "the server")
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
-        return self._loopback.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
+        return self._local_http.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
 
     def signature(self, version: int) -> Signature | None:
-        status, body = self._loopback.describe(f"/v2/models/{self._volume.model}/versions/{version}")
+        status, body = self._local_http.describe(f"/v2/models/{self._volume.model}/versions/{version}")
         if status != 200:
             raise TransientError(read_words(status, body))
         return read_metadata(body)
@@ -167,7 +161,7 @@ def compose_settings(
 
 
 def read_versions(written: str) -> frozenset[int]:
-    """The versions that a model-settings.json of ours names; empty when it isn't one."""
+    """The versions that the agent's model-settings.json names; empty for another text."""
     try:
         found = [parse_version(str(entry["parameters"]["version"])) for entry in json.loads(written)]
     except (ValueError, KeyError, TypeError):
@@ -189,15 +183,3 @@ def explain_refusal(status: int, body: bytes) -> Refused:
     is_warmup = bool(words) and all(said.startswith(WARMUP_WORDS) for said in words.values())
     reason = Reason.WARMUP_FAILED if is_warmup else Reason.LOAD_FAILED
     return Refused(read_words(status, body), words, reason)
-
-
-def _ready_in_index(body: bytes, model: str) -> Iterable[int]:
-    try:
-        entries = json.loads(body)
-    except ValueError:
-        return
-    for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, Mapping) and entry.get("name") == model and entry.get("state") == "READY":
-            version = parse_version(str(entry.get("version")))
-            if version is not None:
-                yield version

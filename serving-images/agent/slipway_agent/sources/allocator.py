@@ -1,4 +1,4 @@
-"""The C library's allocator, told what a download is: megabytes that come and go by the thousand, on several threads.
+"""The C library's allocator, set for a download: megabytes that come and go by the thousand, on several threads.
 
 glibc maps each large block anew and gives it back at once, in an arena for each thread: for 1 GB that is 130,000 page
 faults and twice the time in the kernel. With one arena that keeps its blocks while a download runs it is 27,000. What

@@ -14,26 +14,21 @@ from urllib.parse import unquote, urlsplit
 import requests
 
 from slipway_agent.config import Source, show_url
-from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.sources import Fetched, Progress
-from slipway_agent.sources.exchange import (
-    CONNECT_SECONDS,
+from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.sources.base import Fetched, Progress
+from slipway_agent.sources.http_exchange import (
     READ_SECONDS,
-    REDIRECT_LIMIT,
-    REDIRECTS,
-    Authorization,
+    Exchange,
     Session,
-    digest_beginning,
     encode_basic,
-    explain_connection,
-    explain_disk,
     length_of,
-    read_target,
     retry_after_seconds,
-    stream_body,
+    store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume import ensure_room
+from slipway_agent.volume.models_volume import ensure_room, explain_disk
+
+PART_NAME, NOTE_NAME = "download.part", "download.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,112 +77,62 @@ class HttpsSource:
                 f"{known})",
             )
         url = self._source.location(version)
-        part, note = staging / "download.part", staging / "download.json"
         with Session() as session:
             try:
-                sha256, fingerprint = self._download(session, version, url, part, note, progress, refused)
+                sha256, fingerprint = self._download(session, version, staging, progress, refused)
             except OSError as cause:  # requests' own errors are OSErrors too, but are explained where they arise
-                raise explain_disk(cause, url) from cause
-        return Fetched(part, sha256, unquote(urlsplit(url).path.rsplit("/", 1)[-1]), fingerprint)
+                raise explain_disk(cause, show_url(url)) from cause
+        return Fetched(staging / PART_NAME, sha256, unquote(urlsplit(url).path.rsplit("/", 1)[-1]), fingerprint)
 
     def _download(
-        self,
-        session: requests.Session,
-        version: int,
-        url: str,
-        part: Path,
-        note: Path,
-        progress: Progress,
-        refused: str | None,
+        self, session: Session, version: int, staging: Path, progress: Progress, refused: str | None
     ) -> tuple[str, str | None]:
         """The finished file's digest and the ETag it came with."""
-        partial = _read_note(note)
-        begun_bytes = part.stat().st_size if partial is not None and partial.url == url and part.is_file() else 0
-        if partial is None or not 0 < begun_bytes <= partial.total_bytes:
-            begun_bytes, partial = 0, None
-        headers = {"Accept-Encoding": "identity", "User-Agent": "slipway-agent"}
-        if partial is not None and begun_bytes == partial.total_bytes:
-            begun_bytes -= 1  # a range must ask for something, and the server's word on "still the same" is wanted
+        url = self._source.location(version)
+        part, note = staging / PART_NAME, staging / NOTE_NAME
+        partial, begun_bytes = _find_partial(note, part, url)
+        headers: dict[str, str] = {}
         if partial is not None:
-            headers |= {"Range": f"bytes={begun_bytes}-", "If-Range": partial.validator}
+            headers = {"Range": f"bytes={begun_bytes}-", "If-Range": partial.validator}
         elif refused is not None:
-            headers["If-None-Match"] = refused
+            headers = {"If-None-Match": refused}
+        exchange = Exchange(session, self._source.ca_file, self._read_seconds)
         authorization = read_authorization(self._source)
-        with self._request(session, url, headers, authorization) as response:
+        with exchange.ask("GET", url, headers, authorization, self._judge_redirect) as response:
             if response.status_code == 304 and refused is not None:
                 raise UnchangedError
             if response.status_code == 416:
                 note.unlink(missing_ok=True)
             self._refuse_status(response, url, version)
-            if response.status_code == 206:
-                if partial is None or not _continues(response, begun_bytes, partial):
-                    note.unlink(missing_ok=True)
-                    raise TransientError(
-                        f"{show_url(url)} holds something else than what was begun; it is fetched from the start"
-                    )
-            else:
+            if response.status_code != 206:
                 begun_bytes = 0
+            elif partial is None or not _continues(response, begun_bytes, partial):
+                note.unlink(missing_ok=True)
+                raise TransientError(f"{show_url(url)} changed since its download began; it is fetched from the start")
             length_bytes = length_of(response)
             total_bytes = None if length_bytes is None else begun_bytes + length_bytes
-            validator = _validator(response)
-            if total_bytes is not None and validator is not None:
-                note.write_text(json.dumps(asdict(_Partial(url, validator, total_bytes))))
-            else:
-                note.unlink(missing_ok=True)
-            with part.open("r+b" if begun_bytes else "wb") as file:
-                digest = digest_beginning(file, begun_bytes)
-                if begun_bytes:
-                    file.truncate(begun_bytes)
-                if total_bytes is not None:
-                    ensure_room(part.parent, total_bytes - begun_bytes, f"version {version} ({show_url(url)})")
-                progress.expect(total_bytes, begun_bytes)
-
-                def keep(chunk: bytes) -> None:
-                    digest.update(chunk)
-                    file.write(chunk)
-
-                received_bytes = begun_bytes + stream_body(response, url, keep, progress)
-            if total_bytes is not None and received_bytes != total_bytes:
+            _write_note(note, url, _validator(response), total_bytes)
+            if total_bytes is not None:
+                ensure_room(staging, total_bytes - begun_bytes, f"version {version} ({show_url(url)})")
+            progress.expect(total_bytes, begun_bytes)
+            digest, stored_bytes = store_body(response, url, part, begun_bytes, progress)
+            if total_bytes is not None and stored_bytes != total_bytes:
                 raise TransientError(
-                    f"{show_url(url)} sent {received_bytes} of {total_bytes} bytes; it goes on from there"
+                    f"{show_url(url)} sent {stored_bytes} of {total_bytes} bytes; it goes on from there"
                 )
-            return digest.hexdigest(), response.headers.get("ETag")
+            return digest, response.headers.get("ETag")
 
-    def _request(
-        self, session: requests.Session, url: str, headers: Mapping[str, str], authorization: str | None
-    ) -> requests.Response:
-        """The final response, its body unread. Redirects are followed by hand, so that each hop can be judged."""
-        here = url
-        for _ in range(REDIRECT_LIMIT + 1):
-            try:
-                response = session.get(
-                    here,
-                    headers=dict(headers),
-                    auth=None if authorization is None else Authorization(authorization, url),
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(CONNECT_SECONDS, self._read_seconds),
-                    verify=self._source.ca_file or True,  # per request: a session's own gives way to the environment's
-                )
-            except (requests.RequestException, OSError, ValueError) as cause:
-                raise explain_connection(cause, here, self._source.ca_file) from cause
-            if response.status_code not in REDIRECTS:
-                return response
-            target, host = read_target(here, response.headers.get("Location", ""))
-            response.close()
-            if not self._source.allow_redirects:
-                raise SpecError(
-                    Reason.REDIRECT_REFUSED,
-                    f"{show_url(here)} redirects to {host}, and redirects are refused. Write that address as the "
-                    "URL, or set storage.allowRedirects: true",
-                )
-            if urlsplit(target).scheme != "https":
-                raise SpecError(
-                    Reason.REDIRECT_REFUSED, f"{show_url(here)} redirects to {host} without https, which is refused"
-                )
-            here = target
-        message = f"{show_url(url)} redirects more than {REDIRECT_LIMIT} times. Write its final address"
-        raise SpecError(Reason.REDIRECT_REFUSED, message)
+    def _judge_redirect(self, here: str, target: str, host: str) -> None:
+        if not self._source.allow_redirects:
+            raise SpecError(
+                Reason.REDIRECT_REFUSED,
+                f"{show_url(here)} redirects to {host}, and redirects are refused. Write that address as the "
+                "URL, or set storage.allowRedirects: true",
+            )
+        if urlsplit(target).scheme != "https":
+            raise SpecError(
+                Reason.REDIRECT_REFUSED, f"{show_url(here)} redirects to {host} without https, which is refused"
+            )
 
     def _refuse_status(self, response: requests.Response, url: str, version: int) -> None:
         status = response.status_code
@@ -205,7 +150,7 @@ class HttpsSource:
             who = "without credentials" if self._source.credentials is None else f"with {name_secret(self._source)}"
             advice = f"Check what it allows for this URL, asked {who}"
             raise SpecError(Reason.ACCESS_DENIED, f"{said}: the server refuses it. {advice}")
-        raise TransientError(f"{said}, which is no answer to a download; it is tried again")
+        raise TransientError(f"{said}, which a download can't use; it is tried again")
 
 
 def _continues(response: requests.Response, begun_bytes: int, partial: _Partial) -> bool:
@@ -225,6 +170,26 @@ def _validator(response: requests.Response) -> str | None:
     if etag is not None:
         return None if etag.startswith("W/") else etag
     return response.headers.get("Last-Modified")
+
+
+def _find_partial(note: Path, part: Path, url: str) -> tuple[_Partial | None, int]:
+    """What an earlier attempt left of this object, and how many bytes of that stand; (None, 0) when it is no use."""
+    partial = _read_note(note)
+    if partial is None or partial.url != url or not part.is_file():
+        return None, 0
+    begun_bytes = part.stat().st_size
+    if not 0 < begun_bytes <= partial.total_bytes:
+        return None, 0
+    # a range must ask for something, and the server's word on "still the same" is wanted
+    return partial, min(begun_bytes, partial.total_bytes - 1)
+
+
+def _write_note(note: Path, url: str, validator: str | None, total_bytes: int | None) -> None:
+    """So that a later attempt may go on; without a validator or a size it can't."""
+    if total_bytes is None or validator is None:
+        note.unlink(missing_ok=True)
+    else:
+        note.write_text(json.dumps(asdict(_Partial(url, validator, total_bytes))))
 
 
 def _read_note(note: Path) -> _Partial | None:

@@ -22,27 +22,22 @@ from urllib.parse import urlencode, urlsplit
 import requests
 
 from slipway_agent.config import Source, show_url
-from slipway_agent.digest import digest_path
-from slipway_agent.failures import Reason, SpecError, TransientError, UnchangedError
-from slipway_agent.layers import Layers
-from slipway_agent.sources import Fetched, Progress
-from slipway_agent.sources.exchange import (
-    CONNECT_SECONDS,
+from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.sources.base import Fetched, Progress
+from slipway_agent.sources.http_exchange import (
     READ_SECONDS,
-    REDIRECT_LIMIT,
-    REDIRECTS,
-    Authorization,
+    Exchange,
     Session,
     digest_beginning,
     encode_basic,
     explain_connection,
-    explain_disk,
-    read_target,
     retry_after_seconds,
-    stream_body,
+    store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume import RESUMED_FOLDER, ensure_room
+from slipway_agent.volume.digest import digest_path
+from slipway_agent.volume.image_layers import Layers
+from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room, explain_disk
 
 MANIFEST_BYTES = 4 << 20  # what registries must accept at least, and the largest one that is read
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -69,6 +64,12 @@ class Reference:
     host: str
     repository: str
     name: str
+
+    @property
+    def words(self) -> str:
+        """For messages."""
+        separator = "@" if self.name.startswith("sha256:") else ":"
+        return f"oci://{self.host}/{self.repository}{separator}{self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,15 +122,17 @@ class OciSource:
             if refused is not None and refused == manifest.digest:
                 raise UnchangedError
             try:
-                folder = _pull(registry, reference, manifest, staging, where, progress)
+                paths = _pull(registry, reference, manifest, staging, progress)
+                folder = _compose(manifest.layers, paths, staging / "content", where, progress.check)
                 return Fetched(folder, digest_path(folder), str(version), manifest.digest)
             except requests.RequestException as cause:  # explained where it arises; this is the disk's
                 raise explain_connection(cause, registry.base, self._source.ca_file) from cause
             except OSError as cause:
-                raise explain_disk(cause, where) from cause
+                raise explain_disk(cause, show_url(where)) from cause
 
     def _registry(self, session: Session, reference: Reference) -> "_Registry":
-        return _Registry(session, self._source, reference.host, self._read_seconds, self._tokens)
+        exchange = Exchange(session, self._source.ca_file, self._read_seconds)
+        return _Registry(exchange, self._source, reference.host, self._tokens)
 
     def _reference(self, version: int) -> Reference:
         if version not in self._source.versions:
@@ -145,7 +148,7 @@ class OciSource:
 def parse_reference(location: str) -> Reference:
     """oci://host:5000/team/digits:v3 is (host:5000, team/digits, v3); a digest after @ wins over a tag.
 
-    SpecError(SourceNotFound) for what is no reference.
+    SpecError(SourceNotFound) for anything else.
     """
     host, _, path = location.removeprefix("oci://").partition("/")
     path, _, digest = path.partition("@")
@@ -169,22 +172,20 @@ class _Registry:
 
     def __init__(
         self,
-        session: Session,
+        exchange: Exchange,
         source: Source,
         host: str,
-        read_seconds: float,
         tokens: dict[tuple[str, str | None], str],
     ) -> None:
-        self._session = session
+        self._exchange = exchange
         self._source = source
-        self._read_seconds = read_seconds
         self._tokens = tokens
         self._host = host
         self._login = _read_login(source, host)
         self.base = _base_url(source, host)
 
     def head_manifest(self, reference: Reference) -> str:
-        """The digest that a tag stands for now."""
+        """The digest that a tag names now."""
         if _DIGEST.fullmatch(reference.name):
             return self.read_manifest(reference).digest
         with self._ask("HEAD", reference, f"manifests/{reference.name}", _accept()) as response:
@@ -197,9 +198,9 @@ class _Registry:
         digest, raw = self._read_json(reference, reference.name)
         manifest = raw
         if raw.get("mediaType") in _INDEX_TYPES or "manifests" in raw:
-            chosen = _choose_platform(raw, show_url(self._words(reference)))
+            chosen = _choose_platform(raw, show_url(reference.words))
             manifest = self._read_json(reference, chosen)[1]
-        return _Manifest(digest, _parse_layers(manifest, self._words(reference)))
+        return _Manifest(digest, _parse_layers(manifest, reference.words))
 
     def read_blob(self, reference: Reference, layer: _Layer, path: Path, progress: Progress) -> None:
         """The blob in a file that an earlier attempt may have begun; verified. OSError of the disk."""
@@ -212,27 +213,19 @@ class _Registry:
                 self._refuse_status(response, reference, f"its blob {layer.digest[:19]}…")
                 if response.status_code != 206:
                     begun_bytes = 0
-                with path.open("r+b" if begun_bytes else "wb") as file:
-                    digest = digest_beginning(file, begun_bytes)
-                    file.truncate(begun_bytes)
-
-                    def keep(chunk: bytes) -> None:
-                        digest.update(chunk)
-                        file.write(chunk)
-
-                    received_bytes = begun_bytes + stream_body(response, self.base, keep, progress)
-            if received_bytes < layer.size_bytes:
+                digest, stored_bytes = store_body(response, self.base, path, begun_bytes, progress)
+            if stored_bytes < layer.size_bytes:
                 raise TransientError(
-                    f"{self._host} sent {received_bytes} of {layer.size_bytes} bytes of {self._words(reference)}; it "
+                    f"{self._host} sent {stored_bytes} of {layer.size_bytes} bytes of {reference.words}; it "
                     "goes on from there"
                 )
         else:
             with path.open("rb") as file:
-                digest = digest_beginning(file, begun_bytes)
-        if f"sha256:{digest.hexdigest()}" != layer.digest:
+                digest = digest_beginning(file, begun_bytes).hexdigest()
+        if f"sha256:{digest}" != layer.digest:
             path.unlink(missing_ok=True)
             raise TransientError(
-                f"{self._host} sent other bytes than {layer.digest} for {self._words(reference)}; it is tried again"
+                f"{self._host} sent other bytes than {layer.digest} for {reference.words}; it is tried again"
             )
 
     def _read_json(self, reference: Reference, name: str) -> tuple[str, dict[str, Any]]:
@@ -245,7 +238,7 @@ class _Registry:
                 raise explain_connection(OSError(str(cause)), self.base, None) from cause
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if _DIGEST.fullmatch(name) and digest != name:
-            raise TransientError(f"{self._host} sent other bytes than {name} for {self._words(reference)}; tried again")
+            raise TransientError(f"{self._host} sent other bytes than {name} for {reference.words}; tried again")
         try:
             raw = json.loads(content)
         except ValueError:
@@ -253,7 +246,7 @@ class _Registry:
         if not isinstance(raw, dict) or len(content) > MANIFEST_BYTES:
             raise SpecError(
                 Reason.UNSUPPORTED_ARCHIVE,
-                f"{self._words(reference)} has no manifest that can be read. Push it as an OCI image or artifact",
+                f"{reference.words} has no manifest that can be read. Push it as an OCI image or artifact",
             )
         return digest, raw
 
@@ -273,31 +266,13 @@ class _Registry:
         return response
 
     def _send(self, method: str, url: str, headers: Mapping[str, str], authorization: str | None) -> requests.Response:
-        here = url
-        for _ in range(REDIRECT_LIMIT + 1):
-            try:
-                response = self._session.request(
-                    method,
-                    here,
-                    headers={"Accept-Encoding": "identity", "User-Agent": "slipway-agent", **headers},
-                    auth=Authorization(authorization, url) if authorization is not None else _no_authorization,
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(CONNECT_SECONDS, self._read_seconds),
-                    verify=self._source.ca_file or True,
-                )
-            except (requests.RequestException, OSError, ValueError) as cause:
-                raise explain_connection(cause, here, self._source.ca_file) from cause
-            if response.status_code not in REDIRECTS:
-                return response
-            target, host = read_target(here, response.headers.get("Location", ""))
-            response.close()
-            if urlsplit(target).scheme != "https" and not self.base.startswith("http://"):
-                raise SpecError(
-                    Reason.REDIRECT_REFUSED, f"{self._host} redirects to {host} without https, which is refused"
-                )
-            here = target
-        raise SpecError(Reason.REDIRECT_REFUSED, f"{self._host} redirects more than {REDIRECT_LIMIT} times")
+        return self._exchange.ask(method, url, headers, authorization, self._judge_redirect)
+
+    def _judge_redirect(self, here: str, target: str, host: str) -> None:
+        if urlsplit(target).scheme != "https" and not self.base.startswith("http://"):
+            raise SpecError(
+                Reason.REDIRECT_REFUSED, f"{self._host} redirects to {host} without https, which is refused"
+            )
 
     def _answer_challenge(self, challenge: str, reference: Reference) -> str | None:
         """What WWW-Authenticate asks for: the password, or a token from the realm; None where there is neither."""
@@ -325,16 +300,14 @@ class _Registry:
             except (ValueError, AttributeError):
                 token = None
         if not token:
-            raise TransientError(f"{urlsplit(realm).netloc} gave no token for {self._words(reference)}; tried again")
+            raise TransientError(f"{urlsplit(realm).netloc} gave no token for {reference.words}; tried again")
         return f"Bearer {token}"
 
     def _refuse_status(self, response: requests.Response, reference: Reference, what: str = "it") -> None:
         status = response.status_code
         if status in (200, 206):
             return
-        said = (
-            f"{self._host} answered {status} {response.reason or ''}".rstrip() + f" when {self._words(reference)} was "
-        )
+        said = f"{self._host} answered {status} {response.reason or ''}".rstrip() + f" when {reference.words} was "
         said += "asked for" if what == "it" else f"pulled ({what})"
         if status == 404:
             raise SpecError(
@@ -347,7 +320,7 @@ class _Registry:
             raise SpecError(
                 Reason.ACCESS_DENIED,
                 f"{said}, {who}: {way_out} ({_EXPECTED_KEYS}), or whether the repository exists: registries hide "
-                "those that one may not see",
+                "repositories from those who may not read them",
             )
         if status in (408, 416, 425, 429) or status >= 500:
             raise TransientError(f"{said}; it is tried again", retry_after_seconds(response))
@@ -355,20 +328,11 @@ class _Registry:
             Reason.ACCESS_DENIED, f"{said}: the registry refuses it. Check the reference and its permissions"
         )
 
-    def _words(self, reference: Reference) -> str:
-        separator = "@" if reference.name.startswith("sha256:") else ":"
-        return f"oci://{reference.host}/{reference.repository}{separator}{reference.name}"
-
-
-def _no_authorization(request: requests.PreparedRequest) -> requests.PreparedRequest:
-    """Keeps requests from looking for a password in ~/.netrc."""
-    return request
-
 
 def _pull(
-    registry: _Registry, reference: Reference, manifest: _Manifest, staging: Path, where: str, progress: Progress
-) -> Path:
-    """All blobs, then what they make up: a folder below staging. OSError of the disk."""
+    registry: _Registry, reference: Reference, manifest: _Manifest, staging: Path, progress: Progress
+) -> Sequence[Path]:
+    """The blobs of the layers, in files below staging. OSError of the disk."""
     downloads, note = staging / RESUMED_FOLDER, staging / "download.json"
     if _read_note(note) != manifest.digest:
         shutil.rmtree(downloads, ignore_errors=True)
@@ -377,18 +341,18 @@ def _pull(
     paths = [downloads / f"{position}.blob" for position in range(len(manifest.layers))]
     total_bytes = sum(layer.size_bytes for layer in manifest.layers)
     begun_bytes = sum(path.stat().st_size for path in paths if path.is_file())
-    ensure_room(staging, total_bytes - begun_bytes, where)
+    ensure_room(staging, total_bytes - begun_bytes, reference.words)
     progress.expect(total_bytes, begun_bytes)
     for layer, path in zip(manifest.layers, paths, strict=True):
         registry.read_blob(reference, layer, path, progress)
-    content = staging / "content"
-    shutil.rmtree(content, ignore_errors=True)
-    return _compose(manifest.layers, paths, content, where, progress.check)
+    return paths
 
 
 def _compose(
     layers: Sequence[_Layer], paths: Sequence[Path], content: Path, where: str, check: Callable[[], None]
 ) -> Path:
+    """What the layers make up: a folder."""
+    shutil.rmtree(content, ignore_errors=True)
     image = Layers(content, where, check)
     for layer, path in zip(layers, paths, strict=True):
         if layer.file_name is None or layer.is_packed:

@@ -18,8 +18,8 @@ import obstore
 from obstore.store import S3Store
 
 from slipway_agent.config import Source
-from slipway_agent.failures import AgentError, Reason, SpecError, TransientError
-from slipway_agent.sources.objects import ChangedError, StoredObject
+from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
+from slipway_agent.sources.object_store import ChangedError, StoredObject
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 
 if TYPE_CHECKING:

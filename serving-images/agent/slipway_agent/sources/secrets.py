@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from slipway_agent.config import Source
-from slipway_agent.failures import Reason, SpecError
+from slipway_agent.model.errors import Reason, SpecError
 
 SecretStamp: TypeAlias = tuple[tuple[str, int, int], ...]
 
@@ -58,7 +58,7 @@ def name_secret(source: Source) -> str:
 
 
 def refuse_secret(source: Source, found: Mapping[str, str], expected: str) -> SpecError:
-    """Why a Secret is of no use. `expected`: the keys that are wanted, in words."""
+    """Why a Secret can't be used. `expected`: the keys that it must have, for the message."""
     filled = [name for name, value in found.items() if value]
     if not found:
         what = "isn't there, or has no keys"

@@ -22,9 +22,9 @@ from slipway.api.v1alpha1 import Analysis
 from slipway.decide.analysis import accumulator as tallies
 from slipway.decide.analysis import eprocess as statistics
 from slipway.decide.analysis import verdict as analysis
-from slipway.decide.analysis.accumulator import Tally
+from slipway.decide.analysis.accumulator import Accumulated, Tally, begin, enter_step, look, read, write
 from slipway.decide.analysis.eprocess import Evidence, above, difference, unbet, weigh, wilson
-from slipway.decide.analysis.verdict import Accumulated, Reason, begin, enter_step, judge, look, read, write
+from slipway.decide.analysis.verdict import Reason, judge
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Outcome, Reading, Verdict
 
 START = datetime(2026, 11, 21, 6, 0, tzinfo=UTC)

@@ -1,0 +1,165 @@
+"""Every way in which a revision loses its place: one table, in order; the first that holds is why.
+
+While it takes over it is rejected with that cause; in its bake, the revision before it gets everything back. What was
+rejected before (`StepInput.is_rejected`) isn't tried at all.
+A row marked FORBIDDEN is one that `semantics` (what may never happen) rules out and that still stands.
+Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import Flag, auto
+
+from slipway.decide.progress import StepsProgress, lacks_evidence, progress_through_steps
+from slipway.decide.step_input import Arrival, StepInput, progress_of
+from slipway.model.rollout import NO_PROGRESS
+from slipway.model.signals import Cause, GateState, Outcome
+from slipway.model.workload import Crash, Workload
+
+FORBIDDEN = True
+SAID_BY_ITS_PODS = Cause("", "")
+"""The pods' own trouble, or the agent's own words, are the reason."""
+
+
+class When(Flag):
+    """What of a rollout a way speaks of. STEPS: a canary before and in its steps. DEADLINE: one that isn't done yet."""
+
+    STEPS = auto()
+    DEADLINE = auto()
+    IN_PLACE = auto()
+    ROLLING = auto()
+    BAKE = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One way to lose one's place. cause_of: why; None: it doesn't hold. is_forbidden: it is to go."""
+
+    when: When
+    cause_of: Callable[[StepInput], Cause | None]
+    is_forbidden: bool = False
+
+
+def taken_back_by(given: StepInput) -> Cause | None:
+    """Why the target's revision, which takes over, is taken back now; None: it isn't."""
+    return _first_cause(given, ARRIVALS[given.arrival])
+
+
+def given_up_by(given: StepInput) -> Cause | None:
+    """Why a canary that is neither taken back nor done is given up now; None: it isn't."""
+    return _first_cause(given, When.DEADLINE)
+
+
+def bake_failed_by(given: StepInput) -> Cause | None:
+    """Why the stable revision, which bakes, is taken back now; None: it isn't.
+
+    Nobody can go back to pods that aren't there, and what a person rolled back to isn't judged.
+    """
+    previous = given.previous_workload
+    if previous is None or given.workloads[previous].ready == 0 or given.target.is_rollback:
+        return None
+    return _first_cause(given, When.BAKE)
+
+
+def _first_cause(given: StepInput, when: When) -> Cause | None:
+    found = (way.cause_of(given) for way in WAYS if when in way.when)
+    return next((cause for cause in found if cause is not None), None)
+
+
+def aborted(given: StepInput) -> Cause | None:
+    """A person said abort."""
+    is_begun = given.arrival is not Arrival.IN_PLACE or given.is_carried
+    return given.signals.abort if is_begun else None
+
+
+def lost_its_pods(given: StepInput) -> Cause | None:
+    """In bake, none of its pods is ready any more."""
+    is_lost = given.stable_here.ready == 0 and given.state.canary_ready > 0 and given.target.replicas > 0
+    return Cause("NoReadyPods", "in bake, none of its pods was ready any more") if is_lost else None
+
+
+def refused(given: StepInput) -> Cause | None:
+    """An agent or a server can't use its version, and waiting will not help."""
+    is_refused = given.here.revision == given.target.revision and given.here.is_refused
+    return SAID_BY_ITS_PODS if is_refused else None
+
+
+def gate_failed(given: StepInput) -> Cause | None:
+    """A gate says no before any live traffic."""
+    gates = given.signals.gates
+    return Cause(gates.reason, gates.message) if gates.state is GateState.FAILED else None
+
+
+def crashed_under_traffic(given: StepInput) -> Cause | None:
+    """Its server ended by itself since it got its first requests."""
+    if given.arrival is not Arrival.KEPT:
+        crash = _crash(given, given.here) if _has_begun(given) else None
+        return Cause("CanaryCrashed", crash.message) if crash else None
+    crash = _crash(given, given.stable_here)
+    return Cause("CanaryCrashed", f"in bake, {crash.message}") if crash else None
+
+
+def judged_worse(given: StepInput) -> Cause | None:
+    """The evidence says that it is worse."""
+    verdict, bakes = given.signals.verdict, given.arrival is Arrival.KEPT
+    if not given.target.is_judged or verdict is None or verdict.outcome is not Outcome.FAIL:
+        return None
+    if bakes:
+        return Cause(verdict.reason, f"in bake, {verdict.message}")
+    return Cause(verdict.reason, verdict.message) if _has_begun(given) else None
+
+
+def made_no_progress(given: StepInput) -> Cause | None:
+    """Nothing went on until the deadline, though it waits for no person and downloads nothing."""
+    if given.arrival is Arrival.BY_STEPS:
+        return _late_in_steps(given, progress_through_steps(given))
+    if given.arrival is Arrival.IN_PLACE and not given.is_carried:
+        return None
+    is_late = given.now >= deadline_of(given) and not given.here.is_fetching
+    return SAID_BY_ITS_PODS if is_late else None
+
+
+WAYS: tuple[Way, ...] = (
+    Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE, aborted),
+    Way(When.BAKE, lost_its_pods, FORBIDDEN),
+    Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
+    Way(When.STEPS, gate_failed),
+    Way(When.STEPS | When.BAKE, crashed_under_traffic),
+    Way(When.STEPS | When.BAKE, judged_worse),
+    Way(When.DEADLINE | When.IN_PLACE | When.ROLLING, made_no_progress),
+)
+ARRIVALS = {Arrival.BY_STEPS: When.STEPS, Arrival.IN_PLACE: When.IN_PLACE, Arrival.ROLLING: When.ROLLING}
+
+
+def deadline_of(given: StepInput) -> datetime:
+    """When a revision that arrives in place or rolling is given up."""
+    since, _ = progress_of(given)
+    return since + timedelta(seconds=given.target.deadline_seconds)
+
+
+def _late_in_steps(given: StepInput, at: StepsProgress) -> Cause | None:
+    if at.deadline is None or given.now < at.deadline or given.here.is_fetching:
+        return None
+    if at.has_held and lacks_evidence(given, at.step, is_promote_requested=at.state.is_promote_requested):
+        verdict = given.signals.verdict
+        said = verdict.message if verdict is not None else "no evidence came"
+        return Cause("Inconclusive", f"{said}; spec.rollout.analysis.onInconclusive is RollBack")
+    if given.state.step_index == 0 and given.here.ready == 0:
+        return SAID_BY_ITS_PODS
+    waited = f"waited {given.target.deadline_seconds} s for {at.waits_for}" if at.waits_for else ""
+    return Cause(NO_PROGRESS, waited)
+
+
+def _has_begun(given: StepInput) -> bool:
+    """Whether the canary is in its steps, as status tells."""
+    return given.state.canary == given.target.revision and given.state.step_index > 0
+
+
+def _crash(given: StepInput, here: Workload) -> Crash | None:
+    """The last crash, since the revision got its first requests. Nodes tell it to the second."""
+    since = given.state.traffic_since
+    is_new = here.crash is not None and since is not None and here.crash.at >= since.replace(microsecond=0)
+    return here.crash if is_new else None

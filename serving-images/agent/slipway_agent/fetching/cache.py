@@ -1,0 +1,412 @@
+"""Fetched versions on a volume that the model's replicas share: ten download once, and a rollback needs no network.
+
+    entries/<sha256>/    one version as it was fetched: content (a folder or a file), about.json, maybe beside/
+    places/<key>.json    which digest a location had under a stamp
+    leases/<key>         who fetches it now; touched every few seconds while that goes on
+    incoming/            what is being written; an entry appears by one rename, complete
+
+Invariants: nothing leaves an entry whose digest isn't the entry's name, computed while it is copied; a damaged one is
+removed. A cache that is full, read-only or gone costs one line in the log and a fetch of one's own, never a version.
+No flock and no clock is relied on: two nodes' clocks may differ, a lease is stale when nobody saw it change for
+STALE_SECONDS. Two holders of one lease cost a second download and nothing else.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import re
+import shutil
+import threading
+import time
+import uuid
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from slipway_agent.config import Source
+from slipway_agent.model.errors import UnchangedError
+from slipway_agent.servers.base import Say
+from slipway_agent.sources.base import Fetched, ModelSource, Progress
+from slipway_agent.volume.digest import CHUNK_BYTES, digest_of_files, list_files
+from slipway_agent.volume.models_volume import SPARE_BYTES, ensure_room, replace_file
+
+BEAT_SECONDS, STALE_SECONDS, POLL_SECONDS = 3.0, 20.0, 0.2
+REFUSED_SECONDS = 600.0  # how long the others don't try a cache that was too full for a version
+UNUSED_SECONDS = 3600.0  # an entry that was used since is kept
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class _About:
+    """What an entry is, beside its bytes. `uri`: whose it is when room is needed."""
+
+    name: str
+    is_folder: bool
+    size_bytes: int
+    fingerprint: str | None
+    location: str
+    uri: str
+
+
+class CachedSource:
+    """A source whose versions come from the cache where it has them. `kept`: digests that are not to be pruned."""
+
+    def __init__(self, inner: ModelSource, source: Source, say: Say, kept: Callable[[], Collection[str]]) -> None:
+        assert source.cache is not None
+        self._inner = inner
+        self._source = source
+        self._cache = Cache(Path(source.cache), source.uri, say, kept)
+        self._beside: Path | None = None
+
+    def list_versions(self) -> Mapping[int, str | None]:
+        return self._inner.list_versions()
+
+    def model_folder(self) -> Path | None:
+        return self._beside
+
+    def fetch(
+        self, version: int, staging: Path, progress: Progress, refused: str | None, known: str | None = None
+    ) -> Fetched:
+        if known is not None and (found := self._take(known, staging, progress, refused)) is not None:
+            return found
+        location = self._source.location(version)
+        stamp = self._inner.list_versions().get(version)
+        if refused is not None and stamp == refused:
+            raise UnchangedError
+        place = _Place(location, stamp)
+        seen = self._cache.read_place(place) if stamp is None else None
+        while True:
+            found_at = self._cache.read_place(place)
+            # without a stamp only what was put there while we waited is known to be what the location holds
+            if found_at is not None and found_at != seen:
+                found = self._take(found_at.sha256, staging, progress, refused)
+                if found is not None:
+                    return found
+            with self._cache.lease(place, progress) as is_ours:
+                if is_ours is None:
+                    continue  # another one's fetch ended: look again
+                return self._fetch(version, staging, progress, refused, place, may_keep=is_ours)
+
+    def _take(self, sha256: str, staging: Path, progress: Progress, refused: str | None) -> Fetched | None:
+        found = self._cache.take(sha256, staging, progress, refused)
+        if found is None:
+            return None
+        self._beside = self._cache.beside(sha256)
+        return found
+
+    def _fetch(
+        self, version: int, staging: Path, progress: Progress, refused: str | None, place: "_Place", *, may_keep: bool
+    ) -> Fetched:
+        fetched = self._inner.fetch(version, staging, progress, refused)
+        self._beside = self._inner.model_folder()
+        if may_keep:
+            self._cache.keep(fetched, place, self._beside, progress)
+        return fetched
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    location: str
+    stamp: str | None
+
+    @property
+    def key(self) -> str:
+        return hashlib.sha256(f"{self.location}\0{self.stamp or ''}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class _FoundAt:
+    sha256: str
+    written: tuple[int, int]  # when and which file: another one, another look
+
+
+class Cache:
+    def __init__(self, root: Path, uri: str, say: Say, kept: Callable[[], Collection[str]]) -> None:
+        self._root = root
+        self._uri = uri
+        self._say = say
+        self._kept = kept
+        self._said: set[str] = set()
+
+    # what is there
+
+    def read_place(self, place: _Place) -> _FoundAt | None:
+        note = self._root / "places" / f"{place.key}.json"
+        try:
+            sha256 = str(json.loads(note.read_text())["sha256"])
+            status = note.stat()
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        if not _SHA256.fullmatch(sha256):
+            return None  # it becomes a path
+        return _FoundAt(sha256, (status.st_mtime_ns, status.st_ino))
+
+    def beside(self, sha256: str) -> Path | None:
+        folder = self._root / "entries" / sha256 / "beside"
+        return folder if folder.is_dir() else None
+
+    def take(self, sha256: str, staging: Path, progress: Progress, refused: str | None) -> Fetched | None:
+        """Copy an entry out, verified. None where there is none, or a damaged one, which is removed.
+
+        SpecError(DiskFull) when the pod's volume can't take it; OSError of that volume.
+        """
+        entry = self._root / "entries" / sha256
+        about = _read_about(entry)
+        if about is None:
+            return None
+        if refused is not None and about.fingerprint == refused:
+            raise UnchangedError
+        ensure_room(staging, about.size_bytes, f"{about.location} (from the cache)")
+        progress.expect(about.size_bytes)
+        target = staging / "copy"
+        _remove(target)
+        try:
+            found = _copy(entry / "content", target, progress)
+        except _CacheError as cause:
+            self._say_once("cache can't be read; the model is fetched from its source", str(cause))
+            return None
+        if found != sha256:
+            _remove(target)
+            self._discard(entry)
+            self._say("a damaged version was removed from the cache; it is fetched again", sha256=sha256, found=found)
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(entry)  # used now: not the first to be pruned
+        return Fetched(target, sha256, about.name, about.fingerprint)
+
+    # who fetches
+
+    @contextlib.contextmanager
+    def lease(self, place: _Place, progress: Progress) -> Iterator[bool | None]:
+        """True: fetch, and keep it. False: fetch without the cache. None: another replica fetched while we waited."""
+        path = self._root / "leases" / place.key
+        token = uuid.uuid4().hex
+        verdict = self._ask_lease(path, token, progress)
+        if not verdict:
+            yield verdict
+            return
+        stop = threading.Event()
+        beat = threading.Thread(target=_beat, args=(path, stop), name="lease", daemon=True)
+        beat.start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            beat.join()
+            with contextlib.suppress(OSError):
+                if path.read_text() == token:
+                    path.unlink()
+
+    def _ask_lease(self, path: Path, token: str, progress: Progress) -> bool | None:
+        try:
+            if self._is_refused(path):
+                return False
+            if self._try_lease(path, token):
+                return True
+            self._wait(path, progress)
+        except OSError as cause:
+            self._say_unusable(cause)
+            return False
+        return None
+
+    def _try_lease(self, path: Path, token: str) -> bool:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        except FileExistsError:
+            return False
+        with os.fdopen(file, "w") as writing:
+            writing.write(token)
+        return True
+
+    def _wait(self, path: Path, progress: Progress) -> None:
+        """Until the lease's holder is done, or dead: then the lease is taken from it. CancelledError."""
+        seen, seen_at = None, time.monotonic()
+        while True:
+            progress.check()
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                return
+            now = (status.st_mtime_ns, status.st_ino)
+            if now != seen:
+                seen, seen_at = now, time.monotonic()
+            elif time.monotonic() - seen_at > STALE_SECONDS:
+                with contextlib.suppress(FileNotFoundError):
+                    path.unlink()
+                return
+            time.sleep(POLL_SECONDS)
+
+    def _is_refused(self, path: Path) -> bool:
+        try:
+            return time.time() - path.with_suffix(".refused").stat().st_mtime < REFUSED_SECONDS
+        except FileNotFoundError:
+            return False
+
+    # what is kept
+
+    def keep(self, fetched: Fetched, place: _Place, beside: Path | None, progress: Progress) -> None:
+        """Copy a fetched version in. Whatever fails is said and forgotten, but for CancelledError."""
+        incoming = self._root / "incoming" / uuid.uuid4().hex
+        try:
+            self._keep(fetched, place, beside, incoming, progress)
+        except OSError as cause:
+            with contextlib.suppress(OSError):
+                (self._root / "leases" / f"{place.key}.refused").touch()
+            self._say_unusable(cause)
+        finally:
+            shutil.rmtree(incoming, ignore_errors=True)
+
+    def _keep(self, fetched: Fetched, place: _Place, beside: Path | None, incoming: Path, progress: Progress) -> None:
+        entry = self._root / "entries" / fetched.sha256
+        if _read_about(entry) is None:
+            files = _files(fetched.path)
+            size_bytes = sum(path.stat().st_size for _, path in files)
+            self._clear_leavings()
+            self._make_room(size_bytes)
+            incoming.mkdir(parents=True)
+            _copy_in(fetched.path, incoming / "content", progress)
+            if beside is not None:
+                _copy_in(beside, incoming / "beside", progress)
+            about = _About(
+                name=fetched.name,
+                is_folder=fetched.path.is_dir(),
+                size_bytes=size_bytes,
+                fingerprint=fetched.fingerprint,
+                location=place.location,
+                uri=self._uri,
+            )
+            (incoming / "about.json").write_text(json.dumps(asdict(about)))
+            entry.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.rename(incoming, entry)
+            except OSError:
+                if _read_about(entry) is None:
+                    raise
+        (self._root / "places").mkdir(parents=True, exist_ok=True)
+        replace_file(self._root / "places" / f"{place.key}.json", json.dumps({"sha256": fetched.sha256}))
+
+    def _make_room(self, wanted_bytes: int) -> None:
+        """Remove what this model's kept versions don't name, longest unused first, while room is lacking and only then.
+
+        Other models' entries, and all of them where nothing is known to be kept, stay. OSError when it doesn't do.
+        """
+        kept = frozenset(self._kept())
+        if self._has_room(wanted_bytes):
+            return
+        now = time.time()
+        unused = sorted(
+            (entry.stat().st_mtime, entry) for entry in (self._root / "entries").glob("*") if entry.name not in kept
+        )
+        for used_at, entry in unused if kept else ():
+            about = _read_about(entry)
+            if about is None or about.uri != self._uri or now - used_at < UNUSED_SECONDS:
+                continue
+            self._discard(entry)
+            if self._has_room(wanted_bytes):
+                return
+        raise OSError(None, f"it has no room for {wanted_bytes} bytes")
+
+    def _has_room(self, wanted_bytes: int) -> bool:
+        self._root.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._root).free > wanted_bytes + SPARE_BYTES
+
+    def _clear_leavings(self) -> None:
+        """What agents that were killed had been writing."""
+        for folder in (self._root / "incoming").glob("*"):
+            with contextlib.suppress(OSError):
+                if time.time() - folder.stat().st_mtime > UNUSED_SECONDS * 24:
+                    shutil.rmtree(folder, ignore_errors=True)
+
+    def _discard(self, entry: Path) -> None:
+        """Out of sight by one rename, then deleted."""
+        aside = self._root / "incoming" / f"{uuid.uuid4().hex}.removed"
+        with contextlib.suppress(OSError):
+            aside.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(entry, aside)
+            shutil.rmtree(aside, ignore_errors=True)
+
+    def _say_unusable(self, cause: OSError) -> None:
+        self._say_once("cache can't be used; the model is fetched without it", cause.strerror or str(cause))
+
+    def _say_once(self, message: str, detail: str) -> None:
+        if (message + detail) not in self._said:
+            self._said.add(message + detail)
+            self._say(message, cache=str(self._root), detail=detail)
+
+
+class _CacheError(Exception):
+    """The cache's side of a copy failed."""
+
+
+def _beat(path: Path, stop: threading.Event) -> None:
+    while not stop.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError):
+            os.utime(path)
+
+
+def _files(place: Path) -> list[tuple[str, Path]]:
+    """Relative path and path of each file; those of a single file are empty and its own."""
+    if place.is_dir():
+        return [(relative, place / relative) for relative in list_files(place)]
+    return [("", place)]
+
+
+def _copy(origin: Path, target: Path, progress: Progress) -> str:
+    """Copy out of the cache; the digest of what arrived. _CacheError for the cache, OSError for the pod's volume."""
+    digests = []
+    try:
+        files = _files(origin)
+        is_folder = origin.is_dir()
+    except OSError as cause:
+        raise _CacheError(cause.strerror or str(cause)) from cause
+    if is_folder:
+        target.mkdir(parents=True)
+    for relative, path in files:
+        place = target / relative if relative else target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        digest = hashlib.sha256()
+        with place.open("wb", buffering=0) as writing:
+            for chunk in _read(path):
+                digest.update(chunk)
+                writing.write(chunk)
+                progress.add(len(chunk))
+        digests.append((relative, digest.hexdigest()))
+    return digest_of_files(digests) if is_folder else digests[0][1]
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    try:
+        with path.open("rb", buffering=0) as reading:
+            while chunk := reading.read(CHUNK_BYTES):
+                yield chunk
+    except OSError as cause:
+        raise _CacheError(cause.strerror or str(cause)) from cause
+
+
+def _copy_in(origin: Path, target: Path, progress: Progress) -> None:
+    for relative, path in _files(origin):
+        place = target / relative if relative else target
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb", buffering=0) as reading, place.open("wb", buffering=0) as writing:
+            while chunk := reading.read(CHUNK_BYTES):
+                writing.write(chunk)
+                progress.check()
+    if origin.is_dir():
+        target.mkdir(parents=True, exist_ok=True)
+
+
+def _read_about(entry: Path) -> _About | None:
+    try:
+        return _About(**json.loads((entry / "about.json").read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _remove(target: Path) -> None:
+    if target.is_dir() and not target.is_symlink():
+        shutil.rmtree(target)
+    else:
+        target.unlink(missing_ok=True)

@@ -1,0 +1,35 @@
+"""What is known of the versions in the repository: values. volume/models_volume.py keeps them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A version in the repository. `fingerprint` names the bytes at their source, None when it couldn't tell.
+
+    `awaits_load`: it replaced other bytes, which the server may still hold.
+    """
+
+    sha256: str
+    size_bytes: int
+    location: str
+    fingerprint: str | None = None
+    awaits_load: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Ledger:
+    """`standing`: the last served version that was seen ready, None before the first."""
+
+    model: str
+    versions: Mapping[int, Published]
+    standing: int | None = None
+
+
+def describe_bytes(count_bytes: float) -> str:
+    """1536 is `1.5 KiB`, 512 is `512 B`."""
+    amount, units = float(count_bytes), ["B", "KiB", "MiB", "GiB", "TiB"]
+    while amount >= 1024 and len(units) > 1:
+        amount, units = amount / 1024, units[1:]
+    return f"{amount:.0f} {units[0]}" if units[0] == "B" else f"{amount:.1f} {units[0]}"

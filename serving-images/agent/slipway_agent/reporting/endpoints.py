@@ -1,0 +1,169 @@
+"""The agent's HTTP: answers from a snapshot that the loop replaces, so that a probe never waits for anything.
+
+/startz   200 when the server may start      /status    JSON, see report.py
+/readyz   200 when the pod may get traffic   /listing   JSON: what the source holds; waits for news when asked to
+/healthz  200 while the loop turns           /metrics   Prometheus text
+
+Each request has a thread of its own; one that waits delays no other. Few may wait at a time: when one more comes, the
+one that has waited longest is answered early, so that askers that died don't keep others out.
+"""
+
+import json
+import socket
+import threading
+import time
+from collections import deque
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
+from urllib.parse import parse_qs
+
+from slipway_agent.reporting.report import Counters, Report, render_listing, render_metrics, render_status
+
+WAIT_LIMIT_SECONDS = 60.0
+WAITERS_LIMIT = 8
+STALLED_SECONDS = 20.0  # the slowest turn asks a hanging server for every version, 2 s each
+
+
+@dataclass(slots=True)
+class Board:
+    """The last report of the loop. Each field is replaced whole; the lock is only for those who wait for a change.
+
+    pod: the name of the agent's pod. An address may belong to another pod by the time that it is asked.
+    """
+
+    pod: str = ""
+    report: Report = field(default_factory=Report)
+    counters: Counters = field(default_factory=Counters)
+    turned_at: float = field(default_factory=time.monotonic)
+    _changed: threading.Condition = field(default_factory=threading.Condition)
+    _waiters: deque[object] = field(default_factory=deque)
+
+    def show(self, report: Report) -> None:
+        before, now = self.report.listing, report.listing
+        is_news = now is not before and now.token != before.token
+        self.report = report
+        if is_news:
+            with self._changed:
+                self._changed.notify_all()
+
+    def await_listing(self, after: str, wait_seconds: float) -> Report:
+        """The report as soon as its listing's token is another one than `after`, else at the end of the wait."""
+        ticket = object()
+        with self._changed:
+            self._waiters.append(ticket)
+            if len(self._waiters) > WAITERS_LIMIT:
+                self._waiters.popleft()
+                self._changed.notify_all()
+            self._changed.wait_for(
+                lambda: self.report.listing.token != after or ticket not in self._waiters, wait_seconds
+            )
+            if ticket in self._waiters:
+                self._waiters.remove(ticket)
+        return self.report
+
+    def is_stalled(self) -> bool:
+        return time.monotonic() - self.turned_at > STALLED_SECONDS
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    status: int
+    body: str
+    content_type: str = "text/plain; charset=utf-8"
+
+
+def answer(target: str, board: Board) -> Answer:
+    """`target`: a path, maybe with a query. Only /listing may take its time."""
+    path, _, query = target.partition("?")
+    report = board.report
+    match path:
+        case "/startz":
+            is_waiting = report.generation is not None and report.served is None
+            why_not = "no version is named yet" if is_waiting else "the served version's files aren't there yet"
+            return _probe(report.may_start, why_not, report)
+        case "/readyz":
+            return _probe(report.is_serving, "the served version isn't ready in the server", report)
+        case "/healthz":
+            return _probe(not board.is_stalled(), f"the loop hasn't turned for {STALLED_SECONDS:.0f} s", report)
+        case "/status":
+            return Answer(200, json.dumps(render_status(report, board.pod)) + "\n", "application/json")
+        case "/listing":
+            return _answer_listing(query, board)
+        case "/metrics":
+            body = render_metrics(report, board.counters)
+            return Answer(200, body, "text/plain; version=0.0.4; charset=utf-8")
+        case _:
+            return Answer(404, "not found; there are /startz, /readyz, /healthz, /status, /listing and /metrics\n")
+
+
+def _answer_listing(query: str, board: Board) -> Answer:
+    asked = parse_qs(query)
+    try:
+        wait_seconds = float(asked.get("wait", ["0"])[-1])
+    except ValueError:
+        return Answer(400, "wait must be a number of seconds\n")
+    if not 0 <= wait_seconds <= WAIT_LIMIT_SECONDS:
+        return Answer(400, f"wait must be from 0 to {WAIT_LIMIT_SECONDS:.0f} seconds\n")
+    after = asked.get("after", [""])[-1]
+    report = board.await_listing(after, wait_seconds) if after and wait_seconds else board.report
+    return Answer(200, json.dumps(render_listing(report)) + "\n", "application/json")
+
+
+def _probe(is_good: bool, why_not: str, report: Report) -> Answer:
+    if is_good:
+        return Answer(200, "ok\n")
+    # a failed probe's body is what `kubectl describe pod` shows
+    error = report.error or (report.listing.error if report.served is None else None)
+    detail = f": {error.reason}: {error.message}" if error is not None else ""
+    return Answer(503, f"{why_not}{detail}\n")
+
+
+def start_endpoints(port: int, board: Board) -> ThreadingHTTPServer:
+    """Serve on all addresses from a thread of its own. OSError when the port is taken."""
+
+    handler = type("Handler", (_Handler,), {"board": board})
+
+    try:
+        server: ThreadingHTTPServer = _DualStackServer(("::", port), handler)
+    except OSError:
+        server = _Server(("0.0.0.0", port), handler)  # noqa: S104  kubelet asks by the pod's address; no IPv6 here
+    threading.Thread(target=server.serve_forever, name="endpoints", daemon=True).start()
+    return server
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that went away is no event."""
+
+
+class _DualStackServer(_Server):
+    address_family = socket.AF_INET6
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    board: ClassVar[Board]
+    protocol_version = "HTTP/1.1"
+    server_version = "slipway-agent"
+    sys_version = ""
+    timeout = 10.0
+
+    def do_GET(self) -> None:
+        found = answer(self.path, self.board)
+        body = found.body.encode()
+        self.send_response(found.status)
+        self.send_header("Content-Type", found.content_type)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Probes come every second; the log is for what changes."""

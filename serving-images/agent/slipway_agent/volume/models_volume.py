@@ -1,0 +1,245 @@
+"""The models volume: what is published, and how a fetched version gets there.
+
+    repository/<model>/<version>/   what the server reads; a version appears here by one rename, complete and verified
+    .staging/<version>/             work in progress, on the same file system; an agent that starts resumes or cleans it
+    .agent/published.json           the ledger: each published version's digest, size and location
+    .agent/config.pbtxt             the model's own configuration, as its source had it
+    .agent/warm.json                which versions have answered the warm-up requests
+    .agent/golden.json              which versions have answered the golden requests, or stood before them
+
+The ledger is written after the rename. A crash in between costs one more fetch, never an unverified version. Files
+aren't flushed one by one: after a node's crash a version whose size differs from the ledger's is fetched again.
+"""
+
+import errno
+import filecmp
+import json
+import os
+import shutil
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from types import MappingProxyType
+
+from slipway_agent.config import parse_version
+from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
+from slipway_agent.model.ledger import Ledger, Published, describe_bytes
+
+RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
+CONFIG = "config.pbtxt"
+SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still be written
+
+
+class ModelVolume:
+    """Used by the loop and the fetching worker; the ledger is changed by the loop alone."""
+
+    def __init__(self, root: Path, model: str) -> None:
+        self.model = model
+        self.repository = root / "repository" / model
+        self._staging = root / ".staging"
+        self._notes = root / ".agent"
+        for folder in (self.repository, self._staging, self._notes):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def read_ledger(self) -> Ledger:
+        """What is published and intact. Anything in the repository that the ledger doesn't vouch for is removed."""
+        ledger = self._parse_ledger()
+        intact = {
+            version: published
+            for version, published in ledger.versions.items()
+            if _size_bytes(self.repository / str(version)) == published.size_bytes
+        }
+        for entry in list(self.repository.iterdir()):
+            version = parse_version(entry.name)
+            if version is not None and version not in intact:
+                shutil.rmtree(entry, ignore_errors=True)
+        return replace(ledger, versions=MappingProxyType(intact))
+
+    def _parse_ledger(self) -> Ledger:
+        empty = Ledger(self.model, {})
+        try:
+            raw = json.loads((self._notes / "published.json").read_text())
+            versions = {int(version): Published(**fields) for version, fields in raw["versions"].items()}
+            standing = raw["standing"]
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return empty  # nothing vouches for anything: fetch again
+        return Ledger(self.model, versions, standing) if raw.get("model") == self.model else empty
+
+    def write_ledger(self, ledger: Ledger) -> None:
+        content = {
+            "model": ledger.model,
+            "standing": ledger.standing,
+            "versions": {str(version): asdict(published) for version, published in sorted(ledger.versions.items())},
+        }
+        replace_file(self._notes / "published.json", json.dumps(content, indent=1))
+
+    def staging(self, version: int) -> Path:
+        folder = self._staging / str(version)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def staged_version(self, folder: Path) -> int:
+        """The version that is being prepared in a folder below its staging: 3 for .staging/3/content/model."""
+        return int(folder.relative_to(self._staging).parts[0])
+
+    def drop_staging(self, version: int) -> None:
+        shutil.rmtree(self._staging / str(version), ignore_errors=True)
+
+    def clean_staging(self, wanted: Collection[int]) -> None:
+        """Keep partial downloads of wanted versions; remove all else that an earlier process left."""
+        for entry in list(self._staging.iterdir()):
+            if entry.is_dir() and parse_version(entry.name) in wanted and (entry / "download.json").is_file():
+                for work in list(entry.iterdir()):
+                    if work.is_dir() and work.name != RESUMED_FOLDER:
+                        shutil.rmtree(work, ignore_errors=True)
+            elif entry.is_dir():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                entry.unlink(missing_ok=True)
+
+    def publish(self, version: int, folder: Path) -> tuple[int, bool]:
+        """Rename a verified folder into the repository. Its size in bytes, and whether it replaced another."""
+        _make_readable(folder)
+        size_bytes = _size_bytes(folder)
+        place, aside = self.repository / str(version), self._staging / f"{version}.replaced"
+        shutil.rmtree(aside, ignore_errors=True)
+        replaced = place.exists()
+        if replaced:
+            os.rename(place, aside)
+        os.rename(folder, place)
+        shutil.rmtree(aside, ignore_errors=True)
+        return size_bytes, replaced
+
+    def remove(self, version: int) -> None:
+        """Out of the server's sight by one rename, then deleted."""
+        aside = self._staging / f"{version}.removed"
+        shutil.rmtree(aside, ignore_errors=True)
+        try:
+            os.rename(self.repository / str(version), aside)
+        except FileNotFoundError:
+            return
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def keep_model_files(self, origin: Path) -> None:
+        """Copy a model's own config.pbtxt, and the files beside its versions that it names, to where Triton looks.
+
+        Only what differs is written: Triton loads every version again when a file beside them changes.
+        """
+        kept = (origin / CONFIG).read_text(errors="replace")
+        replace_file(self._notes / CONFIG, kept)
+        for entry in sorted(origin.iterdir()):
+            if goes_with(entry.name, kept):
+                self._keep(entry)
+
+    def _keep(self, entry: Path) -> None:
+        if entry.is_dir():
+            for below in sorted(entry.rglob("*")):
+                if below.is_file():
+                    self._keep_file(below, self.repository / entry.name / below.relative_to(entry))
+        elif entry.is_file():
+            self._keep_file(entry, self.repository / entry.name)
+
+    def _keep_file(self, origin: Path, place: Path) -> None:
+        if place.is_file() and filecmp.cmp(origin, place, shallow=False):
+            return
+        place.parent.mkdir(parents=True, exist_ok=True)
+        working = self._staging / "model-file"
+        shutil.copyfile(origin, working)
+        os.replace(working, place)
+
+    def forget_model_files(self) -> None:
+        (self._notes / "config.pbtxt").unlink(missing_ok=True)
+
+    def kept_config(self, version: int) -> str | None:
+        """The configuration the model came with: the version's own before the model's; None when it had neither."""
+        for place in (self.repository / str(version) / "config.pbtxt", self._notes / "config.pbtxt"):
+            try:
+                return place.read_text(errors="replace")
+            except FileNotFoundError:
+                continue
+        return None
+
+    def read_in_repository(self, name: str) -> str | None:
+        try:
+            return (self.repository / name).read_text()
+        except FileNotFoundError:
+            return None
+
+    def read_note(self, name: str) -> str | None:
+        """A note of the agent's own, which the server doesn't see; None when there is none."""
+        try:
+            return (self._notes / name).read_text()
+        except (OSError, UnicodeDecodeError):
+            return None
+
+    def write_note(self, name: str, content: str) -> None:
+        """Whole or not at all; a full volume costs the note, not the work that it is about."""
+        with suppress(OSError):
+            replace_file(self._notes / name, content)
+
+    def write_in_repository(self, name: str, content: str) -> None:
+        """A file beside the versions, whole or not at all; its time is left alone when it is the same already."""
+        place = self.repository / name
+        if self.read_in_repository(name) == content:
+            return
+        working = self._staging / f"{name}.new"
+        working.write_text(content)
+        os.replace(working, place)
+
+
+def goes_with(name: str, config: str) -> bool:
+    """Whether an entry beside a model's versions is one that its config.pbtxt needs: a file or folder named in it."""
+    if name == CONFIG or name.startswith(".") or parse_version(name) is not None:
+        return False
+    return name in config or name in ("warmup", "initial_state")
+
+
+def replace_file(place: Path, content: str) -> None:
+    """Write a small file whole or not at all."""
+    working = place.with_name(place.name + ".new")
+    with working.open("w") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(working, place)
+
+
+def link_or_copy(origin: Path, place: Path) -> None:
+    """A second name for a file; a second file on file systems that have no hard links (SMB, some FUSE)."""
+    try:
+        os.link(origin, place)
+    except OSError:
+        shutil.copyfile(origin, place)
+
+
+def ensure_room(folder: Path, wanted_bytes: int, what: str) -> None:
+    """SpecError(DiskFull) when the file system of `folder` can't take that much more."""
+    free_bytes = shutil.disk_usage(folder).free
+    if wanted_bytes + SPARE_BYTES > free_bytes:
+        raise SpecError(
+            Reason.DISK_FULL,
+            f"{what} needs {describe_bytes(wanted_bytes)} and the pod's model volume has {describe_bytes(free_bytes)} "
+            "free. Free some on the node, or load fewer versions",
+        )
+
+
+def explain_disk(cause: OSError, what: str, action: str = "fetched") -> AgentError:
+    """Why `what` couldn't be stored in the pod's model volume while it was fetched, copied or unpacked."""
+    if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+        message = f"the pod's model volume filled up while {what} was {action}. Free some on the node, or load fewer "
+        return SpecError(Reason.DISK_FULL, f"{message}versions")
+    words = cause.strerror or str(cause)
+    return TransientError(f"{what} can't be stored in the pod's model volume: {words}; it is tried again")
+
+
+def _size_bytes(folder: Path) -> int:
+    """What a folder's files take; a file with two names is there once."""
+    found = (path.lstat() for path in folder.rglob("*") if path.is_file())
+    return sum({(status.st_dev, status.st_ino): status.st_size for status in found}.values())
+
+
+def _make_readable(folder: Path) -> None:
+    """The server runs as the same user, but a person who debugs may not."""
+    for path in [folder, *folder.rglob("*")]:
+        path.chmod(0o755 if path.is_dir() or path.stat().st_mode & 0o100 else 0o644)
