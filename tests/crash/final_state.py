@@ -34,7 +34,7 @@ DROPPED_SPEC = {"Service": ("clusterIP", "clusterIPs")}
 BEGINNINGS = ("Started", "Step")
 # Moments and counts of requests; hashes and names have letters beside their digits.
 NUMBER = re.compile(r"(?:over )?(?<![\w.:-])\d[\d.,:]*(?![\w-])")
-TOLD_BY_COUNTS = ("transitions", "rejected", "verdict")
+HOLD_COUNTS = ("transitions", "rejected", "verdict")
 # How often a Deployment was touched on its way is no part of where it ends.
 COUNTING_KINDS = ("Deployment", "ReplicaSet")
 ROUTED = "slipway.dev/routed"
@@ -85,8 +85,8 @@ def _leave_counts_out(model_deployment: Manifest) -> None:
     if "transitions" in status:
         status["transitions"] = [each for each in status["transitions"] if each["reason"] not in BEGINNINGS]
     rejected = {each["message"] for each in status.get("rejected", [])}
-    told = [status[name] for name in TOLD_BY_COUNTS if name in status]
-    entries = [each for one in told for each in (one if isinstance(one, list) else [one])]
+    kept = [status[name] for name in HOLD_COUNTS if name in status]
+    entries = [each for one in kept for each in (one if isinstance(one, list) else [one])]
     for entry in [*entries, *status.get("conditions", [])]:
         message = entry.get("message", "")
         if entry in entries or any(each in message for each in rejected):

@@ -33,8 +33,8 @@ class Seen:
 
 @dataclass(slots=True)
 class _Moment:
-    """What stood at one moment. weights: workload → percent, as the routers are told; None: nobody tells them.
-    pods: workload → pods wanted. selected: the labels by which the Service finds pods."""
+    """What stood at one moment. weights: workload → percent, as the routers are sent; None: they have no configuration.
+    pods: workload → replicas. selected: the labels by which the Service finds pods."""
 
     weights: Mapping[str, int] | None = None
     pods: dict[str, int] = field(default_factory=dict)

@@ -164,7 +164,7 @@ class PodPlayer:
             agent.read(config_map["data"], None, 0)
         return agent
 
-    def _asked(self, request: web.Request) -> Played:
+    def _pod_at(self, request: web.Request) -> Played:
         assert request.transport is not None
         address = request.transport.get_extra_info("sockname")[0]
         if address not in self._pods:
@@ -172,7 +172,7 @@ class PodPlayer:
         return self._pods[address]
 
     async def _answer_status(self, request: web.Request) -> web.Response:
-        played = self._asked(request)
+        played = self._pod_at(request)
         agent = self._agent_of(played.namespace, played.model, played.workload, played.agent)
         agent.follow(SOURCE)
         report = agent.report(SOURCE, LOADED_SINCE)
@@ -184,13 +184,13 @@ class PodPlayer:
         return web.json_response({"token": "only", "found": SOURCE.found(), "error": None})
 
     async def _answer_routes(self, request: web.Request) -> web.Response:
-        router = self._asked(request).router
+        router = self._pod_at(request).router
         if router is None or router.answer is None:
             raise web.HTTPServiceUnavailable
         return web.json_response(router.answer)
 
     async def _answer_stats(self, request: web.Request) -> web.Response:
-        played = self._asked(request)
+        played = self._pod_at(request)
         if played.router is None:
             raise web.HTTPNotFound
         self._count(played, played.router, asyncio.get_running_loop().time())

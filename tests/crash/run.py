@@ -211,5 +211,5 @@ def moved_by(life: OperatorLife) -> int:
 
 def writes_in(life: OperatorLife, namespaces: Sequence[str]) -> list[JournalEntry]:
     """The life's answered writes in any of these namespaces."""
-    wanted = set(namespaces)
-    return [entry for entry in life.journal() if entry.path.partition("/namespaces/")[2].partition("/")[0] in wanted]
+    ours = set(namespaces)
+    return [entry for entry in life.journal() if entry.path.partition("/namespaces/")[2].partition("/")[0] in ours]

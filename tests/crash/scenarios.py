@@ -95,7 +95,7 @@ def in_place(number: int | None) -> Edit:
 
 
 def by_steps(
-    number: int, *more: Manifest, provider: str = "Router", is_judged: bool = False, bake_seconds: int = 1
+    number: int, *more: Manifest, provider: str = "Router", has_analysis: bool = False, bake_seconds: int = 1
 ) -> Edit:
     """That version by steps: 25 percent, whatever else, all. Nothing is held for long."""
     rollout: Manifest = {
@@ -103,14 +103,14 @@ def by_steps(
         "bakeSeconds": bake_seconds,
         "revisionHistoryLimit": 2,
     }
-    if is_judged:
+    if has_analysis:
         rollout["analysis"] = {"minRequests": 20}
     return apply(model=version(number), rollout=rollout, traffic={"provider": provider})
 
 
-def judged(number: int) -> Edit:
-    """The same, judged by the requests that it gets."""
-    return by_steps(number, is_judged=True)
+def analysed(number: int) -> Edit:
+    """The same, with analysis of the requests that it gets."""
+    return by_steps(number, has_analysis=True)
 
 
 def paused(number: int) -> Edit:
@@ -148,8 +148,8 @@ SCENARIOS = (
 ROLLOUTS = (
     Scenario("back-again", apply(), before=(apply(), apply(model=version(2)))),
     Scenario("resources", apply(resources={"requests": {"cpu": "200m", "memory": "256Mi"}}), before=(apply(),)),
-    Scenario("canary", judged(2), before=(judged(1),), ends=("Promoted",)),
-    Scenario("canary-fails", judged(FAILING), before=(judged(1),), ends=("RolledBack",)),
+    Scenario("canary", analysed(2), before=(analysed(1),), ends=("Promoted",)),
+    Scenario("canary-fails", analysed(FAILING), before=(analysed(1),), ends=("RolledBack",)),
     said_while_paused("canary-aborted", "abort", "RolledBack"),
     said_while_paused("canary-promoted", "promote", "Promoted"),
     said_while_paused("canary-skipped", "skip", "Promoted"),

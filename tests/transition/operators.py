@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from slipway.api.v1alpha1 import KIND
 from slipway.controller import version_watch
@@ -22,7 +23,7 @@ from slipway.observe.router_reports import RouterPod, RouterReport
 from slipway.observe.server_counts import Counter
 from slipway.render.pod_template import Images
 from tests.simulation.pods import Json
-from tests.transition.api_server import Write
+from tests.transition.api_server import OperatorEndedError, Write
 from tests.transition.world import World
 from tests.unit.specs import IMAGES
 
@@ -81,8 +82,8 @@ class PlayedServerCounts(ServerCounts):
         self._world = world
 
     async def read(self, pods: Iterable[Pod], counters: Mapping[str, Counter]) -> Reading:
-        asked = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.workload in counters]
-        return Reading({pod.uid: {pod.workload: self._world.server_counts(pod)} for pod in asked})
+        counting = [pod for pod in pods if pod.is_ready and not pod.is_ending and pod.workload in counters]
+        return Reading({pod.uid: {pod.workload: self._world.server_counts(pod)} for pod in counting})
 
 
 class PlayedQueue(Queue[Key]):
@@ -180,6 +181,34 @@ async def _run(operator: Operator, seconds: int) -> None:
         world.play()
         world.least_ready = min(world.least_ready, sum(world.ready_by_version().values()))
     await operator.pass_all()
+
+
+def begin(spec: Mapping[str, Any], world: World | None = None, seconds: int = 30) -> tuple[World, Operator]:
+    """A person applies a ModelDeployment in a world, an operator starts, and both live on for a while."""
+    world = world or World()
+    world.edit(spec)
+    operator = Operator(world)
+    run(operator, seconds)
+    return world, operator
+
+
+def until(operator: Operator, is_so: Callable[[], bool], seconds: int = 60) -> None:
+    """Live on until it is so."""
+    for _ in range(seconds):
+        if is_so():
+            return
+        run(operator, 1)
+    raise AssertionError(f"not within {seconds} s: {operator.world.deployment().get('status')}")
+
+
+def live_on(operator: Operator, seconds: int) -> Operator:
+    """Second by second; who ends is followed by another. Returns the one that lives."""
+    for _ in range(seconds):
+        try:
+            run(operator, 1)
+        except OperatorEndedError:
+            operator = Operator(operator.world)
+    return operator
 
 
 def writes_of(operator: Operator, seconds: int = 120) -> list[Write]:

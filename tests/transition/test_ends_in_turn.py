@@ -1,6 +1,6 @@
 """Operators in turn, each of which ends at its first write: what one began, the next one goes on with.
 
-Were one to take back what the one before it asked of the routers, they would flap for ever: an operator that is short
+Were one to take back what the one before it sent to the routers, they would flap for ever: an operator that is short
 of memory, or a node that fails again and again, does this to a rollout. The same on a real API server, with writes
 whose answer never came: tests/crash.
 """
@@ -14,7 +14,7 @@ import pytest
 
 from tests.simulation.agents import LOAD_FAILED
 from tests.transition.api_server import OperatorEndedError
-from tests.transition.operators import Operator, run
+from tests.transition.operators import Operator, run, until
 from tests.transition.test_canary import (
     GOLDEN,
     LONG,
@@ -28,7 +28,6 @@ from tests.transition.test_canary import (
     phase,
     serving,
     status,
-    until,
 )
 from tests.transition.test_transitions import stable_of
 from tests.transition.world import World
@@ -84,7 +83,7 @@ def breaks(world: World) -> None:
 
 CASES: dict[str, tuple[Callable[[], World], Callable[[World], None]]] = {
     "a new version": (lambda: served(SHORT), asks_for({"model": {"version": NEW}})),
-    "a judged one": (lambda: served(RESULT), asks_for({"model": {"version": NEW}})),
+    "one with analysis": (lambda: served(RESULT), asks_for({"model": {"version": NEW}})),
     "one with golden requests": (lambda: served(SHORT, GOLDEN), asks_for({"model": {"version": NEW}})),
     "one that swaps": (lambda: served(SHORT, {"rollout": {"surge": "Swap"}}), asks_for({"model": {"version": NEW}})),
     "one by replicas": (lambda: served(SHORT, BY_REPLICAS), asks_for({"model": {"version": NEW}})),
@@ -149,6 +148,6 @@ def live_in_turn(world: World) -> int:
 def ending(world: World) -> Json:
     """What must not depend on the lives that it took. Those who never wrote status told no story."""
     state = world.state()
-    for told in ("transitions", "progressSince", "trafficSince", "nextLook"):
-        state[f"ModelDeployment/{NAME}"]["status"].pop(told, None)
+    for field in ("transitions", "progressSince", "trafficSince", "nextLook"):
+        state[f"ModelDeployment/{NAME}"]["status"].pop(field, None)
     return state

@@ -12,7 +12,7 @@ import pytest
 
 from slipway.model.names import RECORDED_KEY
 from tests.simulation.agents import LOAD_FAILED
-from tests.transition.operators import Operator, run, writes_of
+from tests.transition.operators import Operator, begin, run, writes_of
 from tests.transition.test_transitions import (
     HOUR,
     assert_at_rest,
@@ -30,7 +30,20 @@ FOLLOWING: dict[str, Any] = {**IN_PLACE, "model": {"version": None}}
 
 def in_place(spec: dict[str, Any] | None = None, **more: Any) -> tuple[World, Operator]:
     """Version 1 serves in two pods; the next version comes in place."""
-    world, operator = serving({**IN_PLACE, **(spec or {})}, strategy=None, **more)
+    return serving({**IN_PLACE, **(spec or {})}, strategy=None, **more)
+
+
+def following(*versions: int, **rollout: Any) -> tuple[World, Operator]:
+    """The spec names no version, and these are at the source."""
+    spec = {"replicas": 2, **FOLLOWING, "rollout": {**IN_PLACE["rollout"], **rollout}}
+    return begin(spec, World(at_source=set(versions)), 20)
+
+
+def edited(**changes: Any) -> tuple[World, Operator]:
+    """Version 2 has arrived in place, with what else was asked for."""
+    world, operator = in_place()
+    world.edit({"model": {"version": 2}, **changes})
+    run(operator, 20)
     return world, operator
 
 
@@ -39,7 +52,7 @@ def pod_names(world: World) -> list[str]:
 
 
 def orders(world: World) -> dict[str, Any]:
-    """What the agents of the only workload are told."""
+    """What the agents of the only workload are ordered."""
     [name] = world.named("ConfigMap")
     return world.agent_config(name.removeprefix(f"{NAME}-"))
 
@@ -57,12 +70,7 @@ def test_a_new_version_is_loaded_into_the_pods_that_serve() -> None:
     assert stable["workload"] == first
     assert world.named("Deployment") == [f"{NAME}-{first}"]
     assert sorted(world.named("ControllerRevision")) == sorted([f"{NAME}-{first}", f"{NAME}-{stable['revision']}"])
-
-
-def test_the_version_before_stays_loaded_through_bake_and_no_longer() -> None:
-    world, operator = in_place()
-    world.edit({"model": {"version": 2}})
-    run(operator, 20)
+    # The version before stays loaded through bake, and no longer.
     assert (orders(world)["served"], orders(world)["load"]) == (2, [1, 2])
     assert [entry["version"] for entry in world.deployment()["status"]["versions"]] == [1, 2]
     run(operator, BAKE_SECONDS)
@@ -197,28 +205,26 @@ def test_to_a_lower_version_and_up_again() -> None:
 
 
 def test_pods_that_come_on_the_way_serve_the_new_version() -> None:
-    world, operator = in_place()
-    world.edit({"model": {"version": 2}, "replicas": 4})
-    run(operator, 20)
+    world, _ = edited(replicas=4)
     assert_healthy(world, 2, 4)
 
 
 def test_after_a_promotion_in_place_another_revision_still_rolls() -> None:
     world, operator = in_place()
     first = stable_of(world)
-    world.edit({"model": {"version": 2}})
-    run(operator, 20)
-    world.edit({"runtime": {"args": ["--more"]}})
-    run(operator, 60)
-    assert_healthy(world, 2)
-    world.edit({"runtime": {"args": []}, "model": {"version": 1}})
-    run(operator, 60)
-    assert_healthy(world, 1)
+    for edit, version, seconds in (
+        ({"model": {"version": 2}}, 2, 20),
+        ({"runtime": {"args": ["--more"]}}, 2, 60),
+        ({"runtime": {"args": []}, "model": {"version": 1}}, 1, 60),
+    ):
+        world.edit(edit)
+        run(operator, seconds)
+        assert_healthy(world, version)
     assert stable_of(world) == first
     assert_at_rest(operator)
 
 
-def test_a_rolling_update_to_the_revision_whose_name_its_carrier_has() -> None:
+def test_a_rolling_update_to_the_revision_whose_name_its_workload_has() -> None:
     """Version 2 is carried by the Deployment that is called like version 1; back to 1, with pods of its own."""
     world, operator = in_place()
     first = stable_of(world)
@@ -248,24 +254,23 @@ def test_with_status_lost_on_the_way_the_end_is_the_same() -> None:
 
 
 def test_with_no_version_named_the_newest_one_found_serves() -> None:
-    world = World(at_source={1, 2})
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following(1, 2)
     assert_healthy(world, 2)
     assert world.deployment()["status"]["listed"] == [1, 2]
     assert len(world.named("Deployment")) == 1
     assert_at_rest(operator)
+    # To name what is served already changes nothing.
+    stable = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    assert [write for write in writes_of(operator, 30) if write.verb != "status"] == []
+    assert stable_of(world) == stable
 
 
 def test_with_nothing_there_it_says_so_and_serves_the_first_that_comes() -> None:
-    world = World(at_source=set())
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following()
     assert world.conditions()["Ready"] == ("False", "NoVersionFound")
     pods = pod_names(world)
-    assert_no_version_is_loaded(world)
+    assert (orders(world)["served"], orders(world)["load"]) == (None, [])
     world.at_source = {7}
     run(operator, 20)
     assert_healthy(world, 7)
@@ -273,16 +278,9 @@ def test_with_nothing_there_it_says_so_and_serves_the_first_that_comes() -> None
     assert_at_rest(operator)
 
 
-def assert_no_version_is_loaded(world: World) -> None:
-    assert (orders(world)["served"], orders(world)["load"]) == (None, [])
-
-
 @pytest.mark.parametrize("strategy", [None, "RollingUpdate"])
 def test_a_new_version_is_found_and_serves(strategy: str | None) -> None:
-    world = World(at_source={1})
-    world.edit({"replicas": 2, **FOLLOWING, "rollout": {**IN_PLACE["rollout"], "strategy": strategy}})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following(1, strategy=strategy)
     pods = pod_names(world)
     world.at_source = {1, 2}
     run(operator, 60)
@@ -293,10 +291,7 @@ def test_a_new_version_is_found_and_serves(strategy: str | None) -> None:
 
 
 def test_discovery_only_moves_up_and_a_shorter_listing_changes_nothing() -> None:
-    world = World(at_source={1, 3})
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following(1, 3)
     for listing in ({1, 2, 3}, {1}, set[int]()):
         world.at_source = listing
         run(operator, 20)
@@ -306,10 +301,7 @@ def test_discovery_only_moves_up_and_a_shorter_listing_changes_nothing() -> None
 
 
 def test_a_found_version_waits_for_the_rollout_that_runs() -> None:
-    world = World(at_source={1})
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following(1)
     world.slow = {2}
     world.at_source = {1, 2}
     run(operator, 10)
@@ -322,10 +314,7 @@ def test_a_found_version_waits_for_the_rollout_that_runs() -> None:
 
 
 def test_a_found_version_that_fails_is_tried_again_with_other_bytes_only() -> None:
-    world = World(at_source={1})
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following(1)
     world.broken = {2: LOAD_FAILED}
     world.at_source = {1, 2}
     run(operator, 20)
@@ -341,22 +330,8 @@ def test_a_found_version_that_fails_is_tried_again_with_other_bytes_only() -> No
     assert_healthy(world, 2)
 
 
-def test_a_version_named_that_is_served_already_changes_nothing() -> None:
-    world = World(at_source={1, 2})
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
-    stable = stable_of(world)
-    world.edit({"model": {"version": 2}})
-    assert [write for write in writes_of(operator, 30) if write.verb != "status"] == []
-    assert stable_of(world) == stable
-
-
 def test_followed_to_another_place_the_old_one_serves_until_something_is_found_there() -> None:
-    world = World(at_source={1})
-    world.edit({"replicas": 2, **FOLLOWING})
-    operator = Operator(world)
-    run(operator, 20)
+    world, operator = following(1)
     world.at_source = set()
     world.edit({"model": {"uri": "pvc://models/others"}})
     run(operator, 20)

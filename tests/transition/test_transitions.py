@@ -13,17 +13,15 @@ from functools import cache
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from prometheus_client import REGISTRY
 
 from slipway.controller.kube import ClusterError, TransientError
 from slipway.render.pod_template import Images
 from tests.simulation.agents import LOAD_FAILED
-from tests.transition.api_server import OperatorEndedError, Write
-from tests.transition.operators import Operator, run, writes_of
+from tests.transition.api_server import Write
+from tests.transition.operators import Operator, begin, live_on, run, until, writes_of
 from tests.transition.world import World
-from tests.unit.specs import IMAGES, NAME
+from tests.unit.specs import IMAGES, NAME, merged
 
 HOUR = 3600
 
@@ -35,11 +33,8 @@ def serving(
     strategy: str | None = "RollingUpdate",
 ) -> tuple[World, Operator]:
     """A ModelDeployment that serves and is at rest."""
-    world = World(at_source=set(at_source))
-    world.edit({"replicas": 2, "rollout": {"strategy": strategy}})
-    world.edit(spec or {})
-    operator = Operator(world)
-    run(operator, 30)
+    smallest = {"replicas": 2, "rollout": {"strategy": strategy}}
+    world, operator = begin(merged(smallest, spec or {}), World(at_source=set(at_source)))
     assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
     assert writes_of(operator) == []
     return world, operator
@@ -52,6 +47,12 @@ def stable_of(world: World) -> str:
 
 def assert_at_rest(operator: Operator) -> None:
     assert writes_of(operator) == []
+
+
+def assert_cannot_serve(world: World, operator: Operator, reason: str) -> None:
+    assert world.conditions()["Ready"] == ("False", reason)
+    assert world.conditions()["Degraded"] == ("True", reason)
+    assert_at_rest(operator)
 
 
 def assert_healthy(world: World, version: int, replicas: int = 2) -> None:
@@ -71,41 +72,23 @@ def assert_healthy(world: World, version: int, replicas: int = 2) -> None:
 
 
 def test_a_new_one_gets_its_children_and_serves() -> None:
-    world = World()
-    world.edit({"replicas": 2})
-    operator = Operator(world)
-    run(operator, 30)
+    world, operator = begin({"replicas": 2})
     assert_healthy(world, 1)
-    revision = stable_of(world)
+    child = f"{NAME}-{stable_of(world)}"
     assert world.named("Service") == [NAME]
     for kind in ("Deployment", "ConfigMap", "ControllerRevision"):
-        assert world.named(kind) == [f"{NAME}-{revision}"]
-    assert world.writes[:4] == [
+        assert world.named(kind) == [child]
+    assert world.writes[:5] == [
         Write("create", "Service", NAME),
-        Write("create", "ControllerRevision", f"{NAME}-{revision}"),
-        Write("create", "ConfigMap", f"{NAME}-{revision}"),
-        Write("create", "Deployment", f"{NAME}-{revision}"),
+        Write("create", "ControllerRevision", child),
+        Write("create", "ConfigMap", child),
+        Write("create", "Deployment", child),
+        Write("status", "ModelDeployment", NAME),
     ]
     # Once it serves, the digest of what it serves is written down, for pods to come.
     noted = [write for write in world.writes[4:] if write.verb != "status"]
-    assert noted == [
-        Write("apply", "ControllerRevision", f"{NAME}-{revision}"),
-        Write("apply", "ConfigMap", f"{NAME}-{revision}"),
-    ]
+    assert noted == [Write("apply", "ControllerRevision", child), Write("apply", "ConfigMap", child)]
     assert_at_rest(operator)
-
-
-def test_children_are_written_once_each_and_before_the_first_status() -> None:
-    world = World()
-    world.edit({})
-    run(Operator(world), 1)
-    assert [write.kind for write in world.writes[:5]] == [
-        "Service",
-        "ControllerRevision",
-        "ConfigMap",
-        "Deployment",
-        "ModelDeployment",
-    ]
 
 
 @pytest.mark.parametrize(
@@ -123,18 +106,10 @@ def test_children_are_written_once_each_and_before_the_first_status() -> None:
         {"autoscaling": {"maxReplicas": 2}},
     ],
 )
-def test_at_rest_nothing_is_written(spec: dict[str, Any]) -> None:
-    world = World()
-    world.edit({"replicas": 2, **spec})
-    operator = Operator(world)
-    run(operator, 60)
+def test_at_rest_nothing_is_written_by_an_operator_or_the_next_one(spec: dict[str, Any]) -> None:
+    world, operator = begin({"replicas": 2, **spec}, seconds=60)
     assert_at_rest(operator)
-
-
-def test_a_restarted_operator_writes_nothing() -> None:
-    world, _ = serving({"versionPolicy": {"latest": {"count": 2}}, "model": {"version": 2}})
-    reborn = Operator(world)
-    assert_at_rest(reborn)
+    assert_at_rest(Operator(world))
 
 
 @pytest.mark.parametrize("replicas", [1, 3, 5])
@@ -190,14 +165,28 @@ def test_old_and_new_pods_serve_side_by_side_on_the_way() -> None:
 def test_the_spec_set_back_in_mid_rollout_is_a_rollback_at_once() -> None:
     world, operator = serving({"replicas": 3})
     first = stable_of(world)
-    world.edit({"model": {"version": 2}})
-    while world.ready_by_version().get(2, 0) < 2:
-        run(operator, 1)
+    arrive(operator, pods=2)
     world.edit({"model": {"version": 1}})
     run(operator, 60)
     assert world.least_ready >= 3
     assert stable_of(world) == first
     assert_healthy(world, 1, 3)
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize(("happens", "version"), [("a third revision", 3), ("its ControllerRevision is lost", 2)])
+def test_stable_serves_on_whatever_comes_in_mid_rollout(happens: str, version: int) -> None:
+    world, operator = serving({"replicas": 3})
+    first = stable_of(world)
+    arrive(operator, pods=1)
+    if happens == "a third revision":
+        world.edit({"model": {"version": 3}})
+    else:
+        world.lose("ControllerRevision", f"{NAME}-{first}")
+    run(operator, 90)
+    assert world.least_ready >= 3
+    assert_healthy(world, version, 3)
+    assert len(world.named("Deployment")) == 1
     assert_at_rest(operator)
 
 
@@ -211,19 +200,6 @@ def test_back_to_an_older_revision_uses_the_one_that_was_kept() -> None:
     run(operator, 60)
     assert_healthy(world, 1)
     assert world.objects["ControllerRevision", f"{NAME}-{first}"]["metadata"]["uid"] == kept
-
-
-def test_a_third_revision_replaces_the_second_in_mid_rollout() -> None:
-    world, operator = serving({"replicas": 3})
-    world.edit({"model": {"version": 2}})
-    while world.ready_by_version().get(2, 0) < 1:
-        run(operator, 1)
-    world.edit({"model": {"version": 3}})
-    run(operator, 90)
-    assert world.least_ready >= 3
-    assert_healthy(world, 3, 3)
-    assert len(world.named("Deployment")) == 1
-    assert_at_rest(operator)
 
 
 def test_the_history_is_cut_to_its_limit() -> None:
@@ -269,6 +245,12 @@ def test_a_long_fetch_is_no_missed_deadline() -> None:
 
 
 # ---- a revision that fails
+
+
+def arrive(operator: Operator, pods: int) -> None:
+    """Version 2 is asked for, and has so many ready pods."""
+    operator.world.edit({"model": {"version": 2}})
+    until(operator, lambda: operator.world.ready_by_version().get(2, 0) >= pods)
 
 
 def broken_rollout() -> tuple[World, Operator]:
@@ -318,41 +300,28 @@ def test_a_rejected_revision_is_not_tried_again_by_scaling_or_restarting() -> No
     assert world.conditions()["Promoted"] == ("False", "RolledBack")
 
 
-def test_another_revision_after_a_rejected_one_recovers() -> None:
+@pytest.mark.parametrize(
+    "edits",
+    [
+        pytest.param([({"model": {"version": 3}}, 3)], id="another revision"),
+        pytest.param([({"model": {"sha256": {"2": "a" * 64}}}, 2)], id="a corrected pin tries it again"),
+        pytest.param([({"model": {"version": 1}}, 1), ({"model": {"version": 2}}, 2)], id="set back clears it"),
+    ],
+)
+def test_after_a_rejection_the_spec_says_what_is_tried(edits: list[tuple[dict[str, Any], int]]) -> None:
     world, operator = broken_rollout()
-    world.edit({"model": {"version": 3}})
-    run(operator, 60)
-    assert_healthy(world, 3)
+    for edit, version in edits:
+        if version == 2:
+            world.broken = {}
+        world.edit(edit)
+        run(operator, 60)
+        assert_healthy(world, version)
     assert_at_rest(operator)
-
-
-def test_a_corrected_pin_tries_the_rejected_revision_again() -> None:
-    world, operator = broken_rollout()
-    world.broken = {}
-    world.edit({"model": {"sha256": {"2": "a" * 64}}})
-    run(operator, 60)
-    assert_healthy(world, 2)
-
-
-def test_another_revision_in_the_spec_clears_the_rejection() -> None:
-    world, operator = broken_rollout()
-    world.edit({"model": {"version": 1}})
-    run(operator, 60)
-    assert_healthy(world, 1)
-    world.broken = {}
-    world.edit({"model": {"version": 2}})
-    run(operator, 60)
-    assert_healthy(world, 2)
 
 
 def test_a_first_revision_that_fails_says_why_and_recovers() -> None:
-    world = World(broken={1: LOAD_FAILED})
-    world.edit({"rollout": {"progressDeadlineSeconds": 60}})
-    operator = Operator(world)
-    run(operator, 120)
-    assert world.conditions()["Ready"] == ("False", "LoadFailed")
-    assert world.conditions()["Degraded"] == ("True", "LoadFailed")
-    assert_at_rest(operator)
+    world, operator = begin({"rollout": {"progressDeadlineSeconds": 60}}, World(broken={1: LOAD_FAILED}), 120)
+    assert_cannot_serve(world, operator, "LoadFailed")
     world.edit({"model": {"version": 2}})
     run(operator, 60)
     assert_healthy(world, 2, 1)
@@ -372,13 +341,8 @@ def test_pods_that_find_no_node_are_reported_and_taken_back() -> None:
 
 
 def test_a_quota_that_is_too_small_is_reported() -> None:
-    world = World(quota=2)
-    world.edit({"replicas": 3})
-    operator = Operator(world)
-    run(operator, 60)
-    assert world.conditions()["Ready"] == ("False", "QuotaExceeded")
-    assert world.conditions()["Degraded"] == ("True", "QuotaExceeded")
-    assert_at_rest(operator)
+    world, operator = begin({"replicas": 3}, World(quota=2), 60)
+    assert_cannot_serve(world, operator, "QuotaExceeded")
     world.quota = None
     run(operator, 60)
     assert_healthy(world, 1, 3)
@@ -447,14 +411,9 @@ def test_from_any_server_to_any_other_by_one_word(name: str) -> None:
 
 
 def test_a_spec_that_was_never_valid_has_no_children_and_recovers() -> None:
-    world = World()
-    world.edit({"model": {"uri": "gs://models/digits"}})
-    operator = Operator(world)
-    run(operator, 10)
+    world, operator = begin({"model": {"uri": "gs://models/digits"}}, seconds=10)
     assert world.writes == [Write("status", "ModelDeployment", NAME)]
-    assert world.conditions()["Ready"] == ("False", "InvalidSpec")
-    assert world.conditions()["Degraded"] == ("True", "InvalidSpec")
-    assert_at_rest(operator)
+    assert_cannot_serve(world, operator, "InvalidSpec")
     world.edit({"model": {"uri": "pvc://models/digits"}})
     run(operator, 30)
     assert_healthy(world, 1, 1)
@@ -467,14 +426,10 @@ def test_a_service_of_that_name_that_is_not_ours_is_left_alone() -> None:
     world = World()
     world.put_foreign("Service", NAME, spec={"selector": {"app": "theirs"}})
     before = dict(world.objects["Service", NAME])
-    world.edit({})
-    operator = Operator(world)
-    run(operator, 30)
+    _, operator = begin({}, world)
     assert world.objects["Service", NAME] == before
-    assert world.conditions()["Ready"] == ("False", "NameConflict")
-    assert world.conditions()["Degraded"] == ("True", "NameConflict")
     assert f"Service {NAME}" in world.message("Degraded")
-    assert_at_rest(operator)
+    assert_cannot_serve(world, operator, "NameConflict")
     world.lose("Service", NAME)
     run(operator, 90)
     assert_healthy(world, 1, 1)
@@ -525,39 +480,14 @@ def test_a_child_that_was_deleted_comes_back(kind: str) -> None:
     assert_at_rest(operator)
 
 
-def test_an_object_of_ours_that_nothing_asks_for_is_pruned() -> None:
+@pytest.mark.parametrize("is_ours", [True, False])
+def test_an_object_under_our_label_that_nothing_asks_for_is_pruned_when_we_own_it(*, is_ours: bool) -> None:
     world, operator = serving()
-    uid = world.deployment()["metadata"]["uid"]
-    world.put_foreign("ConfigMap", f"{NAME}-0000000000", data={})
-    world.tamper(
-        "ConfigMap",
-        f"{NAME}-0000000000",
-        {"metadata": {"labels": {"slipway.dev/model": NAME}, "ownerReferences": [{"uid": uid, "controller": True}]}},
-    )
-    run(operator, 10)
-    assert world.named("ConfigMap") == [f"{NAME}-{stable_of(world)}"]
-    assert_at_rest(operator)
-
-
-def test_an_object_under_our_label_with_another_owner_is_not_pruned() -> None:
-    world, operator = serving()
+    owners = [{"uid": world.deployment()["metadata"]["uid"], "controller": True}] if is_ours else []
     world.put_foreign("ConfigMap", "notes", data={})
-    world.tamper("ConfigMap", "notes", {"metadata": {"labels": {"slipway.dev/model": NAME}}})
-    assert_at_rest(operator)
-    assert "notes" in world.named("ConfigMap")
-
-
-def test_stable_loses_its_controller_revision_in_mid_rollout_and_serves_on() -> None:
-    world, operator = serving({"replicas": 3})
-    first = stable_of(world)
-    world.edit({"model": {"version": 2}})
-    while world.ready_by_version().get(2, 0) < 1:
-        run(operator, 1)
-    world.lose("ControllerRevision", f"{NAME}-{first}")
-    run(operator, 90)
-    assert world.least_ready >= 3
-    assert_healthy(world, 2, 3)
-    assert len(world.named("Deployment")) == 1
+    world.tamper("ConfigMap", "notes", {"metadata": {"labels": {"slipway.dev/model": NAME}, "ownerReferences": owners}})
+    run(operator, 10)
+    assert world.named("ConfigMap") == [f"{NAME}-{stable_of(world)}", *([] if is_ours else ["notes"])]
     assert_at_rest(operator)
 
 
@@ -565,9 +495,7 @@ def test_stable_loses_its_controller_revision_in_mid_rollout_and_serves_on() -> 
 def test_with_status_lost_what_serves_is_found_again(ready_of_new: int) -> None:
     world, operator = serving({"replicas": 3})
     if ready_of_new < 3:
-        world.edit({"model": {"version": 2}})
-        while world.ready_by_version().get(2, 0) < ready_of_new:
-            run(operator, 1)
+        arrive(operator, pods=ready_of_new)
     world.lose_status()
     operator = Operator(world)
     run(operator, 90)
@@ -588,7 +516,7 @@ def test_made_anew_under_its_name_it_waits_for_what_is_left_of_the_one_before() 
     before = world.deployment()["metadata"]["uid"]
     world.delete_slowly(NAME)
     run(operator, 3)
-    told = len(world.events)
+    before_edit = len(world.events)
     world.edit({"replicas": 2})
     assert world.deployment()["metadata"]["uid"] != before
     run(operator, 1)
@@ -596,7 +524,7 @@ def test_made_anew_under_its_name_it_waits_for_what_is_left_of_the_one_before() 
     world.holds_garbage = False
     run(operator, 60)
     assert_healthy(world, 1)
-    assert "NameConflict" not in [event["reason"] for event in world.events[told:]]
+    assert "NameConflict" not in [event["reason"] for event in world.events[before_edit:]]
     assert_at_rest(operator)
 
 
@@ -717,12 +645,8 @@ def test_a_refused_child_is_reported_and_what_serves_goes_on() -> None:
 
 
 def test_a_quota_on_objects_is_reported_by_its_name() -> None:
-    world = World()
     error = ClusterError("create Deployment", 403, "forbidden: exceeded quota: objects, limited: deployments=0")
-    world.refuse["create", "Deployment"] = lambda _: error
-    world.edit({})
-    operator = Operator(world)
-    run(operator, 30)
+    world, operator = begin({}, World(refuse={("create", "Deployment"): lambda _: error}))
     assert world.conditions()["Ready"] == ("False", "QuotaExceeded")
     world.refuse.clear()
     run(operator, 120)
@@ -730,17 +654,13 @@ def test_a_quota_on_objects_is_reported_by_its_name() -> None:
 
 
 def test_a_namespace_that_goes_is_left_alone() -> None:
-    world = World()
     tried: list[str] = []
 
     def refuse(name: str) -> Exception | None:
         tried.append(name)
         return ClusterError(f"create Service {name}", 403, "unable to create: namespace team is being terminated")
 
-    world.refuse["create", "Service"] = refuse
-    world.edit({})
-    operator = Operator(world)
-    run(operator, 600)
+    world, _ = begin({}, World(refuse={("create", "Service"): refuse}), 600)
     assert len(tried) == 1
     assert world.writes == []
 
@@ -757,18 +677,14 @@ def test_a_namespace_that_goes_is_left_alone() -> None:
 )
 @pytest.mark.parametrize("failures", [1, 4])
 def test_a_transient_failure_is_tried_again(verb: str, kind: str, failures: int) -> None:
-    world = World()
     left = [TransientError(f"{verb} {kind}", 503, "overloaded") for _ in range(failures)]
-    world.refuse[verb, kind] = lambda _: left.pop() if left else None
-    world.edit({})
-    operator = Operator(world)
-    run(operator, 60)
+    world, operator = begin({}, World(refuse={(verb, kind): lambda _: left.pop() if left else None}), 60)
     assert left == []
     assert_healthy(world, 1, 1)
     assert_at_rest(operator)
 
 
-# ---- watches that are late, and worlds in which anything happens
+# ---- watches that are late
 
 
 @pytest.mark.parametrize("lag_seconds", [1, 4, 15])
@@ -790,85 +706,6 @@ def test_an_edit_that_comes_with_the_answer_to_a_status_is_acted_on() -> None:
     world.edit({"model": {"uri": "pvc://models/digits"}})  # not seen yet when the status of the edit before is written
     run(operator, 40)
     assert_healthy(world, 1)
-
-
-HAPPENINGS = st.one_of(
-    st.tuples(st.just("version"), st.integers(1, 3)),
-    st.tuples(st.just("replicas"), st.integers(1, 4)),
-    st.tuples(st.just("policy"), st.sampled_from([None, {"all": {}}, {"latest": {"count": 2}}])),
-    st.tuples(st.just("place"), st.sampled_from(["digits", "others"])),
-    st.tuples(st.just("invalid"), st.none()),
-    st.tuples(st.just("lose"), st.integers(0, 9)),
-    st.tuples(st.just("restart"), st.sampled_from([0, 3])),
-    st.tuples(st.just("end at"), st.integers(1, 3)),
-    st.tuples(st.just("lose status"), st.none()),
-    st.tuples(st.just("broken"), st.sets(st.integers(1, 3))),
-    st.tuples(st.just("no node"), st.sets(st.integers(1, 3))),
-    st.tuples(st.just("quota"), st.sampled_from([None, 2, 3])),
-)
-
-
-def happen(operator: Operator, what: str, argument: Any) -> Operator:
-    """One thing that people, the cluster or fate do."""
-    world = operator.world
-    match what:
-        case "version":
-            world.edit({"model": {"version": argument}})
-        case "replicas":
-            world.edit({"replicas": argument})
-        case "policy":
-            world.edit({"versionPolicy": None})
-            world.edit({"versionPolicy": argument})
-        case "place":
-            world.edit({"model": {"uri": f"pvc://models/{argument}"}})
-        case "invalid":
-            world.edit({"model": {"uri": "ftp://models"}})
-        case "lose":
-            ours = [(kind, name) for kind, name in sorted(world.objects) if kind != "ModelDeployment"]
-            if ours:
-                world.lose(*ours[argument % len(ours)])
-        case "restart":
-            return Operator(world, lag_seconds=argument)
-        case "end at":
-            world.end_at = (world.requests + argument, True)
-        case "lose status":
-            world.lose_status()
-        case "broken":
-            world.broken = dict.fromkeys(argument, LOAD_FAILED)
-        case "no node":
-            world.unschedulable = argument
-        case "quota":
-            world.quota = argument
-    return operator
-
-
-@settings(max_examples=40, deadline=None)
-@given(
-    st.sampled_from([None, "RollingUpdate"]),
-    st.lists(st.tuples(HAPPENINGS, st.sampled_from([0, 1, 2, 5, 8, 30])), max_size=12),
-)
-def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
-    strategy: str | None, happenings: list[tuple[tuple[str, Any], int]]
-) -> None:
-    world = World()
-    world.edit({"replicas": 2, "rollout": {"strategy": strategy, "progressDeadlineSeconds": 20, "bakeSeconds": 10}})
-    operator = Operator(world)
-    for (what, argument), seconds in happenings:
-        operator = happen(operator, what, argument)
-        operator = _live_on(operator, seconds)
-    world.end_at, world.broken, world.unschedulable, world.quota = None, {}, set(), None
-    world.edit({"model": {"uri": "pvc://models/digits"}})
-    run(operator, 200)
-    if world.conditions()["Promoted"] == ("False", "RolledBack"):
-        assert sum(world.ready_by_version().values()) >= world.deployment()["spec"]["replicas"]
-        assert_at_rest(operator)
-        world.edit({"runtime": {"args": ["--another-revision"]}})
-        run(operator, 200)
-    spec = world.deployment()["spec"]
-    assert_healthy(world, spec["model"]["version"], spec["replicas"])
-    assert len(world.named("Deployment")) == len(world.named("ConfigMap")) == len(world.named("Service")) == 1
-    assert world.conditions()["VersionsReady"] == ("True", "AllAvailable")
-    assert_at_rest(operator)
 
 
 # ---- upgrades of the operator
@@ -929,9 +766,9 @@ def test_events_tell_changes_once() -> None:
     reasons = [event["reason"] for event in world.events]
     assert "MinimumReplicasReady" in reasons
     assert "RolledBack" in reasons
-    told = len(reasons)
+    count = len(reasons)
     run(operator, HOUR // 4)
-    assert len(world.events) == told
+    assert len(world.events) == count
 
 
 # ---- an operator that ends at any write
@@ -939,22 +776,26 @@ def test_events_tell_changes_once() -> None:
 Edit = Callable[[World], None]
 
 
-def edit_version_2(world: World, **conditions: Any) -> None:
-    """Version 2 is asked for in a world where it has its troubles."""
-    for name, value in conditions.items():
-        setattr(world, name, value)
-    world.edit({"model": {"version": 2}})
+def serve(version: int | None, **conditions: Any) -> Edit:
+    """A version is asked for in a world where it has its troubles."""
+
+    def edit(world: World) -> None:
+        for name, value in conditions.items():
+            setattr(world, name, value)
+        world.edit({"model": {"version": version}})
+
+    return edit
 
 
 EDITS: dict[str, Edit] = {
     "create": lambda world: world.edit({"replicas": 2}),
     "new version": lambda world: world.edit({"rollout": {"strategy": "RollingUpdate"}, "model": {"version": 2}}),
     "broken version": lambda world: world.edit({"rollout": {"strategy": "RollingUpdate"}, "model": {"version": 9}}),
-    "new version in place": lambda world: world.edit({"model": {"version": 2}}),
-    "missing version in place": lambda world: world.edit({"model": {"version": 9}}),
-    "broken version in place": lambda world: edit_version_2(world, broken={2: LOAD_FAILED}),
-    "version without room": lambda world: edit_version_2(world, heavy={2}),
-    "found version": lambda world: world.edit({"model": {"version": None}}),
+    "new version in place": serve(2),
+    "missing version in place": serve(9),
+    "broken version in place": serve(2, broken={2: LOAD_FAILED}),
+    "version without room": serve(2, heavy={2}),
+    "found version": serve(None),
     "scale": lambda world: world.edit({"replicas": 3}),
     "policy": lambda world: world.edit({"versionPolicy": {"all": {}}}),
     "several": lambda world: world.edit({"replicas": 1, "model": {"version": 3}, "batching": {"maxBatchSize": 4}}),
@@ -977,22 +818,10 @@ def _live(edit: Edit, name: str, end_at: tuple[int, bool] | None) -> tuple[dict[
     before = world.requests
     world.end_at = (before + end_at[0], end_at[1]) if end_at else None
     edit(world)
-    operator = _live_on(operator, 60)
+    live_on(operator, 60)
     return world.state(), world.requests - before
 
 
 @cache
 def _serving() -> World:
-    world = World()
-    world.edit({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20, "bakeSeconds": 10}})
-    run(Operator(world), 15)
-    return world
-
-
-def _live_on(operator: Operator, seconds: int) -> Operator:
-    for _ in range(seconds):
-        try:
-            run(operator, 1)
-        except OperatorEndedError:
-            operator = Operator(operator.world)
-    return operator
+    return begin({"replicas": 2, "rollout": {"progressDeadlineSeconds": 20, "bakeSeconds": 10}}, seconds=15)[0]

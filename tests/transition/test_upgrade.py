@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from slipway.api.status import FORMER_NAMES
-from tests.transition.operators import Operator, run, writes_of
-from tests.transition.test_canary import BAKE_SECONDS, RESULT, arriving, status, until, until_ready, weights
+from tests.transition.operators import Operator, run, until, writes_of
+from tests.transition.test_canary import BAKE_SECONDS, RESULT, arriving, status, until_ready, weights
 from tests.transition.world import World
 
 Json = dict[str, Any]

@@ -6,15 +6,17 @@ is well again, and a person wants what was there at first.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Any
 
 from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
-from tests.transition.api_server import OperatorEndedError
-from tests.transition.operators import Operator, run, writes_of
+from tests.simulation.agents import LOAD_FAILED
+from tests.transition.operators import Operator, live_on, run, writes_of
 from tests.transition.test_canary import GOLDEN, RESULT, canary_of, phase, serving, status
+from tests.transition.test_transitions import assert_at_rest, assert_healthy
 from tests.transition.world import World
 from tests.unit.specs import NAME, merged
 
@@ -66,12 +68,12 @@ def say(verb: str) -> Callable[[World], None]:
     """About the revision that it would be about; the command's name is the moment, so that each is another."""
 
     def act(world: World) -> None:
-        told = status(world)
-        rejected = (told.get("rejected") or [{}])[-1]
+        found = status(world)
+        rejected = (found.get("rejected") or [{}])[-1]
         (about,) = {
             "retry": [rejected],
-            "rollback": [told.get("previous") or rejected],
-        }.get(verb, [told.get("canary") or told.get("stable") or {}])
+            "rollback": [found.get("previous") or rejected],
+        }.get(verb, [found.get("canary") or found.get("stable") or {}])
         world.command(verb, about.get("revision", NOBODY), world.seconds)
 
     return act
@@ -141,15 +143,12 @@ def test_whatever_happens_no_request_is_lost_and_what_a_person_wants_serves_in_t
 
 
 def live(operator: Operator, seconds: int) -> Operator:
-    """Second by second; who ends is followed by another. Returns the one that lives."""
+    """Second by second, under the laws of weights. Returns the operator that lives."""
     world = operator.world
     for _ in range(seconds):
-        told = len(world.routed)
-        try:
-            run(operator, 1)
-        except OperatorEndedError:
-            world.end_at, operator = None, Operator(world)
-        for weights in world.routed[told:]:
+        before = len(world.routed)
+        operator = live_on(operator, 1)
+        for weights in world.routed[before:]:
             assert sum(weights.values()) == 100
             assert sum(weight > 0 for weight in weights.values()) <= 2, "two canaries have requests"
     return operator
@@ -162,3 +161,79 @@ def heal(world: World) -> None:
     world.edit({"model": {"version": 1}, "rollout": {"steps": [{"weight": 50}], "bakeSeconds": 1}})
     canary = canary_of(world) if status(world).get("canary") else NOBODY
     world.command("resume", canary, world.seconds)
+
+
+# ---- without steps: in place and pod by pod
+
+
+def asks(*edits: Json) -> Callable[[World], None]:
+    def act(world: World) -> None:
+        for edit in edits:
+            world.edit(edit)
+
+    return act
+
+
+def lose(number: int) -> Callable[[World], None]:
+    """Someone deletes one of our objects."""
+
+    def act(world: World) -> None:
+        if ours := [slot for slot in sorted(world.objects) if slot[0] != "ModelDeployment"]:
+            world.lose(*ours[number % len(ours)])
+
+    return act
+
+
+SETS = [set(each) for size in range(4) for each in itertools.combinations((1, 2, 3), size)]
+WITHOUT_STEPS: dict[str, Callable[[World], None]] = {
+    **{f"version {number}": serve(number) for number in (1, 2, 3)},
+    **{f"{replicas} replicas": asks({"replicas": replicas}) for replicas in (1, 2, 3, 4)},
+    "the newest": asks({"versionPolicy": None}),
+    "all versions": asks({"versionPolicy": None}, {"versionPolicy": {"all": {}}}),
+    "two versions": asks({"versionPolicy": None}, {"versionPolicy": {"latest": {"count": 2}}}),
+    **{
+        f"from {place}": asks({"model": {"uri": place}})
+        for place in ("pvc://models/digits", "pvc://models/others", "ftp://models")
+    },
+    **{f"object {number} goes": lose(number) for number in range(10)},
+    "status is lost": World.lose_status,
+    **{f"{versions} broken": is_so("broken", dict.fromkeys(versions, LOAD_FAILED)) for versions in SETS},
+    **{f"{versions} without a node": is_so("unschedulable", versions) for versions in SETS},
+    **{f"a quota of {quota}": is_so("quota", quota) for quota in (None, 2, 3)},
+}
+LAGS = st.sampled_from((None, None, None, None, 0, 3))
+"""Another operator starts, with watches so many seconds late."""
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.sampled_from([None, "RollingUpdate"]),
+    st.lists(
+        st.tuples(st.sampled_from(list(WITHOUT_STEPS)), st.sampled_from([0, 1, 2, 5, 8, 30]), st.integers(0, 3), LAGS),
+        max_size=12,
+    ),
+)
+def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
+    strategy: str | None, story: list[tuple[str, int, int, int | None]]
+) -> None:
+    world = World()
+    world.edit({"replicas": 2, "rollout": {"strategy": strategy, "progressDeadlineSeconds": 20, "bakeSeconds": 10}})
+    operator = Operator(world)
+    for name, seconds, death, lag_seconds in story:
+        operator = operator if lag_seconds is None else Operator(world, lag_seconds=lag_seconds)
+        WITHOUT_STEPS[name](world)
+        if death:
+            world.end_at = (world.requests + death, True)
+        operator = live_on(operator, seconds)
+    world.end_at, world.broken, world.unschedulable, world.quota = None, {}, set(), None
+    world.edit({"model": {"uri": "pvc://models/digits"}})
+    run(operator, 200)
+    if world.conditions()["Promoted"] == ("False", "RolledBack"):
+        assert sum(world.ready_by_version().values()) >= world.deployment()["spec"]["replicas"]
+        assert_at_rest(operator)
+        world.edit({"runtime": {"args": ["--another-revision"]}})
+        run(operator, 200)
+    spec = world.deployment()["spec"]
+    assert_healthy(world, spec["model"]["version"], spec["replicas"])
+    assert len(world.named("Deployment")) == len(world.named("ConfigMap")) == len(world.named("Service")) == 1
+    assert_at_rest(operator)

@@ -175,7 +175,7 @@ class World(Source, Answering, DictionaryCluster):
         self._store({**made, "config": owner, "images": images, "born": self.seconds})
 
     def end(self, pod: Json) -> None:
-        """A pod is told to end: it serves no longer, and goes some seconds later."""
+        """A pod begins to end: it serves no longer, and goes some seconds later."""
         if not is_ending(pod):
             stamp = self.now().isoformat()
             self._store({**pod, "metadata": {**pod["metadata"], "deletionTimestamp": stamp}, "ended": self.seconds})
@@ -346,8 +346,8 @@ class World(Source, Answering, DictionaryCluster):
                 status = copied(live.get("status") or {})
                 for time in ("settled", "bakeUntil", "evidence", "verdict"):
                     status.pop(time, None)
-                told = [(each["revision"], each["reason"]) for each in status.pop("transitions", [])]
-                status["transitions"] = sorted(set(told))
+                transitions = [(each["revision"], each["reason"]) for each in status.pop("transitions", [])]
+                status["transitions"] = sorted(set(transitions))
                 status.get("lastCommand", {}).pop("at", None)
                 status.get("step", {}).pop("since", None)
                 for version in status.get("versions", []):

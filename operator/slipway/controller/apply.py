@@ -99,7 +99,7 @@ class Children:
         for (kind, name), live in snapshot.live.items():
             if revision_of(live) in rendered.unreadable:
                 continue
-            if kind == "Service" and revision_of(live) and snapshot.routers and rendered.router_generation is None:
+            if kind == "Service" and revision_of(live) and snapshot.routers.pods and rendered.router_generation is None:
                 continue  # routers that end still find the pods by it, for the clients that they still have
             if kind in PRUNED_KINDS and (kind, name) not in wanted and "deletionTimestamp" not in live["metadata"]:
                 await self._cluster.delete(kind, key[0], name, live["metadata"]["uid"])
@@ -131,11 +131,11 @@ def _outdated(rendered: Rendered, snapshot: Snapshot) -> Iterator[tuple[Pod | Ro
             continue
         yield pod, CONFIG_ANNOTATION, generation
     generation = rendered.router_generation
-    for router in snapshot.routers:
-        heard = snapshot.router_reports.get(router.uid)
+    for router in snapshot.routers.pods:
+        heard = snapshot.routers.reports.get(router.uid)
         if router.is_ending or generation is None or (heard is not None and heard.generation == generation):
             continue
-        if heard is None and snapshot.router_generation in (None, generation):
+        if heard is None and snapshot.routers.generation in (None, generation):
             continue  # one that starts mounts what is there; but what changes meanwhile must reach it
         yield router, ROUTER_CONFIG_ANNOTATION, generation
 

@@ -45,12 +45,12 @@ class Clients:
 
     async def read_reports(self, snapshot: Snapshot) -> tuple[Mapping[str, AgentReport], Mapping[str, RouterReport]]:
         """Pod uid → what its agent reports; pod uid → what its router reports."""
-        return await asyncio.gather(self.agents.read_reports(snapshot.pods), self.routers.read(snapshot.routers))
+        return await asyncio.gather(self.agents.read_reports(snapshot.pods), self.routers.read(snapshot.routers.pods))
 
     async def read_counts(self, deployment: ModelDeployment, snapshot: Snapshot) -> Reading:
         """What was counted so far: by the routers where requests reach them, else by the servers themselves."""
         if snapshot.service_target is not None and snapshot.service_target.is_router:
-            return read_counts(snapshot.routers, snapshot.router_reports)
+            return read_counts(snapshot.routers.pods, snapshot.routers.reports)
         carried = {workload: here.revision for workload, here in snapshot.workloads.items()}
         return await self.server_counts.read(snapshot.pods, counters_of(deployment, snapshot.revisions, carried))
 

@@ -93,7 +93,7 @@ class Pacing:
         """
         if is_told_anew(rendered, snapshot) and any(pod.ip for pod in snapshot.pods):
             return TOLD_ANEW_SECONDS
-        if snapshot.router_generation != rendered.router_generation and rendered.router_generation is not None:
+        if snapshot.routers.generation != rendered.router_generation and rendered.router_generation is not None:
             self._routed_at[key] = self._monotonic()
             return TOLD_ANEW_SECONDS
         if is_next_known:

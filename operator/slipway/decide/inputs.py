@@ -68,7 +68,9 @@ def gather_inputs(
     state = read_state(stored, {*snapshot.revisions, *carried}, held)
     pinned = state.pinned
     going = pinned.revision if pinned is not None and pinned.instead_of == named else named
-    state = catch_up(state, snapshot.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None)
+    state = catch_up(
+        state, snapshot.routers.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None
+    )
     warm = snapshot.workloads.get(workload_of(state.previous or "", snapshot.workloads) or "", ABSENT)
     outcome = carry_out(command, state, named, snapshot.revisions, steps, is_warm=warm.ready > 0)
     pinned = outcome.state.pinned

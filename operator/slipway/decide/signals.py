@@ -39,15 +39,17 @@ def weigh(
     """The signals for this pass. reading: what was counted; None where nothing counts."""
     deployment = inputs.deployment
     in_force = in_force_now(
-        snapshot.service_target, snapshot.by_router, snapshot.workloads, wants_router=wants_router(deployment)
+        snapshot.service_target, snapshot.routers.in_force, snapshot.workloads, wants_router=wants_router(deployment)
     )
     verdict, evidence = None, None
     if reading is not None and is_judged_now(inputs, stored):
         verdict, evidence = _judge(inputs, snapshot, stored, reading, now)
     is_routed = (
-        snapshot.service_target is not None and snapshot.service_target.is_router and bool(snapshot.sent_weights)
+        snapshot.service_target is not None
+        and snapshot.service_target.is_router
+        and bool(snapshot.routers.sent_weights)
     )
-    told = snapshot.sent_weights if is_routed else None
+    told = snapshot.routers.sent_weights if is_routed else None
     return Weighed(Signals(_gates(inputs, snapshot), verdict, in_force, inputs.outcome.abort, told), verdict, evidence)
 
 

@@ -2,7 +2,7 @@
 routers' contracts call things.
 
 Invariant: these strings stand in live objects; one that changes restarts pods or loses what was written before.
-Pure.
+Must not import: anything but `api`. Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ REVISION_LABEL = f"{GROUP}/revision"
 CONFIG_ANNOTATION = f"{GROUP}/agent-config"
 
 POD_VARIABLE = "SLIPWAY_POD"
-"""Its name, in agents and routers: they say whose they are, since an address may have become another pod's."""
+"""The variable with a pod's name, in agents and routers: each answer has it, since an address may have become another
+pod's."""
 
 ROUTER_CONFIG_ANNOTATION = f"{GROUP}/router-config"
 
@@ -74,7 +75,7 @@ STATUS_HOST = "status.slipway.internal"
 """Requests for this host are answered with what is in force."""
 
 POD_HEADER = "slipway-pod"
-"""Of that answer: the pod's name; `-` from one that was started before it was told."""
+"""Of that answer: the pod's name; `-` from a router of an older release, which doesn't know its name."""
 
 ROUTES_KEY = "routes.json"
 
@@ -82,6 +83,5 @@ HTTP_CLUSTERS = "http"
 
 GRPC_CLUSTERS = "grpc"
 
-
 ROUTED_ANNOTATION = f"{GROUP}/routed"
-"""On the ConfigMap: the generation that it says."""
+"""On the routers' ConfigMap: the generation of the configuration in it."""

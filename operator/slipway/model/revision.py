@@ -1,13 +1,13 @@
 """Revisions: the user's choice of everything that changes what a pod serves, hashed.
 
 A revision's pods belong to a *workload*, a Deployment. Most revisions have one of their own, called like them; one that
-arrives in place takes over the workload of the revision before it, pods and all, with nothing but other orders for the
-agents.
+arrives in place takes over the workload of the revision before it, pods and all, with nothing but another configuration
+of the agents.
 
 Invariant: the hash covers only what the user set, defaults left out, so that a new operator, a new default image or a
 new default in the CRD starts no rollout. A revision's pod template is rendered once and kept in its ControllerRevision
 (whose data is immutable); later passes take it from there.
-Pure.
+Must not import: anything but `api` and `model.names`. Pure.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Revision:
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """What a workload carries. replaces: the revision whose version stays loaded beside it; None: none does."""
+    """The revision of a workload. replaces: the revision whose version stays loaded beside it; None: none does."""
 
     revision: str
     replaces: str | None = None
@@ -86,7 +86,7 @@ def ways_of_fetching(spec: ModelDeploymentSpec) -> Json:
         "sha256": dict(sorted(spec.model.sha256.items())),
         "allowRedirects": bool(spec.storage and spec.storage.allow_redirects),
     }
-    # Left out where nothing is said: what agents are told must not change with the operator's release.
+    # Left out where the spec says nothing: the agents' configuration must not change with the operator's release.
     if spec.storage is not None and spec.storage.endpoint:
         ways["endpoint"] = spec.storage.endpoint
     if spec.storage is not None and spec.storage.region:
@@ -162,7 +162,7 @@ def read_digests(text: str | None) -> dict[int, str]:
 
 
 def workload_template(template: Json, name: str, workload: str) -> Json:
-    """A revision's template with its workload's name in it: the pods' label, and the ConfigMap of their orders."""
+    """A revision's template with its workload's name in it: the pods' label, and their agents' ConfigMap."""
     spec = template["spec"]
     volumes = [
         volume | {"configMap": volume["configMap"] | {"name": child_name(name, workload)}}

@@ -1,6 +1,7 @@
 """What a rollout is to reach, and what is decided: the values between observation and rendering.
 
-Pure.
+Invariant: replicas and assignments of a plan name the same workloads; values alone, `decide` makes them.
+Must not import: anything but `model`. Pure.
 """
 
 from __future__ import annotations
@@ -45,10 +46,10 @@ class Target:
     """What the spec asks for.
 
     content: names what it says about the served version's bytes (`content_hash`).
-    workload: the one that carries the revision, or is to (`decide.placement`): the stable revision's for InPlace.
+    workload: the revision's, there or to be made (`decide.placement`): the stable revision's for InPlace.
     bake_seconds: how long the old version stays loaded after a promotion in place or by steps.
     steps: those of a canary, the last one at weight 100; empty: traffic isn't split.
-    is_exact: weights are split as wanted; False: as the pods make them.
+    is_exact: requests are split by the desired weights; False: as the pods make them.
     is_judged: a step ends by evidence. holds_on_inconclusive: the deadline of one without evidence does nothing.
     is_swap: one old pod makes room for each new one. is_rollback: a person's; nothing is judged.
     """
@@ -85,8 +86,8 @@ class PromotionReason(StrEnum):
 class Plan:
     """What to do now.
 
-    state: what to remember. replicas: workload → pods wanted; those not named are pruned.
-    assignments: the same workloads → what they carry.
+    state: what to remember. replicas: workload → desired pods; those not named are pruned.
+    assignments: the same workloads → their revisions.
     weights: workload → percent of the requests, the same workloads at least; None: all ready pods share them.
     promotion_reason: why `state.stable` became stable in this step; None: it was before.
     newly_rejected: set when this step gave a revision up; cause: why, where the pods themselves don't say it.
@@ -108,5 +109,5 @@ class Plan:
     turns_at: datetime | None = None
 
     def revision_on(self, workload: str) -> str | None:
-        """The revision that a workload of the plan carries."""
+        """The revision of a workload; None: it is not in the plan."""
         return self.assignments[workload].revision if workload in self.assignments else None

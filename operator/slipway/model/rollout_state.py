@@ -2,7 +2,7 @@
 
 Invariant: read_state and write_state are each other's inverse, but for what isn't kept any more; what can't be read is
 absent.
-Pure.
+Must not import: anything but `api` and `model`. Pure.
 """
 
 from __future__ import annotations
@@ -95,7 +95,14 @@ def read_state(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: Ite
 def read_rejections(stored: ModelDeploymentStatus) -> tuple[Rejection, ...]:
     """All that status holds against revisions, the oldest first."""
     return tuple(
-        Rejection(each.revision, each.content, each.reason, each.message, each.at, each.stamp)
+        Rejection(
+            revision=each.revision,
+            content=each.content,
+            reason=each.reason,
+            message=each.message,
+            at=each.at,
+            stamp=each.stamp,
+        )
         for each in stored.rejected
     )
 

@@ -1,7 +1,7 @@
 """What is known of two revisions' traffic and of a new revision's gates: the values that judge and step exchange.
 
 Invariant: nothing here decides. Counters are cumulative since their source began; what is compared are differences.
-Pure.
+Must not import: anything but `model`. Pure.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class InForce:
     """How requests are split now, as the traffic provider says.
 
     weights: workload → percent; a workload that isn't named gets nothing. endpoints: workload → pods that requests can
-    reach through it. is_latest: they do what they were told last; False: something else is on its way to them.
+    reach through it. is_latest: it is what was sent last; False: another configuration is on its way.
     lingering: workloads that still get requests from routers that are ending.
     """
 
@@ -122,8 +122,8 @@ class Signals:
     """What a step is decided on beside pods and memory.
 
     gates: of the canary. verdict: None while nothing is judged. in_force: None while nobody can say.
-    abort: a person wants the revision taken back. sent_weights: workload → percent, as the routers that have the
-    requests were told last; None where there are none.
+    abort: a person wants the revision taken back. sent_weights: workload → percent, as last sent to the
+    routers that have the requests; None where there are none.
     """
 
     gates: GateVerdict = OPEN

@@ -1,7 +1,7 @@
 """What a version of a model takes and gives, and how its golden requests went, as its pod's agent tells it.
 
 Invariant: nothing here decides anything. An agent that is too old to tell is known by its silence.
-Pure.
+Must not import: anything but `model`. Pure.
 """
 
 from __future__ import annotations
@@ -49,37 +49,37 @@ def read_signatures(answer: Any) -> dict[int, Signature | None] | None:
 
     None: the agent is too old to say. Raises AttributeError or ValueError where it is no map of versions.
     """
-    told = answer.get("signatures")
-    if told is None:
+    signatures = answer.get("signatures")
+    if signatures is None:
         return None
-    return {int(version): _read_signature(each) for version, each in told.items()}
+    return {int(version): _read_signature(each) for version, each in signatures.items()}
 
 
 def read_golden(answer: Any) -> GoldenReport | None:
     """None where there are no golden requests, or nothing that can be read of them."""
-    told = answer.get("golden")
+    golden = answer.get("golden")
     try:
-        return GoldenReport(int(told["version"]), str(told["state"])[:64], str(told.get("message") or "")[:2000])
+        return GoldenReport(int(golden["version"]), str(golden["state"])[:64], str(golden.get("message") or "")[:2000])
     except (AttributeError, KeyError, TypeError, ValueError):
         return None
 
 
-def _read_signature(told: Any) -> Signature | None:
-    """What can't be read counts as not told."""
+def _read_signature(signature: Any) -> Signature | None:
+    """What can't be read counts as absent."""
     try:
         return Signature(
-            inputs=tuple(_read_tensor(each) for each in told["inputs"]),
-            outputs=tuple(_read_tensor(each) for each in told["outputs"]),
+            inputs=tuple(_read_tensor(each) for each in signature["inputs"]),
+            outputs=tuple(_read_tensor(each) for each in signature["outputs"]),
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
 
 
-def _read_tensor(told: Mapping[str, Any]) -> Tensor:
-    shape = told["shape"]
+def _read_tensor(tensor: Mapping[str, Any]) -> Tensor:
+    shape = tensor["shape"]
     return Tensor(
-        name=str(told["name"])[:256],
-        datatype=str(told["datatype"])[:64],
+        name=str(tensor["name"])[:256],
+        datatype=str(tensor["datatype"])[:64],
         shape=None if shape is None else tuple(int(size) for size in shape),
-        is_optional=bool(told.get("optional")),
+        is_optional=bool(tensor.get("optional")),
     )

@@ -1,6 +1,7 @@
-"""A workload: a Deployment of ours and its pods, what troubles them, and what it carries: one revision at a time.
+"""A workload: a Deployment of ours and its pods, with one revision at a time, and what troubles them.
 
-Pure.
+Invariant: as observed; what should be is `model.rollout.Plan`'s.
+Must not import: other parts of slipway. Pure.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ class Crash:
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """A Deployment's pods and orders, as observed.
+    """A Deployment's pods and their agents' configuration, as observed.
 
-    revision: the one that its agents have orders for. replaces: the one that this one takes or took over in place from.
+    revision: the one that its agents serve, or are to. replaces: the one before it in place, until bake is over.
     replicas: what the Deployment asks for. existing: its pods that are not ending. ready: of these, the ready ones.
     switched: of the ready ones, those whose agents say that the revision's version is what an unversioned request gets.
     is_fetching: a pod's agent is downloading, without error: that is progress.
@@ -56,7 +57,7 @@ def enough(replicas: int) -> int:
 
 
 def workload_of(revision: str, workloads: Mapping[str, Workload]) -> str | None:
-    """The workload of a revision; of several the one that carries it now, then the one with most ready pods."""
+    """The workload of a revision; of several the one whose revision it is now, then the one with most ready pods."""
     found = [name for name, here in workloads.items() if revision in (here.revision, here.replaces)]
     return max(
         found,

@@ -1,7 +1,7 @@
 """What an agent says: GET /status, schema 1 (serving-images/agent/README.md).
 
 Invariant: an answer that can't be read is none; what an older agent doesn't say is absent.
-Pure.
+Must not import: decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class VersionReport:
 
 @dataclass(frozen=True, slots=True)
 class AgentReport:
-    """What an agent says: GET /status, schema 1.
+    """What an agent says.
 
     found: version → stamp, a name for its bytes at the source; None where the source can't tell.
     listing_trouble: why the source can't be listed. serving: what an unversioned request gets.

@@ -1,6 +1,7 @@
 """A model's pods, each from its object and its agent's report.
 
-Pure.
+Invariant: a pod is read on its own; what its workload makes of it is `observe.snapshot`'s.
+Must not import: decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -9,10 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from slipway.model.names import (
-    CONFIG_ANNOTATION,
-    REVISION_LABEL,
-)
+from slipway.model.names import CONFIG_ANNOTATION, REVISION_LABEL
 from slipway.model.revision import Json
 from slipway.model.workload import Crash, Trouble
 from slipway.observe.agent_reports import AgentReport
@@ -61,9 +59,9 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
     if trouble is None and preparing_since and now and now - preparing_since >= timedelta(seconds=PREPARING_SECONDS):
         trouble = Trouble(
             "VolumesNotReady",
-            f"pod {meta['name']} has a node and can't start there for {PREPARING_SECONDS} s: most often a volume that "
-            "can't be mounted, or a ConfigMap or Secret that does not exist (spec.storage.caBundle, the volumes of "
-            f"spec.podTemplate). The node says which: kubectl describe pod {meta['name']}",
+            f"pod {meta['name']} has had a node for {PREPARING_SECONDS} s, and its containers don't start. Most often "
+            "a volume can't be mounted, or a ConfigMap or Secret does not exist (spec.storage.caBundle, the volumes of "
+            f"spec.podTemplate). See which: kubectl describe pod {meta['name']}",
         )
     return Pod(
         name=meta["name"],
@@ -81,7 +79,7 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
 
 
 def _last_crash(pod: str, containers: list[Json]) -> Crash | None:
-    """When the server of a pod ended with an error last, and what it said."""
+    """When the server of a pod last ended with an error, and its last words."""
     for container in containers:
         if container["name"] != "server":
             continue
@@ -108,6 +106,7 @@ def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
 
 
 def deployment_trouble(deployment: Json, pods: list[Pod]) -> Trouble | None:
+    """What keeps a Deployment from having ready pods: its own trouble, else that of the first pod that has one."""
     for condition in (deployment.get("status") or {}).get("conditions") or []:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
             text = str(condition.get("message", ""))
@@ -117,5 +116,9 @@ def deployment_trouble(deployment: Json, pods: list[Pod]) -> Trouble | None:
                     f"the namespace's quota allows no more pods of this size: {first_line(text)}. Raise the "
                     "ResourceQuota, or ask for less in spec.resources or spec.replicas",
                 )
-            return Trouble("PodsRefused", f"the API server refuses the pods: {first_line(text)}")
+            return Trouble(
+                "PodsRefused",
+                f"the API server refuses the pods: {first_line(text)}. Correct the part of spec.podTemplate or "
+                "spec.resources that it names, or the namespace's policy",
+            )
     return next((pod.trouble for pod in pods if pod.trouble and not pod.is_ready), None)

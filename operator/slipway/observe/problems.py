@@ -1,7 +1,7 @@
 """Why something is not ready, in words for a person: of pods, containers and Deployments, as Kubernetes tells it.
 
 Invariant: every message says what, where and what to do next; what must not come and go with a retry does not.
-Pure.
+Must not import: decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -19,6 +19,10 @@ MANY_RESTARTS = 3
 def pod_trouble(
     name: str, conditions: Mapping[str, Json], containers: list[Json], report: AgentReport | None
 ) -> Trouble | None:
+    """What keeps a pod from being ready, the earliest step first: node, image, container, agent, server.
+
+    conditions: type → condition of the pod. containers: their statuses, init containers included.
+    """
     scheduled = conditions.get("PodScheduled", {})
     if scheduled.get("status") == "False":
         return _unschedulable(name, scheduled)
@@ -27,27 +31,29 @@ def pod_trouble(
         if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
             return Trouble(
                 "ImagePullFailed",
-                f"pod {name}: image {container.get('image')!r} of container {container['name']} can't be pulled: "
-                f"{first_line(waiting.get('message') or waiting['reason'])}. Check its name, and "
+                f"pod {name}: the node can't pull image {container.get('image')!r} of container {container['name']}: "
+                f"{first_line(waiting.get('message') or waiting['reason'])}. Correct the image's name, or "
                 "spec.podTemplate.spec.imagePullSecrets",
             )
         if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
             return Trouble(
                 "ContainerFailed",
-                f"pod {name}: container {container['name']} can't start: {first_line(waiting.get('message') or '')}",
+                f"pod {name}: container {container['name']} can't start: "
+                f"{first_line(waiting.get('message') or waiting['reason'])}. Create what is missing, or correct "
+                "spec.podTemplate",
             )
     if report is not None and report.trouble is not None:
         return report.trouble
     for container in containers:
         state, count = container.get("state") or {}, container.get("restartCount") or 0
         is_waiting = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
-        # Between two ends the container runs for a moment: what is said of it must not come and go.
+        # Between two ends the container runs for a moment: its message must not come and go.
         if is_waiting or count >= MANY_RESTARTS:
             last = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
             return Trouble(
                 "CrashLoop",
                 f"pod {name}: container {container['name']} ended {count} times, last with "
-                f"exit code {last.get('exitCode')} ({why_ended(last)}). Read it with: kubectl logs {name} -c "
+                f"exit code {last.get('exitCode')} ({why_ended(last)}). Read its log: kubectl logs {name} -c "
                 f"{container['name']} --previous",
             )
     return None
@@ -83,17 +89,18 @@ def _unschedulable(name: str, scheduled: Json) -> Trouble:
 def why_ended(terminated: Json) -> str:
     """Kubernetes' reason, where it says more than that there was an error (OOMKilled), and the last words."""
     reason = str(terminated.get("reason") or "")
-    said = _last_words(str(terminated.get("message") or ""))
-    parts = [reason if reason != "Error" or not said else "", said]
+    words = _last_words(str(terminated.get("message") or ""))
+    parts = [reason if reason != "Error" or not words else "", words]
     return ": ".join(part for part in parts if part) or "no message"
 
 
 def _last_words(text: str) -> str:
     """Of a program's last lines, the one that says why it ended: the last that is no line of a stack."""
     lines = [line for line in text.strip().splitlines() if line.strip()]
-    said = [line for line in lines if not line.startswith((" ", "\t", "at "))] or lines or [""]
-    return said[-1][:1000]
+    own = [line for line in lines if not line.startswith((" ", "\t", "at "))] or lines or [""]
+    return own[-1][:1000]
 
 
 def first_line(text: str) -> str:
+    """As a message quotes it, 1,000 characters at most."""
     return text.strip().partition("\n")[0][:1000]

@@ -89,8 +89,8 @@ def read_router_pod(body: Json) -> RouterPod:
     )
 
 
-def read_asked(config_map: Json) -> dict[str, int]:
-    """Workload → percent, as the routers' ConfigMap tells them; empty where it can't be read."""
+def read_sent_weights(config_map: Json) -> dict[str, int]:
+    """Workload → percent, as the routers' ConfigMap says; empty where it can't be read."""
     try:
         (resource,) = json.loads(config_map["data"][ROUTES_KEY])["resources"]
         (status,) = (host for host in resource["virtual_hosts"] if host["name"] == "status")

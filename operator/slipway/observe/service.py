@@ -1,6 +1,7 @@
 """What Service `<name>` reaches, as it stands.
 
-Pure.
+Invariant: what is read is what the live selector says, never what was decided.
+Must not import: decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations

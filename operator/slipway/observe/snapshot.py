@@ -1,14 +1,14 @@
 """The world as one frozen value: owned objects and agents' reports, read into types.
 
 Invariant: nothing here decides anything; what can't be read is absent, never an error.
-Pure: the objects come in as JSON, from the shell's cache.
+Must not import: decide, render, report, controller. Pure: the objects come in as JSON, from the shell's cache.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from slipway.api.v1alpha1 import KIND
@@ -18,24 +18,23 @@ from slipway.model.names import (
     RECORDED_KEY,
     REPLACES_ANNOTATION,
     REVISION_ANNOTATION,
-    ROUTED_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.signals import InForce
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import REFUSALS, AgentReport
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
-from slipway.observe.router_reports import RouterPod, RouterReport, in_force, is_of_router, read_asked, read_router_pod
+from slipway.observe.router_reports import RouterPod, RouterReport, is_of_router, read_router_pod
+from slipway.observe.routers import ObservedRouters, observe_routers
 from slipway.observe.service import ServiceTarget, read_service_target
 
 
 @dataclass(frozen=True, slots=True)
 class AgentOrders:
-    """What a workload's ConfigMap says.
+    """The configuration of a workload's agents, as its ConfigMap stands.
 
-    generation: of the agents' configuration; empty when it can't be read. load, served: as in agent.json.
-    revision: the one it carries; replaces: the one before it in place, while that counts.
-    recorded: version → sha256, as its agents read it. golden: the requests that its agents ask first, if any.
+    generation: names all of it; empty when it can't be read. load, served: as in agent.json.
+    revision: the one that they serve; replaces: the one before it in place, while that counts.
+    recorded: version → sha256 that its bytes must have. golden: the golden requests, None without any.
     """
 
     generation: str
@@ -52,10 +51,9 @@ class Snapshot:
     """Everything a pass decides on, beside spec and status.
 
     live: (kind, name) → the object as it stands. foreign: those under our label that another owner has.
-    workloads: Deployments by their revision label; troubles likewise. agent_orders: workload → what its ConfigMap says.
+    workloads: Deployments by their revision label; troubles likewise. agent_orders: likewise, from the ConfigMaps.
     left_over: workloads without a Deployment that have pods yet: the garbage collector is about to come to these.
-    service_target: what Service <name> reaches. routers: the routers' pods; router_reports: pod uid → what one says;
-    by_router: what all ready ones say. router_generation, sent_weights: of the routers' configuration as it stands.
+    service_target: what Service <name> reaches; None without that Service.
     """
 
     live: Mapping[tuple[str, str], Json]
@@ -67,14 +65,10 @@ class Snapshot:
     agent_orders: Mapping[str, AgentOrders]
     left_over: frozenset[str] = frozenset()
     service_target: ServiceTarget | None = None
-    routers: tuple[RouterPod, ...] = ()
-    router_reports: Mapping[str, RouterReport] = field(default_factory=dict)
-    by_router: InForce | None = None
-    router_generation: str | None = None
-    sent_weights: Mapping[str, int] = field(default_factory=dict)
+    routers: ObservedRouters = field(default_factory=ObservedRouters)
 
     def revision_of_pod(self, pod: Pod) -> str:
-        """The revision that the pod's agent has orders for."""
+        """The revision that the pod's agent serves, or is to."""
         return self.agent_orders[pod.workload].revision if pod.workload in self.agent_orders else pod.workload
 
 
@@ -92,95 +86,90 @@ def observe(
     """
     live: dict[tuple[str, str], Json] = {}
     foreign: set[tuple[str, str]] = set()
-    revisions: dict[str, Revision] = {}
     pods: list[Pod] = []
-    routers: list[RouterPod] = []
-    ordered: dict[str, AgentOrders] = {}
-    entry, routed = None, None
-    asked: Mapping[str, int] = {}
+    router_pods: list[RouterPod] = []
     for child in children:
         kind, name = child["kind"], child["metadata"]["name"]
-        if kind == "Pod":
-            if is_of_router(child):
-                routers.append(read_router_pod(child))
-            else:
-                pods.append(read_pod(child, reports, now))
-            continue
-        if not is_owned(child, uid):
+        if kind == "Pod" and is_of_router(child):
+            router_pods.append(read_router_pod(child))
+        elif kind == "Pod":
+            pods.append(read_pod(child, reports, now))
+        elif is_owned(child, uid):
+            live[kind, name] = child
+        else:
             foreign.add((kind, name))
-            continue
-        live[kind, name] = child
-        if kind == "ControllerRevision" and (revision := read_revision(child)):
-            revisions[revision.hash] = revision
-        elif kind == "ConfigMap" and revision_of(child):
-            ordered[revision_of(child)] = _read_orders(child)
-        elif kind == "ConfigMap":
-            routed = (child["metadata"].get("annotations") or {}).get(ROUTED_ANNOTATION)
-            asked = read_asked(child)
-        elif kind == "Service" and not revision_of(child):
-            entry = read_service_target(child, child["metadata"]["labels"][MODEL_LABEL])
+    # Service <name> and the routers' objects, one of each kind, have no revision label; all others have one.
+    labelled = {key: child for key, child in live.items() if revision_of(child)}
+    unlabelled = {kind: child for (kind, _), child in live.items() if not revision_of(child)}
+    service = unlabelled.get("Service")
+    agent_orders = {revision_of(child): _read_orders(child) for child in _of_kind("ConfigMap", labelled)}
+    workloads, troubles = _observe_workloads(_of_kind("Deployment", labelled), pods, agent_orders)
+    left_over = frozenset(pod.workload for pod in pods if pod.workload not in workloads and not pod.is_ending)
+    revisions = [read_revision(child) for child in _of_kind("ControllerRevision", labelled)]
+    return Snapshot(
+        live=live,
+        foreign=frozenset(foreign),
+        revisions={revision.hash: revision for revision in revisions if revision is not None},
+        workloads=workloads,
+        troubles=troubles | {workload: _left_over(workload, pods) for workload in left_over},
+        pods=tuple(pods),
+        agent_orders=agent_orders,
+        left_over=left_over,
+        service_target=read_service_target(service, service["metadata"]["labels"][MODEL_LABEL]) if service else None,
+        routers=observe_routers(
+            router_pods, router_reports or {}, unlabelled.get("Deployment"), unlabelled.get("ConfigMap")
+        ),
+    )
+
+
+def _of_kind(kind: str, objects: Mapping[tuple[str, str], Json]) -> list[Json]:
+    return [child for (its_kind, _), child in objects.items() if its_kind == kind]
+
+
+def _observe_workloads(
+    deployments: Iterable[Json], pods: Iterable[Pod], agent_orders: Mapping[str, AgentOrders]
+) -> tuple[dict[str, Workload], dict[str, Trouble]]:
+    """The workloads whose Deployment is not about to be deleted, and what troubles them."""
     workloads: dict[str, Workload] = {}
     troubles: dict[str, Trouble] = {}
-    for (kind, _), child in live.items():
-        if kind != "Deployment" or not revision_of(child) or child["metadata"].get("deletionTimestamp"):
+    for deployment in deployments:
+        workload = revision_of(deployment)
+        if deployment["metadata"].get("deletionTimestamp"):
             continue
-        workload = revision_of(child)
-        orders = ordered.get(workload) or AgentOrders("", workload)
         own = [pod for pod in pods if pod.workload == workload and not pod.is_ending]
-        if trouble := deployment_trouble(child, own):
+        trouble = deployment_trouble(deployment, own)
+        if trouble is not None:
             troubles[workload] = trouble
-        workloads[workload] = Workload(
-            revision=orders.revision,
-            replicas=child["spec"].get("replicas", 1),
-            existing=len(own),
-            ready=sum(pod.is_ready for pod in own),
-            replaces=orders.replaces,
-            switched=sum(_has_switched(pod, orders) for pod in own),
-            is_fetching=any(_is_fetching(pod) for pod in own),
-            is_blocked=trouble is not None and trouble.reason == "Unschedulable",
-            is_refused=any(_is_refused(pod, orders) for pod in own),
-            crash=max((pod.crash for pod in own if pod.crash), key=lambda crash: crash.at, default=None),
-        )
-    left_over = frozenset(pod.workload for pod in pods if pod.workload not in workloads and not pod.is_ending)
-    for workload in left_over:
-        names = ", ".join(sorted(pod.name for pod in pods if pod.workload == workload and not pod.is_ending))
-        troubles[workload] = Trouble(
-            "FormerPodsLeft",
-            f"pods of a Deployment that was deleted are still there ({names}); new ones come once these end. Should "
-            f"nothing end them, delete them: kubectl delete pod {names.replace(',', '')}",
-            needs_person=False,
-        )
-    theirs = next((one for (kind, _), one in live.items() if kind == "Deployment" and not revision_of(one)), None)
-    if theirs is None or theirs["metadata"].get("deletionTimestamp"):
-        # The garbage collector has not come to them yet.
-        routers = [replace(pod, is_ending=True) for pod in routers]
-    heard = router_reports or {}
-    ready = [pod for pod in routers if pod.is_ready and not pod.is_ending]
-    said = [heard[pod.uid] for pod in ready if pod.uid in heard]
-    by_router = in_force(said, len(ready))
-    # One that is about to be ready counts too: it may have mounted what was there before.
-    running = [heard.get(pod.uid) for pod in routers if not pod.is_ending and (pod.is_ready or pod.ip is not None)]
-    if by_router is not None and any(report is None or report.generation != routed for report in running):
-        by_router = replace(by_router, is_latest=False)
-    if by_router is not None:
-        ending = [heard[pod.uid] for pod in routers if pod.is_ending and pod.uid in heard]
-        lingering = {workload for report in ending for workload, weight in report.weights.items() if weight}
-        by_router = replace(by_router, lingering=frozenset(lingering))
-    return Snapshot(
-        live,
-        frozenset(foreign),
-        revisions,
-        workloads,
-        troubles,
-        tuple(pods),
-        ordered,
-        left_over,
-        entry,
-        tuple(routers),
-        heard,
-        by_router,
-        routed,
-        asked,
+        is_blocked = trouble is not None and trouble.reason == "Unschedulable"
+        orders = agent_orders.get(workload) or AgentOrders("", workload)
+        workloads[workload] = _read_workload(deployment, own, orders, is_blocked=is_blocked)
+    return workloads, troubles
+
+
+def _read_workload(deployment: Json, pods: list[Pod], orders: AgentOrders, *, is_blocked: bool) -> Workload:
+    """A workload, from its Deployment and its pods that are not ending."""
+    return Workload(
+        revision=orders.revision,
+        replicas=deployment["spec"].get("replicas", 1),
+        existing=len(pods),
+        ready=sum(pod.is_ready for pod in pods),
+        replaces=orders.replaces,
+        switched=sum(_has_switched(pod, orders) for pod in pods),
+        is_fetching=any(_is_fetching(pod) for pod in pods),
+        is_blocked=is_blocked,
+        is_refused=any(_is_refused(pod, orders) for pod in pods),
+        crash=max((pod.crash for pod in pods if pod.crash), key=lambda crash: crash.at, default=None),
+    )
+
+
+def _left_over(workload: str, pods: Iterable[Pod]) -> Trouble:
+    """Why a workload without a Deployment gets none yet."""
+    names = sorted(pod.name for pod in pods if pod.workload == workload and not pod.is_ending)
+    return Trouble(
+        "FormerPodsLeft",
+        f"pods of a deleted Deployment still run ({', '.join(names)}). New pods start once these have ended. If they "
+        f"don't end, delete them: kubectl delete pod {' '.join(names)}",
+        needs_person=False,
     )
 
 

@@ -1,7 +1,7 @@
-"""What the agents of a workload's pods are told: agent.json, schema 1 (serving-images/agent/README.md).
+"""The configuration of a workload's agents: agent.json, schema 1 (serving-images/agent/README.md).
 
 Invariant: what is said of one place never comes from a listing of another.
-Pure.
+Must not import: report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 from slipway.api import SpecError
 from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import Golden, GoldenRequest, ModelDeployment, ModelDeploymentSpec
-from slipway.model.revision import (
-    Json,
-    Revision,
-    hash_of,
-    spec_of,
-    ways_of_fetching,
-)
+from slipway.model.revision import Json, Revision, hash_of, spec_of, ways_of_fetching
 from slipway.model.rollout import Plan
 from slipway.observe.snapshot import Snapshot
 from slipway.render.pod_template import CACHE_FOLDER, SECRET_FOLDER
@@ -34,7 +28,7 @@ def render_agent_config(
     labels: Mapping[str, int],
     golden: Json | None = None,
 ) -> Json:
-    """What the agents of a workload's pods are told (schema 1 of agent.json, see serving-images/agent/README.md).
+    """agent.json of a workload: what its agents are to do.
 
     Place, served version, batching, warm-up and model name are the revision's own. Pins, paths, labels, the memory
     factor, golden requests and the other versions follow the spec at once, with no pod restart, as long as it speaks
@@ -99,11 +93,11 @@ def memory_limit_bytes(spec: ModelDeploymentSpec) -> int | None:
 
 
 def golden_kept(plan: Plan, snapshot: Snapshot) -> Json | None:
-    """The golden requests that the canary's agents were told; None: none."""
-    for workload, orders in plan.assignments.items():
-        here = snapshot.agent_orders.get(workload)
-        if here is not None and here.revision == orders.revision == plan.state.canary:
-            return here.golden
+    """The golden requests that the canary's agents have; None: none."""
+    for workload, assignment in plan.assignments.items():
+        live = snapshot.agent_orders.get(workload)
+        if live is not None and live.revision == assignment.revision == plan.state.canary:
+            return live.golden
     return None
 
 
@@ -112,7 +106,7 @@ GOLDEN_REQUESTS = TypeAdapter(Annotated[list[GoldenRequest], Field(min_length=1,
 
 
 def golden_orders(golden: Golden, data: Mapping[str, str] | None = None) -> Json:
-    """What agents are told of golden requests. data: of the ConfigMap, where they stand in one; None: there is none.
+    """Golden requests, as in agent.json. data: of the ConfigMap, where they stand in one; None: there is none.
 
     Raises SpecError(GoldenUnreadable) for a ConfigMap that isn't there, or doesn't hold what it should.
     """

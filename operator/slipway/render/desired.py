@@ -65,23 +65,25 @@ def render(
     desired = with_template(deployment, inputs.placement.revision, images)
     revisions = {**snapshot.revisions, desired.hash: desired}
     recorded = recorded_digests(deployment, snapshot)
-    given = WorkloadInput(inputs, plan, snapshot, revisions, recorded, golden)
+    given = WorkloadInput(
+        inputs=inputs, plan=plan, snapshot=snapshot, revisions=revisions, recorded=recorded, golden=golden
+    )
     workloads = _render_workloads(given)
     unreadable = sorted(name for name, pods in plan.replicas.items() if pods and given.revision_on(name) is None)
     target = _service_target(deployment, plan, snapshot)
     routing = _render_routing(deployment, workloads, target, snapshot, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
-    children = [
+    serving = [
         render_service(deployment, target.workload, to_router=target.is_router),
         *_children(each for each in workloads if given.is_stable(each.name)),
-        *routing.children,
-        *_children(each for each in workloads if not given.is_stable(each.name)),
-        *([] if desired.hash in in_pods else [render_kept(deployment, desired, recorded)]),
-        *render_history(deployment, revisions, {*in_pods, desired.hash}, recorded),
-        *_render_unreadable(deployment, plan, snapshot, unreadable),
     ]
+    others = _children(each for each in workloads if not given.is_stable(each.name))
+    history = render_history(deployment, revisions, {*in_pods, desired.hash}, recorded)
+    if desired.hash not in in_pods:
+        history = [render_kept(deployment, desired, recorded), *history]
+    lost = _render_unreadable(deployment, plan, snapshot, unreadable)
     return Rendered(
-        children=_once(children),
+        children=_once([*serving, *routing.children, *others, *history, *lost]),
         load={each.name: each.load for each in workloads},
         configured={each.name: each.generation for each in workloads},
         unreadable=frozenset(unreadable),
@@ -113,8 +115,8 @@ def _service_target(deployment: ModelDeployment, plan: Plan, snapshot: Snapshot)
         plan.weights,
         plan.replicas,
         live=snapshot.service_target,
-        by_router=snapshot.by_router,
-        ready_routers=sum(pod.is_ready for pod in snapshot.routers if not pod.is_ending),
+        by_router=snapshot.routers.in_force,
+        ready_routers=sum(pod.is_ready for pod in snapshot.routers.pods if not pod.is_ending),
         workloads=snapshot.workloads,
         wants_router=wants_router(deployment),
     )

@@ -3,7 +3,7 @@
 The comparison is the one that server-side apply makes: what we render must stand in the live object with our values;
 what others added beside it is theirs. So `differs` is False right after an apply, and a pass without a change writes
 nothing. Quantities are compared as amounts: the API server writes 1000m as 1.
-Pure.
+Must not import: what renders, but for `merge`. Pure.
 """
 
 from __future__ import annotations

@@ -308,11 +308,11 @@ def _cluster(protocol: str, workload: str, host: str, port: int) -> Json:
 
 
 def routes(
-    backends: Sequence[Backend], prefixes: Mapping[str, Sequence[str]], timeout_seconds: int | None, told: str
+    backends: Sequence[Backend], prefixes: Mapping[str, Sequence[str]], timeout_seconds: int | None, status: str
 ) -> Json:
     """One RouteConfiguration: what it answers of itself, named versions, gRPC by weight, the rest by weight.
 
-    prefixes: workload → what the paths begin with that name one of its versions. told: the answer to STATUS_HOST.
+    prefixes: workload → what the paths begin with that name one of its versions. status: the answer to STATUS_HOST.
     """
     timeout = {"timeout": "0s" if timeout_seconds is None else f"{timeout_seconds}s"}
     grpc = {"prefix": "/", "grpc": {}}
@@ -328,7 +328,7 @@ def routes(
             route = {"cluster": f"{NAMED}/{backend.workload}", **timeout}
             found.append({"match": {"safe_regex": {"regex": regex}}, "route": route})
     found.append({"match": {"prefix": "/"}, "route": {**_shares(HTTP_CLUSTERS, backends), **timeout}})
-    status = {"status": 200, "body": {"inline_string": told}}
+    answer = {"status": 200, "body": {"inline_string": status}}
     whose = [{"header": {"key": POD_HEADER, "value": f"%ENVIRONMENT({POD_VARIABLE})%"}}]
     return {
         "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration",
@@ -337,7 +337,7 @@ def routes(
             {
                 "name": "status",
                 "domains": [STATUS_HOST, f"{STATUS_HOST}:*"],
-                "routes": [{"match": {"prefix": "/"}, "direct_response": status, "response_headers_to_add": whose}],
+                "routes": [{"match": {"prefix": "/"}, "direct_response": answer, "response_headers_to_add": whose}],
             },
             {"name": "traffic", "domains": ["*"], "retry_policy": _retries(), "routes": found},
         ],

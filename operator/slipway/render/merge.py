@@ -1,6 +1,7 @@
 """Maps and list-maps merged as a strategic merge does: the user's podTemplate into ours, and what drift compares by.
 
-Pure.
+Invariant: what the user didn't write stays ours; MERGE_KEYS are the API server's own.
+Must not import: other parts of render. Pure.
 """
 
 from __future__ import annotations
@@ -8,9 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from slipway.model.revision import (
-    Json,
-)
+from slipway.model.revision import Json
 
 MERGE_KEYS: dict[str, tuple[str, ...]] = {
     "containers": ("name",),

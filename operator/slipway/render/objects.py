@@ -1,8 +1,9 @@
 """The children of a ModelDeployment as objects: Service, ControllerRevisions, each workload's Deployment and agents'
 ConfigMap.
 
-Invariant: names are deterministic, every child has our owner reference and labels, nothing is read from a cluster.
-Pure. Only builders: who gets how many replicas is decided in `decide`.
+Invariant: names are deterministic, every child has our owner reference and labels. Builders alone: how many pods a
+workload gets is decided in `decide`.
+Must not import: report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -24,13 +25,7 @@ from slipway.model.names import (
     labels_of,
     router_label,
 )
-from slipway.model.revision import (
-    DIGESTS_ANNOTATION,
-    Assignment,
-    Json,
-    Revision,
-    workload_template,
-)
+from slipway.model.revision import DIGESTS_ANNOTATION, Assignment, Json, Revision, workload_template
 from slipway.runtimes import RUNTIMES
 
 

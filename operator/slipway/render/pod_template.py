@@ -1,7 +1,7 @@
 """The pod template of a revision: the agent as native sidecar, the server, the user's podTemplate merged in.
 
 Invariant: rendered once, when the revision is made, and kept in its ControllerRevision; later passes read it there.
-Pure.
+Must not import: report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -11,12 +11,7 @@ from dataclasses import dataclass, replace
 
 from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec, ResourceRequirements
 from slipway.model.names import AGENT_CONFIG_KEY, AGENT_PORT, CONFIG_VOLUME, POD_VARIABLE, child_name, labels_of
-from slipway.model.revision import (
-    Json,
-    Revision,
-    model_name,
-    served_version,
-)
+from slipway.model.revision import Json, Revision, model_name, served_version
 from slipway.render.merge import merge, merge_list
 from slipway.runtimes import RUNTIMES
 

@@ -4,8 +4,8 @@ Objects: Deployment, ConfigMap and PodDisruptionBudget `<name>-router`, and a he
 each workload. Its pods have the model label `<name>.router`, so that no selector of model pods finds them.
 
 Invariant: what is in force is what the routers say themselves: the RouteConfiguration by which one sends requests is
-also what it answers. Who gets which weight, and in which order, is decided elsewhere (`rollout`).
-Pure. The Envoy configuration itself is `traffic.envoy`'s.
+also what it answers. Which workload gets which weight, and in which order, is decided in `decide`.
+Must not import: report, controller. Pure. The Envoy configuration itself is `render.envoy`'s.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ are gone, then what is in progress is waited for. Envoy itself ends at SIGTERM w
 
 @dataclass(frozen=True, slots=True)
 class RouterConfig:
-    """What routers are told. generation: names all of it, and is what they answer. files: name → JSON text."""
+    """The routers' configuration. generation: names all of it, and is what they answer. files: name → JSON text."""
 
     generation: str
     files: Mapping[str, str]
@@ -86,7 +86,7 @@ def router_name(name: str) -> str:
 
 
 def configure(deployment: ModelDeployment, split: Split) -> RouterConfig:
-    """What the routers are told, in words of Envoy."""
+    """The routers' configuration, in words of Envoy."""
     spec = deployment.spec
     runtime = RUNTIMES[spec.runtime.name]
     model = model_name(deployment)
@@ -100,8 +100,8 @@ def configure(deployment: ModelDeployment, split: Split) -> RouterConfig:
     clusters = envoy.clusters(hosts, split.backends, named=names_versions)
 
     def routes(generation: str) -> Json:
-        told = json.dumps({"generation": generation, "weights": weights})
-        return envoy.routes(split.backends, prefixes, timeout, told)
+        status = json.dumps({"generation": generation, "weights": weights})
+        return envoy.routes(split.backends, prefixes, timeout, status)
 
     generation = hash_of([bootstrap, clusters, routes("")])
     files = {
@@ -125,7 +125,7 @@ def _readable(text: str) -> str:
 def _prefixes(deployment: ModelDeployment, split: Split) -> dict[str, list[str]]:
     """Workload → what paths begin with that name a version or label of its own; the first that holds a version has it.
 
-    With one workload there is nothing to choose, and no path is told apart.
+    With one workload there is nothing to choose, and no path names one.
     """
     if len(split.backends) < 2:
         return {}

@@ -1,6 +1,7 @@
-"""What those who split the traffic are told, and the objects that make them do it.
+"""A split of the requests, as a traffic provider gets it, and the objects that make it so.
 
-Pure values; who makes which objects of them is `desired.ROUTINGS`'.
+Invariant: values alone; `desired.ROUTINGS` says which provider makes which objects of them.
+Must not import: report, controller. Pure.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ class Split:
 
 @dataclass(frozen=True, slots=True)
 class Routing:
-    """What should exist so that requests are split. generation: names what is told; None where nobody is told."""
+    """What should exist so that requests are split. generation: of the routers' configuration; None without routers."""
 
     children: tuple[Child, ...] = ()
     generation: str | None = None

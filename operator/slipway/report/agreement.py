@@ -42,13 +42,13 @@ def _settled_hash(snapshot: Snapshot) -> str | None:
     pods = [pod for pod in snapshot.pods if not pod.is_ending]
     if not pods or not all(pod.is_ready for pod in pods):
         return None
-    routers = [pod for pod in snapshot.routers if not pod.is_ending]
+    routers = [pod for pod in snapshot.routers.pods if not pod.is_ending]
     if not all(pod.is_ready for pod in routers):
         return None
     generations = {workload: orders.generation for workload, orders in snapshot.agent_orders.items()}
     names = sorted([pod.uid, generations.get(pod.workload, "")] for pod in pods)
     return hash_of(
-        [*names, *sorted([pod.uid, snapshot.router_generation or ""] for pod in routers)] if routers else names
+        [*names, *sorted([pod.uid, snapshot.routers.generation or ""] for pod in routers)] if routers else names
     )
 
 
@@ -70,7 +70,7 @@ def agreement(rendered: Rendered, plan: Plan, snapshot: Snapshot, settled: str |
     is_leaving = (
         plan.weights is not None and {plan.state.canary, plan.state.previous} == {None} and len(plan.replicas) > 1
     )
-    if is_told_anew(rendered, snapshot) or is_leaving or snapshot.router_generation != rendered.router_generation:
+    if is_told_anew(rendered, snapshot) or is_leaving or snapshot.routers.generation != rendered.router_generation:
         return None
     return settled or _agreed_hash(rendered, snapshot, known)
 
@@ -94,8 +94,8 @@ def _agreed_hash(rendered: Rendered, snapshot: Snapshot, known: str | None) -> s
         loaded = {version.version for version in report.versions if version.state in ("Available", "Unloading")}
         if loaded != set(rendered.load[pod.workload]) or any(v.state == "Unloading" for v in report.versions):
             return None
-    for router_pod in snapshot.routers:
-        heard = snapshot.router_reports.get(router_pod.uid)
+    for router_pod in snapshot.routers.pods:
+        heard = snapshot.routers.reports.get(router_pod.uid)
         if router_pod.is_ending:
             continue
         if heard is None:
@@ -108,9 +108,6 @@ def _agreed_hash(rendered: Rendered, snapshot: Snapshot, known: str | None) -> s
         for workload, generation in rendered.configured.items()
         if workload in snapshot.agent_orders
     }
-    agreed = _settled_hash(
-        replace(
-            snapshot, agent_orders={**snapshot.agent_orders, **ordered}, router_generation=rendered.router_generation
-        )
-    )
+    routers = replace(snapshot.routers, generation=rendered.router_generation)
+    agreed = _settled_hash(replace(snapshot, agent_orders={**snapshot.agent_orders, **ordered}, routers=routers))
     return agreed if are_all_heard or agreed == known else None

@@ -104,8 +104,8 @@ def _reached(home: str, snapshot: Snapshot, *, is_split: bool) -> int | None:
 
     Once nothing is split, one that still sends them elsewhere reaches none: what is there may be gone.
     """
-    ready = [pod.uid for pod in snapshot.routers if pod.is_ready and not pod.is_ending]
-    heard = [snapshot.router_reports[uid] for uid in ready if uid in snapshot.router_reports]
+    ready = [pod.uid for pod in snapshot.routers.pods if pod.is_ready and not pod.is_ending]
+    heard = [snapshot.routers.reports[uid] for uid in ready if uid in snapshot.routers.reports]
     return min(
         (each.endpoints.get(home, 0) if is_split or each.weights.get(home) else 0 for each in heard), default=None
     )
@@ -145,7 +145,10 @@ def _revision_status(
     if plan is not None and plan.weights is not None and home is not None:
         weight = plan.weights.get(home, 0)
         split = in_force_now(
-            snapshot.service_target, snapshot.by_router, snapshot.workloads, wants_router=bool(snapshot.routers)
+            snapshot.service_target,
+            snapshot.routers.in_force,
+            snapshot.workloads,
+            wants_router=bool(snapshot.routers.pods),
         )
         in_force = split.weights.get(home, 0) if split is not None else None
         if split is None and before is not None and (result.are_settled or result.settled is not None):

@@ -1,6 +1,7 @@
 """What each model server needs, as pure functions: one module a server, found by its name in the spec.
 
-A new server is one module and one entry in RUNTIMES.
+Invariant: the one place that knows servers apart: a new server is one module and one entry in RUNTIMES.
+Must not import: observe, decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations

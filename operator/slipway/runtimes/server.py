@@ -1,4 +1,8 @@
-"""The protocol between manifests and a model server: plain values and pure functions of the spec."""
+"""What the operator has to know of a model server: plain values and pure functions of the spec.
+
+Invariant: a function of the spec alone, so that a revision's pod template is always made the same.
+Must not import: the servers' own modules. Pure.
+"""
 
 from __future__ import annotations
 
@@ -43,8 +47,8 @@ class Samples:
 class Metrics:
     """Where and under which names a server counts its requests, in Prometheus' text form.
 
-    port: the Port's name. requests: everything asked, well answered or not; errors: what the server failed; refusals:
-    what it refused; each the sum of these samples (`evidence.Counts` says what belongs where).
+    port: the Port's name. requests: all of them, well answered or not; errors: what the server failed; refusals:
+    what it refused; each the sum of these samples (`model.signals.Counts` says what belongs where).
     latency: a histogram, without the suffix of its samples, in `latency_unit_seconds`; None: there is none. Requests
     that it leaves out count as quick.
     model_label, version_label: those that name model and version, where it has them.
@@ -85,6 +89,7 @@ class ServerRuntime:
     tells_signatures: the server can say what a version takes and gives; of a Custom container, only it knows.
     version_path, label_path: (spec, model, version or label) → what every REST path begins with that names it, up to
         the end, a `/` or a `:`; None: no path does.
+    Thirteen fields: the table that a new server fills in, each on its own; the last six have defaults.
     """
 
     name: str
@@ -122,10 +127,10 @@ def probes(alive: Json) -> Json:
 
     A start takes as long as it takes: the rollout's deadline speaks then, not a probe.
     """
-    asked = {**alive, "timeoutSeconds": 5}
+    probe = {**alive, "timeoutSeconds": 5}
     return {
-        "startupProbe": {**asked, "periodSeconds": 1, "failureThreshold": 3600},
-        "livenessProbe": {**asked, "periodSeconds": 10, "failureThreshold": 3},
+        "startupProbe": {**probe, "periodSeconds": 1, "failureThreshold": 3600},
+        "livenessProbe": {**probe, "periodSeconds": 10, "failureThreshold": 3},
     }
 
 

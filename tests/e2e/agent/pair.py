@@ -127,6 +127,7 @@ class Beside(Processes):
 
     runtime: str
     section: str
+    asks_by_grpc = True
 
     # what a subclass says
 
@@ -145,6 +146,9 @@ class Beside(Processes):
         (self.source / str(version)).mkdir(exist_ok=True)
         place = self.source / str(version) / f"{MODEL}-{version}.onnx"
         place.write_bytes(multiplier(float(version)) if content is None else content)
+
+    def put_broken(self, version: int) -> None:
+        self.put(version, b"no model")
 
     def want(
         self,
@@ -191,16 +195,30 @@ class Beside(Processes):
         answer.raise_for_status()
         return float(answer.json()["outputs"][0]["data"][0])
 
+    def serves(self, version: int) -> bool:
+        try:
+            self.multiply(version)
+        except requests.HTTPError:
+            return False
+        return True
+
+    def identity(self, version: int) -> int:
+        """Other processes for this version, another number."""
+        return self.pid_of("server")
+
     def boot(self) -> None:
         self.start_agent()
         self.until(lambda: self.probe("/startz") == 200)
         self.start_server()
         self.until(lambda: self.probe("/readyz") == 200)
 
+    def constant(self) -> Constant:
+        return Constant(self)
+
     @contextmanager
-    def asked_all_the_time(self, grpc: bool = True) -> Iterator[Constant]:
+    def asked_all_the_time(self) -> Iterator[Constant]:
         """Unversioned requests from clients of three kinds, none of which retries, while something happens."""
-        constant = Constant(self, grpc)
+        constant = self.constant()
         constant.start()
         try:
             constant.after_answers()
@@ -213,10 +231,10 @@ class Beside(Processes):
 class Constant:
     """Requests all the time: REST on a kept connection, REST on new ones, gRPC; and the agent's readiness."""
 
-    def __init__(self, pair: Beside, grpc: bool) -> None:
+    def __init__(self, pair: Beside) -> None:
         self._pair = pair
         self._ended = threading.Event()
-        self.answers: dict[str, list[float]] = {"kept": [], "new": [], **({"grpc": []} if grpc else {})}
+        self.answers: dict[str, list[float]] = {"kept": [], "new": [], **({"grpc": []} if pair.asks_by_grpc else {})}
         self.failures: list[str] = []
         asks = {"kept": self._kept, "new": self._new, "grpc": self._grpc}
         self._threads = [threading.Thread(target=asks[name], daemon=True) for name in self.answers]

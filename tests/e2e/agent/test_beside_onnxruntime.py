@@ -7,12 +7,12 @@ server code. The cluster's e2e tests meet the same pair in a pod; this one is fo
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ import requests
 from tritonclient import grpc
 from tritonclient.utils import InferenceServerException
 
+from tests.e2e.agent.contract import Contract
 from tests.e2e.agent.pair import KEY, MODEL, Beside, infer_body, multiplier
 from tests.e2e.ask import UnansweredError, grpc_client, rest
 from tests.e2e.models import NODE_CASES, onnx_cases
@@ -71,24 +72,9 @@ def pair(tmp_path: Path) -> Iterator[OnnxRuntimePair]:
         assert "Traceback" not in (tmp_path / f"{name}.log").read_text()
 
 
-def test_versions_are_added_and_removed_under_load_without_a_failed_request(pair: OnnxRuntimePair) -> None:
-    for version in (1, 2, 3):
-        pair.put(version)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
-    assert (pair.multiply(1), pair.multiply(2), pair.multiply()) == (1.0, 2.0, 2.0)
-    server = pair.pid_of("server")
-    with pair.asked_all_the_time() as constant:
-        pair.want(3, 2)
-        pair.until(lambda: pair.states() == {2: "Available", 3: "Available"})
-        constant.after_answers()
-    constant.nothing_failed(2.0, 3.0)
-    assert pair.multiply() == 3.0
-    assert pair.pid_of("server") == server
-    assert not (pair.models / "repository" / MODEL / "1").exists()
-    with pytest.raises(requests.HTTPError):
-        pair.multiply(1)
+class TestContract(Contract):
+    broken_words = "not an ONNX model, or damaged (8 bytes)"
+    edit: ClassVar[dict[str, Any]] = {"instances": 2}
 
 
 def test_back_to_the_version_before_is_a_switch(pair: OnnxRuntimePair) -> None:
@@ -132,61 +118,6 @@ def test_an_opset_that_is_too_new_is_said_in_onnxruntimes_words_and_the_old_vers
     assert pair.status()["error"]["reason"] == "LoadFailed"
     assert "its opset is newer than onnxruntime" in pair.message(3)
     assert "Opset 99 is under development" in pair.message(3)
-    # a server that starts again comes back as it was
-    pair.kill("server")
-    pair.until(lambda: pair.probe("/readyz") == 503)
-    pair.start_server()
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.multiply() == 2.0
-    pair.put(3)
-    pair.want(3, instances=2)
-    pair.until(lambda: pair.states() == {3: "Available"})
-    assert pair.multiply() == 3.0
-
-
-def test_a_broken_file_beside_a_good_one_is_left_out(pair: OnnxRuntimePair) -> None:
-    pair.put(1, b"no model")
-    pair.put(2)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Failed", 2: "Available"})
-    assert "not an ONNX model, or damaged (8 bytes)" in pair.message(1)
-    assert pair.status()["error"] is None
-    assert pair.multiply() == 2.0
-
-
-def test_a_first_version_that_is_broken_is_said_and_its_correction_served(pair: OnnxRuntimePair) -> None:
-    pair.put(1, b"no model")
-    pair.want(1)
-    pair.start_agent()
-    pair.until(lambda: pair.probe("/startz") == 200)
-    pair.start_server()
-    pair.until(lambda: pair.states() == {1: "Failed"})
-    assert "not an ONNX model" in pair.message(1)
-    assert pair.probe("/readyz") == 503
-    assert pair.is_running("server")
-    pair.put(1)
-    pair.want(1, instances=2)  # an edit has everything tried again
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.multiply() == 1.0
-
-
-def test_a_killed_server_and_a_killed_agent_come_back_as_they_were(pair: OnnxRuntimePair) -> None:
-    pair.put(1)
-    pair.put(2)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
-    pair.kill("server")
-    pair.until(lambda: pair.probe("/readyz") == 503, seconds=3)
-    pair.start_server()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"} and pair.probe("/readyz") == 200)
-    pair.kill("agent")
-    shutil.rmtree(pair.source)
-    pair.start_agent()
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.states() == {1: "Available", 2: "Available"}
-    assert pair.multiply(1) == 1.0
 
 
 def test_warm_up_runs_before_a_version_is_ready_and_a_failing_one_refuses_it(pair: OnnxRuntimePair) -> None:

@@ -13,9 +13,8 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 import pytest
@@ -23,7 +22,8 @@ import requests
 
 from slipway.runtimes.torchserve import DRAIN, LAUNCH, STOP_SECONDS
 from tests.e2e import models_torch
-from tests.e2e.agent.pair import MODEL, Beside
+from tests.e2e.agent.contract import Contract
+from tests.e2e.agent.pair import MODEL, Beside, Constant
 from tests.e2e.torchserve_api import RefusedError, torch_grpc, torch_rest
 from tests.ports import free_port
 
@@ -111,43 +111,27 @@ class TorchServePair(Beside):
         running.wait(60)
         return time.monotonic() - began
 
-    @contextmanager
-    def asked(self) -> Iterator[Asked]:
-        asked = Asked(self)
-        asked.start()
+    def put_broken(self, version: int) -> None:
+        self.put_file(version, models_torch.broken(self.folder / "made" / "broken"))
+
+    def serves(self, version: int) -> bool:
         try:
-            asked.after_answers()
-            yield asked
-            asked.after_answers()
-        finally:
-            asked.end()
+            self.multiply(version)
+        except RefusedError as refused:
+            if refused.status != 404:
+                raise
+            return False
+        return True
+
+    def identity(self, version: int) -> int:
+        return self.worker_of(version)
+
+    def constant(self) -> Constant:
+        return Asked(self)
 
 
-class Asked:
-    """Unversioned requests all the time, none of which is retried: REST kept and new, gRPC; and the readiness."""
-
-    def __init__(self, pair: TorchServePair) -> None:
-        self._pair = pair
-        self._ended = threading.Event()
-        self.answers: dict[str, list[float]] = {"kept": [], "new": [], "grpc": []}
-        self.failures: list[str] = []
-        asks = (self._kept, self._new, self._grpc)
-        self._threads = [threading.Thread(target=ask, daemon=True) for ask in asks]
-
-    def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
-
-    def end(self) -> None:
-        self._ended.set()
-        for thread in self._threads:
-            thread.join(timeout=30)
-
-    def after_answers(self, count: int = 20) -> None:
-        wanted = {name: len(answers) + count for name, answers in self.answers.items()}
-        self._pair.until(
-            lambda: bool(self.failures) or all(len(self.answers[name]) >= least for name, least in wanted.items()), 20
-        )
+class Asked(Constant):
+    """By TorchServe's own REST and gRPC."""
 
     def nothing_failed(self, *values: float) -> None:
         """Every request was answered, with these values, in this order."""
@@ -156,7 +140,7 @@ class Asked:
             seen = [value for index, value in enumerate(answers) if index == 0 or answers[index - 1] != value]
             assert seen == list(values), f"{name}: {seen}"
 
-    def _go_on(self, name: str, client: Any) -> None:
+    def _ask(self, name: str, client: Any) -> None:
         while not self._ended.wait(0.005):
             try:
                 self.answers[name].append(float(client.predict(STEADY)["y"][0]))
@@ -167,15 +151,15 @@ class Asked:
 
     def _kept(self) -> None:
         with torch_rest(self._pair.url, MODEL) as client:
-            self._go_on("kept", client)
+            self._ask("kept", client)
 
     def _new(self) -> None:
         with torch_rest(self._pair.url, MODEL, keep=False) as client:
-            self._go_on("new", client)
+            self._ask("new", client)
 
     def _grpc(self) -> None:
         with torch_grpc(f"127.0.0.1:{self._pair.grpc_port}", MODEL) as client:
-            self._go_on("grpc", client)
+            self._ask("grpc", client)
 
 
 @pytest.fixture
@@ -186,24 +170,9 @@ def pair(tmp_path: Path) -> Iterator[TorchServePair]:
     assert "Traceback" not in (tmp_path / "agent.log").read_text()
 
 
-def test_versions_are_added_and_removed_under_load_without_a_failed_request(pair: TorchServePair) -> None:
-    for version in (1, 2, 3):
-        pair.put(version)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
-    assert (pair.multiply(1), pair.multiply(2), pair.multiply()) == (1.0, 2.0, 2.0)
-    server, worker = pair.pid_of("server"), pair.worker_of(2)
-    with pair.asked() as asked:
-        pair.want(3, 2)
-        pair.until(lambda: pair.states() == {2: "Available", 3: "Available"})
-        asked.after_answers()
-    asked.nothing_failed(2.0, 3.0)
-    assert (pair.pid_of("server"), pair.worker_of(2)) == (server, worker)
-    assert not (pair.models / "repository" / MODEL / "1").exists()
-    with pytest.raises(RefusedError) as refused:
-        pair.multiply(1)
-    assert refused.value.status == 404
+class TestContract(Contract):
+    broken_words = "ValueError: the tokenizer's vocabulary is empty"
+    edit: ClassVar[dict[str, Any]] = {"workers": 1}
 
 
 def test_the_served_version_switches_up_and_down_without_a_failed_request(pair: TorchServePair) -> None:
@@ -211,7 +180,7 @@ def test_the_served_version_switches_up_and_down_without_a_failed_request(pair: 
         pair.put(version)
     pair.want(1)
     pair.boot()
-    with pair.asked() as asked:
+    with pair.asked_all_the_time() as asked:
         pair.want(2, 1)
         pair.until(lambda: pair.multiply() == 2.0)
         asked.after_answers()
@@ -250,78 +219,6 @@ def test_every_mar_is_served_under_its_folders_number_whatever_its_manifest_says
     assert (pair.multiply(3), pair.multiply(4)) == (3.0, 4.0)
     log = (pair.folder / "agent.log").read_text()
     assert '"version": 3, "manifest": "7.5"' in log
-
-
-def test_a_handler_that_raises_is_said_in_its_own_words_and_the_old_version_serves(pair: TorchServePair) -> None:
-    pair.put(2)
-    pair.put_file(3, models_torch.broken(pair.folder / "made" / "broken"))
-    pair.want(2)
-    pair.boot()
-    with pair.asked() as asked:
-        pair.want(3, 2)
-        pair.until(lambda: pair.states() == {2: "Available", 3: "Failed"})
-        asked.after_answers()
-    asked.nothing_failed(2.0)
-    error = pair.status()["error"]
-    assert (error["reason"], error["message"]) == ("LoadFailed", "ValueError: the tokenizer's vocabulary is empty")
-    pair.kill("server")
-    pair.until(lambda: pair.probe("/readyz") == 503)
-    pair.start_server()
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.multiply() == 2.0
-    pair.put(3)
-    pair.want(3)
-    pair.until(lambda: pair.states() == {3: "Available"})
-    assert pair.multiply() == 3.0
-
-
-def test_an_extra_version_that_raises_at_the_first_start_is_left_out(pair: TorchServePair) -> None:
-    pair.put_file(1, models_torch.broken(pair.folder / "made" / "broken"))
-    pair.put(2)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Failed", 2: "Available"})
-    assert pair.message(1) == "ValueError: the tokenizer's vocabulary is empty"
-    assert pair.status()["error"] is None
-    assert pair.multiply() == 2.0
-
-
-def test_a_first_served_version_that_raises_says_so_and_a_corrected_one_is_taken(pair: TorchServePair) -> None:
-    pair.put_file(1, models_torch.broken(pair.folder / "made" / "broken"))
-    pair.want(1)
-    pair.start_agent()
-    pair.until(lambda: pair.probe("/startz") == 200)
-    pair.start_server()
-    pair.until(lambda: pair.states() == {1: "Failed"})
-    assert pair.message(1) == "ValueError: the tokenizer's vocabulary is empty"
-    assert pair.probe("/readyz") == 503
-    pair.put(2)
-    pair.want(2)
-    pair.until(lambda: pair.states() == {2: "Available"})
-    assert pair.multiply() == 2.0
-
-
-def test_a_killed_server_and_a_killed_agent_come_back_as_they_were(pair: TorchServePair) -> None:
-    pair.put(1)
-    pair.put(2)
-    pair.want(1, 2)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
-    assert pair.multiply() == 1.0
-    # a server that dies in the middle of a load is another story: what it was loading is left out then
-    pair.until(lambda: '"load ended", "versions": [1, 2]' in (pair.folder / "agent.log").read_text())
-    pair.kill("server")
-    pair.until(lambda: pair.probe("/readyz") == 503, seconds=3)
-    pair.start_server()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"} and pair.probe("/readyz") == 200)
-    assert (pair.multiply(), pair.multiply(2)) == (1.0, 2.0)
-    workers = pair.worker_of(1), pair.worker_of(2)
-    pair.kill("agent")
-    shutil.rmtree(pair.source)
-    pair.start_agent()
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.states() == {1: "Available", 2: "Available"}
-    assert (pair.worker_of(1), pair.worker_of(2)) == workers
 
 
 def test_a_worker_that_ends_is_replaced_by_the_server_and_the_version_stays(pair: TorchServePair) -> None:
@@ -378,7 +275,7 @@ def test_warm_up_runs_before_a_version_gets_unversioned_requests(pair: TorchServ
     warmup = ({"x": [1.0, 2.0]},)
     pair.want(1, warmup=warmup)
     pair.boot()
-    with pair.asked() as asked:
+    with pair.asked_all_the_time() as asked:
         pair.want(2, 1, warmup=({"y": "no such field"},))
         pair.until(lambda: pair.states().get(2) == "Failed")
         asked.after_answers()

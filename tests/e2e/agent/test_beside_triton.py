@@ -10,11 +10,12 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import requests
 
+from tests.e2e.agent.contract import Contract
 from tests.e2e.agent.pair import KEY, MODEL, Beside, infer_body, multiplier
 
 ROOT = os.environ.get("SLIPWAY_TRITON_ROOT")
@@ -23,7 +24,7 @@ BACKEND = Path(__file__).resolve().parents[3] / "serving-images" / "triton" / "b
 
 
 class Pair(Beside):
-    runtime, section = "Triton", "triton"
+    runtime, section, asks_by_grpc = "Triton", "triton", False
 
     def server_command(self) -> list[str]:
         return [
@@ -74,22 +75,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     assert "Traceback" not in (tmp_path / "agent.log").read_text()
 
 
-def test_versions_are_added_and_removed_under_load_without_a_failed_request(pair: Pair) -> None:
-    for version in (1, 2, 3):
-        pair.put(version)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
-    assert (pair.multiply(1), pair.multiply(2), pair.multiply()) == (1.0, 2.0, 2.0)
-    with pair.asked_all_the_time(grpc=False) as constant:
-        pair.want(3, 2)
-        pair.until(lambda: pair.states() == {2: "Available", 3: "Available"})
-        constant.after_answers()
-    constant.nothing_failed(2.0, 3.0)
-    assert pair.multiply() == 3.0
-    assert not (pair.models / "repository" / "multiplier" / "1").exists()
-    with pytest.raises(requests.HTTPError):
-        pair.multiply(1)
+class TestContract(Contract):
+    broken_words = "TritonModelException"
+    edit: ClassVar[dict[str, Any]] = {"maxBatchSize": None}
 
 
 def test_no_client_on_a_kept_connection_waits_for_a_load(pair: Pair) -> None:
@@ -127,58 +115,6 @@ def test_no_client_on_a_kept_connection_waits_for_a_load(pair: Pair) -> None:
     assert max(slowest) < load_seconds / 2, sorted(round(seconds, 2) for seconds in slowest)
 
 
-def test_a_corrupt_version_is_left_out_and_said_in_tritons_words(pair: Pair) -> None:
-    pair.put(1, b"no model")
-    pair.put(2)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Failed", 2: "Available"})
-    [first, _] = pair.status()["versions"]
-    assert first["reason"] == "LoadFailed"
-    assert "TritonModelException" in first["message"]
-    assert "\nAt:" not in first["message"]
-    assert pair.status()["error"] is None
-    assert pair.multiply() == 2.0
-
-
-def test_a_corrupt_new_served_version_leaves_the_old_one_answering(pair: Pair) -> None:
-    pair.put(2)
-    pair.put(3, b"no model")
-    pair.want(2)
-    pair.boot()
-    pair.want(3)
-    pair.until(lambda: pair.states() == {2: "Unloading", 3: "Failed"})
-    assert pair.status()["error"]["reason"] == "LoadFailed"
-    assert pair.multiply() == 2.0
-    pair.kill("server")
-    pair.until(lambda: pair.probe("/readyz") == 503)
-    pair.start_server()
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.multiply() == 2.0
-    pair.put(3)
-    pair.want(3, maxBatchSize=None)
-    pair.until(lambda: pair.states() == {3: "Available"})
-    assert pair.multiply() == 3.0
-
-
-def test_a_killed_server_and_a_killed_agent_come_back_as_they_were(pair: Pair) -> None:
-    pair.put(1)
-    pair.put(2)
-    pair.want(2, 1)
-    pair.boot()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
-    pair.kill("server")
-    pair.until(lambda: pair.probe("/readyz") == 503, seconds=3)
-    pair.start_server()
-    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"} and pair.probe("/readyz") == 200)
-    pair.kill("agent")
-    shutil.rmtree(pair.source)
-    pair.start_agent()
-    pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.states() == {1: "Available", 2: "Available"}
-    assert pair.multiply(1) == 1.0
-
-
 def test_batching_and_a_kept_config_reach_the_server(pair: Pair) -> None:
     pair.put(2)
     (pair.source / "config.pbtxt").write_text(
@@ -200,7 +136,7 @@ def test_an_opset_that_is_too_new_is_said_and_the_old_version_serves(pair: Pair)
     pair.put(3, multiplier(3.0, opset=99))
     pair.want(2)
     pair.boot()
-    with pair.asked_all_the_time(grpc=False) as constant:
+    with pair.asked_all_the_time() as constant:
         pair.want(3)
         pair.until(lambda: pair.states() == {2: "Unloading", 3: "Failed"})
         constant.after_answers()

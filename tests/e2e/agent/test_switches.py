@@ -67,7 +67,7 @@ def test_a_switch_and_back_lose_no_request(pod: Pod) -> None:
     pod.wish(1)
     pod.boot()
     [first] = pod.status()["versions"]
-    with pod.asked_all_the_time(grpc=False) as constant:
+    with pod.asked_all_the_time() as constant:
         pod.wish(2, 1)
         pod.until(lambda: pod.states() == {1: "Available", 2: "Available"})
         constant.after_answers()
@@ -89,7 +89,7 @@ def test_a_switch_to_a_corrupt_version_loses_no_request(pod: Pod) -> None:
     pod.put(2, b"no model")
     pod.wish(1)
     pod.boot()
-    with pod.asked_all_the_time(grpc=False) as constant:
+    with pod.asked_all_the_time() as constant:
         pod.wish(2, 1)
         pod.until(lambda: pod.states() == {1: "Available", 2: "Failed"})
         assert "TritonModelException" in pod.status()["error"]["message"]
@@ -106,7 +106,7 @@ def test_a_version_that_doesnt_fit_beside_the_other_isnt_loaded(pod: Pod) -> Non
     pod.wish(1)
     pod.boot()
     [first] = pod.status()["versions"]
-    with pod.asked_all_the_time(grpc=False) as constant:
+    with pod.asked_all_the_time() as constant:
         pod.wish(2, 1, memory={"limitBytes": int(first["bytes"] * 1.5), "factor": 1.0})
         pod.until(lambda: pod.states() == {1: "Available", 2: "Failed"})
         assert pod.status()["error"]["reason"] == "NotEnoughMemory"
@@ -137,7 +137,7 @@ def test_a_stored_version_is_found_and_answers_with_no_connection_dropped(pod: P
     pod.boot()
     pod.until(lambda: "1" in pod.listing()["found"])
     token = pod.listing()["token"]
-    with pod.asked_all_the_time(grpc=False) as constant:
+    with pod.asked_all_the_time() as constant:
         pod.put(2)
         (pod.source / "2" / "ballast.bin").write_bytes(os.urandom(10 << 20))
         pod.await_found(2, token)

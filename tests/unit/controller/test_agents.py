@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
 
 import pytest
 from aiohttp import web
@@ -13,9 +12,9 @@ from slipway.controller import agents
 from slipway.controller.agents import MAX_REPORT_BYTES, Agents
 from slipway.observe.agent_reports import AgentReport
 from slipway.observe.pods import Pod
+from tests.unit.controller.pages import Handler, closing, goes_on, says, serving
 
 REPORT = {"schema": 1, "generation": "g", "listed": list(range(1, 2001)), "versions": [], "error": None}
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 def pod(uid: str, ip: str | None = "127.0.0.1", *, ending: bool = False) -> Pod:
@@ -26,25 +25,14 @@ def read(handler: Handler, *pods: Pod, patch: pytest.MonkeyPatch) -> dict[str, A
     """What is read from these pods when their agents answer so."""
 
     async def scenario() -> dict[str, AgentReport]:
-        application = web.Application()
-        application.router.add_get("/status", handler)
-        runner = web.AppRunner(application)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        patch.setattr(agents, "AGENT_PORT", runner.addresses[0][1])
-        asking = Agents()
-        try:
-            return await asking.read_reports(pods)
-        finally:
-            await asking.close()
-            await runner.cleanup()
+        async with serving("/status", handler) as port, closing(Agents()) as client:
+            patch.setattr(agents, "AGENT_PORT", port)
+            return await client.read_reports(pods)
 
     return asyncio.run(scenario())
 
 
-async def whole(_: web.Request) -> web.StreamResponse:
-    return web.json_response(REPORT)
+whole = says(json.dumps(REPORT))
 
 
 def test_a_report_is_read_from_each_pod_that_can_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,32 +64,14 @@ def test_another_pods_agent_at_an_address_that_changed_hands_is_not_heard(
     assert set(read(whose, pod("a"), patch=monkeypatch)) == ({"a"} if is_heard else set())
 
 
-async def _not_json(_: web.Request) -> web.StreamResponse:
-    return web.Response(text="starting")
-
-
-async def _not_a_report(_: web.Request) -> web.StreamResponse:
-    return web.json_response(["no", "report"])
-
-
-async def _endless(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    for _ in range(2 + MAX_REPORT_BYTES // 65_536):
-        await response.write(b" " * 65_536)
-    return response
-
-
-async def _not_text(_: web.Request) -> web.StreamResponse:
-    return web.Response(body=b"\xff\xfe\xff")
-
-
 async def _silent(_: web.Request) -> web.StreamResponse:
     await asyncio.sleep(0.5)
     return web.Response()
 
 
-@pytest.mark.parametrize("handler", [_not_json, _not_a_report, _endless, _not_text, _silent])
+@pytest.mark.parametrize(
+    "handler", [says("starting"), says('["no", "report"]'), goes_on(MAX_REPORT_BYTES), says(b"\xff\xfe\xff"), _silent]
+)
 def test_an_agent_that_does_not_answer_well_is_no_report(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "TIMEOUT_SECONDS", 0.2)
     assert read(handler, pod("a"), patch=monkeypatch) == {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 import pytest
 from aiohttp import web
@@ -12,8 +12,8 @@ from slipway.controller.routers import Routers
 from slipway.model.names import POD_HEADER, STATUS_HOST
 from slipway.observe.router_reports import MAX_STATS_BYTES, RouterPod, RouterReport
 from tests.simulation.routers import answers, healthy, within
+from tests.unit.controller.pages import Handler, closing, says, serving
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ROUTES = {"generation": "0123456789", "weights": {"aaaaaaaaaa": 100}}
 CLUSTER = "http/aaaaaaaaaa"
 STATS = "\n".join(
@@ -38,36 +38,18 @@ def read(*pods: RouterPod, traffic: Handler = routed, status: Handler = counted)
     """What is read of these pods when their ports answer so."""
 
     async def scenario() -> Mapping[str, RouterReport]:
-        runners, ports = [], []
-        for path, handler in (("/", traffic), ("/stats/prometheus", status)):
-            application = web.Application()
-            application.router.add_get(path, handler)
-            runner = web.AppRunner(application)
-            await runner.setup()
-            await web.TCPSite(runner, "127.0.0.1", 0).start()
-            runners.append(runner)
-            ports.append(runner.addresses[0][1])
-        asking = Routers(*ports)
-        try:
-            return await asking.read(pods)
-        finally:
-            await asking.close()
-            for runner in runners:
-                await runner.cleanup()
+        async with (
+            serving("/", traffic) as traffic_port,
+            serving("/stats/prometheus", status) as status_port,
+            closing(Routers(traffic_port, status_port)) as client,
+        ):
+            return await client.read(pods)
 
     return asyncio.run(scenario())
 
 
-async def failing(_: web.Request) -> web.StreamResponse:
-    return web.Response(status=503, text="no healthy upstream")
-
-
-async def endless(_: web.Request) -> web.StreamResponse:
-    return web.Response(text="#" * (MAX_STATS_BYTES + 1))
-
-
-async def of_another_kind(_: web.Request) -> web.StreamResponse:
-    return web.Response(text="<html>")
+failing, of_another_kind = says("no healthy upstream", 503), says("<html>")
+endless = says("#" * (MAX_STATS_BYTES + 1))
 
 
 def test_weights_endpoints_and_counts_are_read_of_each_that_can_be_asked() -> None:

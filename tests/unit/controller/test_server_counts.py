@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import pytest
@@ -16,8 +16,8 @@ from slipway.model.workload import Crash
 from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter
 from slipway.runtimes import RUNTIMES
+from tests.unit.controller.pages import Handler, closing, goes_on, says, serving
 
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 PAGE = 'nv_inference_request_success{model="digits",version="2"} 10\n'
 CRASH = Crash(datetime(2026, 1, 1, tzinfo=UTC), "out of memory")
 
@@ -34,37 +34,26 @@ def pod(
     return Pod(f"pod-{uid}", uid, workload, ready, ending, ip, None, None, crash=crash)
 
 
-async def whole(_: web.Request) -> web.StreamResponse:
-    return web.Response(text=PAGE)
+whole = says(PAGE)
 
 
 def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Reading:
     """What is read of these pods when their servers answer so; workloads `uncounted` run on TorchServe."""
 
     async def scenario() -> Reading:
-        application = web.Application()
-        application.router.add_get("/metrics", handler)
-        runner = web.AppRunner(application, shutdown_timeout=0.1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        port = runner.addresses[0][1]
-        counters: Mapping[str, Counter] = {
-            workload: Counter("TorchServe", 0, None, "digits", 2)
-            if workload in uncounted
-            else Counter("Triton", port, RUNTIMES["Triton"].metrics, "digits", 2)
-            for workload in ("old", "new")
-        }
-        counts = ServerCounts()
-        try:
-            return await counts.read(pods, counters)
-        finally:
-            await counts.close()
-            await runner.cleanup()
+        async with serving("/metrics", handler) as port, closing(ServerCounts()) as client:
+            counters: Mapping[str, Counter] = {
+                workload: Counter("TorchServe", 0, None, "digits", 2)
+                if workload in uncounted
+                else Counter("Triton", port, RUNTIMES["Triton"].metrics, "digits", 2)
+                for workload in ("old", "new")
+            }
+            return await client.read(pods, counters)
 
     return asyncio.run(scenario())
 
 
-def test_each_ready_pod_is_a_source_of_its_carrier_s_counts() -> None:
+def test_each_ready_pod_is_a_source_of_its_workload_s_counts() -> None:
     found = read(
         whole,
         pod("a"),
@@ -80,26 +69,6 @@ def test_a_server_that_was_started_again_is_another_source() -> None:
     assert list(read(whole, pod("a", crash=CRASH)).counts) == ["a@2026-01-01T00:00:00+00:00"]
 
 
-async def not_there(_: web.Request) -> web.StreamResponse:
-    return web.Response(status=404)
-
-
-async def broken(_: web.Request) -> web.StreamResponse:
-    return web.Response(text=PAGE.replace("10", "ten"))
-
-
-async def endless(request: web.Request) -> web.StreamResponse:
-    response = web.StreamResponse()
-    await response.prepare(request)
-    for _ in range(20):
-        await response.write(b"#" * 1000)
-    return response
-
-
-async def binary(_: web.Request) -> web.StreamResponse:
-    return web.Response(body=b"\xff\xfe")
-
-
 async def silent(_: web.Request) -> web.StreamResponse:
     await asyncio.sleep(30)
     raise AssertionError("somebody waited")
@@ -108,10 +77,10 @@ async def silent(_: web.Request) -> web.StreamResponse:
 @pytest.mark.parametrize(
     ("handler", "words"),
     [
-        (not_there, "answers 404"),
-        (broken, "is no sample"),
-        (endless, "more than 10000 bytes"),
-        (binary, "decode"),
+        (says("", 404), "answers 404"),
+        (says(PAGE.replace("10", "ten")), "is no sample"),
+        (goes_on(20_000), "more than 10000 bytes"),
+        (says(b"\xff\xfe"), "decode"),
         (silent, "doesn't answer within"),
     ],
 )

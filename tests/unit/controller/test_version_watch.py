@@ -9,12 +9,12 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from slipway.controller import agents
-from slipway.controller import version_watch as follow
+from slipway.controller import agents, version_watch
 from slipway.controller.agents import Agents, Listing
 from slipway.controller.cache import Key
 from slipway.controller.version_watch import VersionWatch
 from slipway.controller.workqueue import Queue
+from tests.unit.controller.pages import closing, serving
 
 KEY: Key = ("models", "digits")
 
@@ -46,23 +46,17 @@ class Source:
 
 
 @asynccontextmanager
-async def following(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Source, VersionWatch, Queue[Key]]]:
-    patch.setattr(follow, "PAUSE_SECONDS", 0.02)
-    patch.setattr(follow, "NEWS_PAUSE_SECONDS", 0.0)
-    source, asking, queue = Source(), Agents(), Queue[Key]()
-    application = web.Application()
-    application.router.add_get("/listing", source.answer)
-    runner = web.AppRunner(application, shutdown_timeout=0.1)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    patch.setattr(agents, "AGENT_PORT", runner.addresses[0][1])
-    followers = VersionWatch(asking, queue)
-    try:
-        yield source, followers, queue
-    finally:
-        followers.close()
-        await asking.close()
-        await runner.cleanup()
+async def watching(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Source, VersionWatch, Queue[Key]]]:
+    patch.setattr(version_watch, "PAUSE_SECONDS", 0.02)
+    patch.setattr(version_watch, "NEWS_PAUSE_SECONDS", 0.0)
+    source, queue = Source(), Queue[Key]()
+    async with serving("/listing", source.answer) as port, closing(Agents()) as client:
+        patch.setattr(agents, "AGENT_PORT", port)
+        watch = VersionWatch(client, queue)
+        try:
+            yield source, watch, queue
+        finally:
+            watch.close()
 
 
 async def news(queue: Queue[Key]) -> Key:
@@ -73,26 +67,26 @@ async def news(queue: Queue[Key]) -> Key:
 
 def test_news_wake_the_key_and_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with following(monkeypatch) as (source, followers, queue):
+        async with watching(monkeypatch) as (source, watch, queue):
             source.put(v1="a")
-            followers.follow(KEY, "127.0.0.1")
-            assert followers.found(KEY) == {}
+            watch.follow(KEY, "127.0.0.1")
+            assert watch.found(KEY) == {}
             assert await news(queue) == KEY
-            assert followers.found(KEY) == {1: "a"}
+            assert watch.found(KEY) == {1: "a"}
             source.put(v1="a", v2=None)
             await news(queue)
-            assert followers.found(KEY) == {1: "a", 2: None}
+            assert watch.found(KEY) == {1: "a", 2: None}
 
     asyncio.run(scenario())
 
 
 def test_without_news_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with following(monkeypatch) as (source, followers, queue):
+        async with watching(monkeypatch) as (source, watch, queue):
             source.put(v1="a")
-            followers.follow(KEY, "127.0.0.1")
+            watch.follow(KEY, "127.0.0.1")
             await news(queue)
-            followers.follow(KEY, "127.0.0.1")
+            watch.follow(KEY, "127.0.0.1")
             await asyncio.sleep(0.1)
             assert source.asked == 2  # the one that was answered, and the one that rests
             assert len(queue) == 0
@@ -102,29 +96,29 @@ def test_without_news_nothing_is_asked_again(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_agent_that_answers_nonsense_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with following(monkeypatch) as (source, followers, queue):
+        async with watching(monkeypatch) as (source, watch, queue):
             source.is_broken = True
-            followers.follow(KEY, "127.0.0.1")
+            watch.follow(KEY, "127.0.0.1")
             await asyncio.wait_for(source.asked_thrice.wait(), 5)
-            assert followers.found(KEY) == {}
+            assert watch.found(KEY) == {}
             source.is_broken = False
             source.put(v4="d")
             await news(queue)
-            assert followers.found(KEY) == {4: "d"}
+            assert watch.found(KEY) == {4: "d"}
 
     asyncio.run(scenario())
 
 
 def test_what_is_no_longer_followed_is_forgotten_and_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with following(monkeypatch) as (source, followers, queue):
+        async with watching(monkeypatch) as (source, watch, queue):
             source.put(v1="a")
-            followers.follow(KEY, "127.0.0.1")
+            watch.follow(KEY, "127.0.0.1")
             await news(queue)
-            followers.follow(KEY, None)
+            watch.follow(KEY, None)
             source.put(v2="b")
             await asyncio.sleep(0.05)
-            assert followers.found(KEY) == {}
+            assert watch.found(KEY) == {}
             assert len(queue) == 0
 
     asyncio.run(scenario())
@@ -132,22 +126,19 @@ def test_what_is_no_longer_followed_is_forgotten_and_not_asked(monkeypatch: pyte
 
 def test_another_agent_keeps_what_was_known(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
-        async with following(monkeypatch) as (source, followers, queue):
+        async with watching(monkeypatch) as (source, watch, queue):
             source.put(v1="a")
-            followers.follow(KEY, "127.0.0.1")
+            watch.follow(KEY, "127.0.0.1")
             await news(queue)
-            followers.follow(KEY, "127.0.0.2")
-            assert followers.found(KEY) == {1: "a"}
+            watch.follow(KEY, "127.0.0.2")
+            assert watch.found(KEY) == {1: "a"}
 
     asyncio.run(scenario())
 
 
 def test_an_agent_that_cannot_be_reached_is_no_listing() -> None:
     async def scenario() -> Listing | None:
-        asking = Agents()
-        try:
-            return await asking.await_listing("127.255.255.254", "")
-        finally:
-            await asking.close()
+        async with closing(Agents()) as client:
+            return await client.await_listing("127.255.255.254", "")
 
     assert asyncio.run(scenario()) is None

@@ -90,7 +90,7 @@ def test_what_a_crash_may_leave_behind_is_a_difference(damage: Any, words: str) 
     assert words in compare(other)
 
 
-def told(number: int, *reasons: str) -> Objects:
+def rolled_back(number: int, *reasons: str) -> Objects:
     """The same, where a canary was taken back after so many requests."""
     objects = world("a-1", "u1") if number == 1 else world("b-2", "u2")
     why = f"canary {number}/1,2{number}0 errors, stable 0/3{number} at 12:00:0{number}"
@@ -103,10 +103,10 @@ def told(number: int, *reasons: str) -> Objects:
 
 
 def test_numbers_of_requests_and_what_began_between_two_lives_are_left_out() -> None:
-    one = normalise(told(1, "Started", "Step", "RolledBack"), "a-1")
-    assert difference(one, normalise(told(2, "RolledBack"), "b-2")) == ""
-    assert "RolledBack" in difference(one, normalise(told(2, "Started", "Step"), "b-2"))
-    other = told(2, "RolledBack")
+    one = normalise(rolled_back(1, "Started", "Step", "RolledBack"), "a-1")
+    assert difference(one, normalise(rolled_back(2, "RolledBack"), "b-2")) == ""
+    assert "RolledBack" in difference(one, normalise(rolled_back(2, "Started", "Step"), "b-2"))
+    other = rolled_back(2, "RolledBack")
     other["ModelDeployment"][0]["status"]["rejected"][0]["revision"] = "0d9e7c4f12"
     assert "0d9e7c4f12" in difference(one, normalise(other, "b-2"))
 

@@ -12,7 +12,7 @@ from slipway.model.rollout import Step, Target
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import InForce, Outcome, Signals, Verdict
 from slipway.model.workload import Workload
-from slipway.observe.router_reports import read_asked
+from slipway.observe.router_reports import read_sent_weights
 from slipway.render.router import configure
 from slipway.render.routing import Backend, Split
 from tests.unit.canaries import NOW
@@ -109,10 +109,10 @@ def test_a_canary_that_fails_is_left_out_only_once_status_tells_that_it_failed()
 def test_what_routers_were_told_is_read_from_their_config_map() -> None:
     split = Split((Backend("old", 75, (1,), 8000, 8001), Backend("new", 25, (2,), 8000, 8001)))
     files = configure(deployment({"rollout": {"steps": [{"weight": 25}]}}), split).files
-    assert read_asked({"data": dict(files)}) == {"old": 75, "new": 25}
+    assert read_sent_weights({"data": dict(files)}) == {"old": 75, "new": 25}
 
 
 @pytest.mark.parametrize("routes", [None, "", "{}", "[]", json.dumps({"resources": [{"virtual_hosts": []}]})])
 def test_a_config_map_that_somebody_broke_tells_nothing(routes: str | None) -> None:
-    assert read_asked({"data": {} if routes is None else {"routes.json": routes}}) == {}
-    assert read_asked({}) == {}
+    assert read_sent_weights({"data": {} if routes is None else {"routes.json": routes}}) == {}
+    assert read_sent_weights({}) == {}

@@ -186,7 +186,7 @@ def revision(version: int, **choice: Any) -> Revision:
     return Revision("", 1, version, user_choice(deployment(choice).spec), {}, {})
 
 
-def test_each_carrier_counts_as_its_own_revision_s_server_does() -> None:
+def test_each_workload_counts_as_its_own_revision_s_server_does() -> None:
     old = {"runtime": {"name": "TensorFlowServing"}, "model": {"name": "figures"}}
     asked = deployment({"model": {"version": 2}})
     found = counters_of(

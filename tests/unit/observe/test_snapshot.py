@@ -113,7 +113,8 @@ def test_an_image_that_cannot_be_pulled(reason: str, part: str) -> None:
 def test_a_container_that_cannot_start(reason: str) -> None:
     waiting = {"reason": reason, "message": 'configmap "ca" not found'}
     trouble = trouble_of({"containerStatuses": [container(waiting=waiting)]})
-    assert trouble == Trouble("ContainerFailed", 'pod p: container server can\'t start: configmap "ca" not found')
+    words = 'pod p: container server can\'t start: configmap "ca" not found. '
+    assert trouble == Trouble("ContainerFailed", f"{words}Create what is missing, or correct spec.podTemplate")
 
 
 TERMINATED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
@@ -435,8 +436,8 @@ def test_what_was_sent_last_is_in_force_when_every_router_that_runs_does_it(
 
     heard = {"uid-a": report("2")} | ({"uid-b": report(says)} if says else {})
     seen = observe(UID, [THEIRS, config_map("2"), router("a"), second], {}, router_reports=heard)
-    assert seen.by_router is not None
-    assert (seen.by_router.weights, seen.by_router.is_latest) == ({"aaa": 100}, is_latest)
+    assert seen.routers.in_force is not None
+    assert (seen.routers.in_force.weights, seen.routers.in_force.is_latest) == ({"aaa": 100}, is_latest)
 
 
 @pytest.mark.parametrize(("answers", "lingering"), [(True, frozenset({"bbb"})), (False, frozenset())])
@@ -446,14 +447,14 @@ def test_a_router_that_ends_is_known_by_what_it_still_says(*, answers: bool, lin
     if answers:
         heard["uid-b"] = RouterReport("other", "1", {"aaa": 0, "bbb": 100}, {"bbb": 1}, {})
     seen = observe(UID, [THEIRS, config_map("2"), router("a"), ending], {}, router_reports=heard)
-    assert seen.by_router is not None
-    assert seen.by_router.weights == {"aaa": 100, "bbb": 0}
-    assert seen.by_router.lingering == lingering
+    assert seen.routers.in_force is not None
+    assert seen.routers.in_force.weights == {"aaa": 100, "bbb": 0}
+    assert seen.routers.in_force.lingering == lingering
 
 
 def test_routers_whose_deployment_was_deleted_are_none_that_could_take_requests() -> None:
     """The garbage collector comes to them a moment later; steps may have been taken away and put back meanwhile."""
     heard = {"uid-a": RouterReport("source", "2", {"aaa": 100}, {"aaa": 1}, {})}
     seen = observe(UID, [config_map("2"), router("a")], {}, router_reports=heard)
-    assert seen.by_router is None
-    assert [pod.is_ending for pod in seen.routers] == [True]
+    assert seen.routers.in_force is None
+    assert [pod.is_ending for pod in seen.routers.pods] == [True]

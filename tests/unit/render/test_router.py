@@ -1,4 +1,4 @@
-"""The router as values: what Envoy is told, what exists for it, and what is made of its answers."""
+"""The router as values: what Envoy is sent, what exists for it, and what is made of its answers."""
 
 from __future__ import annotations
 
@@ -41,29 +41,29 @@ def alone() -> Split:
     return Split((Backend(STABLE, 100, (1,), 8000, 8001),))
 
 
-def read(key: str, wanted: Split, changes: Json | None = None) -> Any:
-    return json.loads(configure(deployment(changes), wanted).files[key])
+def read(key: str, target: Split, changes: Json | None = None) -> Any:
+    return json.loads(configure(deployment(changes), target).files[key])
 
 
-def traffic_routes(wanted: Split, changes: Json | None = None) -> list[Json]:
-    [routes] = read(ROUTES_KEY, wanted, changes)["resources"]
+def traffic_routes(target: Split, changes: Json | None = None) -> list[Json]:
+    [routes] = read(ROUTES_KEY, target, changes)["resources"]
     found: list[Json] = routes["virtual_hosts"][1]["routes"]
     return found
 
 
-def by_weight(wanted: Split, changes: Json | None = None) -> dict[str, int]:
-    route = traffic_routes(wanted, changes)[-1]["route"]
+def by_weight(target: Split, changes: Json | None = None) -> dict[str, int]:
+    route = traffic_routes(target, changes)[-1]["route"]
     return {one["name"]: one["weight"] for one in route["weighted_clusters"]["clusters"]}
 
 
-# ---- what Envoy is told
+# ---- what Envoy is sent
 
 
 def test_weights_are_the_wanted_ones_to_the_percent() -> None:
     assert by_weight(split(1)) == {f"http/{STABLE}": 99, f"http/{CANARY}": 1}
 
 
-def test_a_carrier_without_weight_is_a_cluster_all_the_same() -> None:
+def test_a_workload_without_weight_is_a_cluster_all_the_same() -> None:
     names = {cluster["name"] for cluster in read(envoy.CLUSTERS_KEY, split(0))["resources"]}
     assert names == {
         f"{protocol}/{workload}" for protocol in ("http", "http-named", "grpc") for workload in (STABLE, CANARY)
@@ -127,11 +127,11 @@ def test_without_a_grpc_port_a_grpc_request_is_refused_and_never_sent_as_http() 
 # ---- requests that name a version
 
 
-def named(wanted: Split, changes: Json) -> dict[str, str]:
+def named(target: Split, changes: Json) -> dict[str, str]:
     """Regex → workload."""
     return {
         route["match"]["safe_regex"]["regex"]: route["route"]["cluster"].removeprefix("http-named/")
-        for route in traffic_routes(wanted, changes)
+        for route in traffic_routes(target, changes)
         if "safe_regex" in route["match"]
     }
 
@@ -145,7 +145,7 @@ def named(wanted: Split, changes: Json) -> dict[str, str]:
         ({"name": "Custom", "image": "own:1"}, "/v2/models/digits/versions/1", "/v2/models/digits/versions/2"),
     ],
 )
-def test_a_request_that_names_a_version_goes_to_a_carrier_that_holds_it(
+def test_a_request_that_names_a_version_goes_to_a_workload_that_holds_it(
     runtime: Json, stable: str, canary: str
 ) -> None:
     assert named(split(), {"runtime": runtime}) == {f"({stable})([/:].*)?": STABLE, f"({canary})([/:].*)?": CANARY}
@@ -167,7 +167,7 @@ def test_a_version_that_both_hold_is_the_stable_ones() -> None:
     assert where == {f"({base}/1|{base}/2)([/:].*)?": STABLE, f"({base}/3)([/:].*)?": CANARY}
 
 
-def test_with_one_carrier_no_path_is_told_apart() -> None:
+def test_with_one_workload_no_path_differs() -> None:
     assert named(alone(), {}) == {}
 
 
@@ -310,7 +310,7 @@ def test_what_became_of_a_request(line: str, requests: int, errors: int, refusal
     assert (counts.requests, counts.errors, counts.refusals) == (requests, errors, refusals)
 
 
-def test_http_and_grpc_are_one_carriers() -> None:
+def test_http_and_grpc_are_one_workloads() -> None:
     counts = counted(
         answers(3),
         within(1, "5"),
@@ -407,7 +407,7 @@ def test_while_one_router_is_silent_or_behind_nothing_is_known_to_be_in_force() 
     assert in_force([], 0) is None
 
 
-def test_a_carrier_that_one_router_does_not_know_has_no_endpoints() -> None:
+def test_a_workload_that_one_router_does_not_know_has_no_endpoints() -> None:
     found = in_force([report({STABLE: 100}, {STABLE: 1, CANARY: 1}), report({STABLE: 100}, {STABLE: 1})], 2)
     assert found is not None
     assert found.endpoints == {STABLE: 1}
