@@ -75,15 +75,14 @@ def promoted_condition(
 ) -> Condition:
     if result.problem is not None:
         return _condition("Promoted", False, result.problem.reason, result.problem.message)
-    assert result.plan is not None  # no plan means a problem
-    pinned = result.plan.state.pinned
-    match result.plan.promotion:
+    assert result.carried_out is not None  # a spec error is a problem
+    plan, rolls_because = result.carried_out.plan, result.carried_out.inputs.placement.rolls_because
+    pinned = plan.state.pinned
+    match plan.promotion:
         case Promotion.PROMOTED:
             return _condition("Promoted", True, "Promoted", f"revision {result.revision} is stable")
         case Promotion.PAUSED:
-            return _condition(
-                "Promoted", False, "Paused", f"revision {result.revision} waits for {result.plan.waits_for}"
-            )
+            return _condition("Promoted", False, "Paused", f"revision {result.revision} waits for {plan.waits_for}")
         case Promotion.ROLLED_BACK if pinned is not None and stable == pinned.revision:
             return _condition(
                 "Promoted",
@@ -104,14 +103,12 @@ def promoted_condition(
         case Promotion.IN_PROGRESS:
             trouble = _trouble(snapshot, canary)
             text = f"revision {result.revision} takes over"
-            if result.plan.state.previous is not None:
-                text = (
-                    f"revision {result.revision} is stable and bakes until {time_of_day(result.plan.state.bake_until)}"
-                )
-            elif result.plan.waits_for:
-                text += f"; it waits for {result.plan.waits_for}"
-            if result.rolls_because:
-                text += f" in pods of its own: {result.rolls_because}"
+            if plan.state.previous is not None:
+                text = f"revision {result.revision} is stable and bakes until {time_of_day(plan.state.bake_until)}"
+            elif plan.waits_for:
+                text += f"; it waits for {plan.waits_for}"
+            if rolls_because:
+                text += f" in pods of its own: {rolls_because}"
             return _condition(
                 "Promoted", False, "InProgress", f"{text}; {trouble.reason}: {trouble.message}" if trouble else text
             )

@@ -37,15 +37,16 @@ def transitions_after(
     result: PassResult, stored: ModelDeploymentStatus, rejected: Sequence[Rejection], now: datetime
 ) -> list[Transition]:
     """The story so far: each line once, told from what this pass changed."""
-    plan, told = result.plan, list(stored.transitions)
-    if plan is None:
+    told = list(stored.transitions)
+    if result.carried_out is None:
         return told
+    plan, steps = result.carried_out.plan, result.carried_out.inputs.steps
 
     def tell(revision: str, reason: str, message: str) -> None:
         told.append(Transition(at=write_time(now), revision=revision, reason=reason, message=message[:1024]))
 
-    outcome = result.outcome
-    if outcome is not None and outcome.command is not None and outcome.is_accepted:
+    outcome = result.carried_out.inputs.outcome
+    if outcome.command is not None and outcome.is_accepted:
         tell(outcome.command.revision, "Command", f"{outcome.command.verb}: {outcome.message}")
     was_canary = stored.canary.revision if stored.canary else None
     was_stable = stored.stable.revision if stored.stable else None
@@ -54,9 +55,9 @@ def transitions_after(
     if plan.state.canary is not None and plan.state.canary != was_canary and plan.state.stable is not None:
         tell(plan.state.canary, "Started", f"revision {plan.state.canary} prepares beside {plan.state.stable}")
     if plan.state.canary is not None and plan.state.step_index > before and plan.weights is not None:
-        step = result.steps[plan.state.step_index - 1]
+        step = steps[plan.state.step_index - 1]
         what = "a pause" if step.is_pause else f"weight {step.weight_percent}"
-        tell(plan.state.canary, "Step", f"step {plan.state.step_index} of {len(result.steps)} begins: {what}")
+        tell(plan.state.canary, "Step", f"step {plan.state.step_index} of {len(steps)} begins: {what}")
     if plan.newly_rejected is not None:
         why = next((each.message for each in reversed(rejected) if each.revision == plan.newly_rejected.revision), "")
         tell(plan.newly_rejected.revision, "RolledBack", f"back to revision {plan.state.stable}: {why}")

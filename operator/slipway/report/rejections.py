@@ -22,8 +22,9 @@ from slipway.report.pass_result import PassResult
 
 def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snapshot, now: datetime) -> RolloutState:
     """The plan's state, with reason and message of the revision that this pass gave up."""
-    assert result.plan is not None
-    state, gone = result.plan.state, result.plan.newly_rejected
+    assert result.carried_out is not None
+    plan, stamps = result.carried_out.plan, result.carried_out.inputs.stamps
+    state, gone = plan.state, plan.newly_rejected
     if gone is None:
         return state
     home = workload_of(gone.revision, snapshot.workloads) or gone.revision
@@ -33,11 +34,9 @@ def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snap
     is_final = refusal is not None and refusal.reason in REFUSALS  # else the deadline decided
     late = "" if is_final else "no progress within spec.rollout.progressDeadlineSeconds; "
     reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{why}"
-    if (cause := result.plan.cause) is not None and cause.reason:
+    if (cause := plan.cause) is not None and cause.reason:
         reason, message = cause.reason, f"{cause.reason}: {cause.message}"
-    said = replace(
-        gone, reason=reason, message=message[:2048], at=write_time(now), stamp=result.stamps.get(result.version)
-    )
+    said = replace(gone, reason=reason, message=message[:2048], at=write_time(now), stamp=stamps.get(result.version))
     return replace(state, rejected=tuple(said if each == gone else each for each in state.rejected))
 
 

@@ -23,6 +23,7 @@ from slipway.decide.service_target import in_force_now
 from slipway.model.names import selector_of
 from slipway.model.rollout import Plan
 from slipway.model.rollout_state import kept_time, read_rejections, read_state, write_state
+from slipway.model.signals import Verdict
 from slipway.model.workload import ABSENT, workload_of
 from slipway.observe.service import ROUTER
 from slipway.observe.snapshot import Snapshot
@@ -36,7 +37,7 @@ from slipway.report.conditions import (
     versions_ready_condition,
 )
 from slipway.report.events import transitions_after
-from slipway.report.pass_result import PassResult
+from slipway.report.pass_result import CarriedOut, PassResult
 from slipway.report.rejections import with_words
 from slipway.report.versions import version_statuses
 
@@ -45,23 +46,25 @@ def assess(
     result: PassResult, snapshot: Snapshot, stored: ModelDeploymentStatus, now: datetime
 ) -> ModelDeploymentStatus:
     """The status to show."""
-    plan = result.plan
+    carried = result.carried_out
     kept = {each.revision for each in (stored.stable, stored.previous) if each is not None}
     state = (
-        read_state(stored, kept, read_rejections(stored)) if plan is None else with_words(result, stored, snapshot, now)
+        with_words(result, stored, snapshot, now)
+        if carried is not None
+        else read_state(stored, kept, read_rejections(stored))
     )
     stable, canary, rejected = state.stable, state.canary, state.rejected
     pods = [pod for pod in snapshot.pods if not pod.is_ending]
     ready = sum(pod.is_ready for pod in pods)
-    if plan is not None and plan.weights is not None and stable is not None:  # a canary's pods serve only its share
+    if carried and carried.plan.weights is not None and stable is not None:  # a canary's pods serve only its share
         home = workload_of(stable, snapshot.workloads) or ""
         ready = snapshot.workloads.get(home, ABSENT).ready
         if (
-            result.service_target == ROUTER
+            carried.rendered.service_target == ROUTER
             and (reached := _reached(home, snapshot, is_split=canary is not None)) is not None
         ):
             ready = min(ready, reached)  # no request gets to the others yet
-        ready += _in_their_place(plan, snapshot, home, result.replicas)
+        ready += _in_their_place(carried.plan, snapshot, home, result.replicas)
     shown = workload_of(stable or canary or "", snapshot.workloads) or stable or canary
     served = _version_of(stable or canary, result, snapshot, stored)
     versions = version_statuses(result, [pod for pod in pods if pod.workload == shown], served, stored)[-MAX_LISTED:]
@@ -74,7 +77,7 @@ def assess(
     ]
     conditions.append(degraded_condition(result, snapshot, conditions, stable, canary))
     remembered = write_state(state, stored)
-    remembered["step"] = _step(result, remembered["step"]) if plan else stored.step
+    remembered["step"] = _step(carried, remembered["step"]) if carried else stored.step
     return ModelDeploymentStatus(
         **remembered,
         observed_generation=result.generation,
@@ -82,12 +85,12 @@ def assess(
         stable=_revision_status(stable, result, snapshot, stored.stable or stored.previous),
         canary=_revision_status(canary, result, snapshot, stored.canary),
         previous=_revision_status(state.previous, result, snapshot, stored.previous or stored.stable),
-        verdict=_verdict(result) if plan else stored.verdict,
-        evidence=result.evidence if plan else stored.evidence,
-        traffic=_traffic(result) if plan else stored.traffic,
-        last_command=_command(result, stored, now),
+        verdict=_verdict(carried.weighed.verdict) if carried else stored.verdict,
+        evidence=carried.evidence if carried else stored.evidence,
+        traffic=_traffic(carried) if carried else stored.traffic,
+        last_command=_command(carried, stored, now),
         transitions=transitions_after(result, stored, rejected, now),
-        next_look=kept_time(plan.turns_at, stored.next_look) if plan else stored.next_look,
+        next_look=kept_time(carried.plan.turns_at, stored.next_look) if carried else stored.next_look,
         versions=versions,
         listed=sorted(result.listed)[-MAX_LISTED:],
         settled=result.settled,
@@ -125,7 +128,7 @@ def _revision_status(
         return None
     home = workload_of(revision, snapshot.workloads)
     here = snapshot.workloads.get(home or "")
-    plan = result.plan
+    plan, carried = result.plan, result.carried_out
     is_canary = plan is not None and plan.state.canary == revision
     shares = (
         is_canary
@@ -138,7 +141,8 @@ def _revision_status(
         strategy, because = before.strategy, before.rolls_because
     elif is_canary:
         strategy = "InPlace" if shares else "RollingUpdate" if plan is None or plan.weights is None else "Canary"
-        because = (result.rolls_because or (before.rolls_because if before else None) or "")[:2048] or None
+        now_because = carried.inputs.placement.rolls_because if carried is not None else None
+        because = (now_because or (before.rolls_because if before else None) or "")[:2048] or None
     else:
         strategy, because = None, None
     weight = in_force = None
@@ -179,16 +183,15 @@ def _version_known(revision: str, result: PassResult, snapshot: Snapshot, stored
     return stored.version if stored and stored.revision == revision else result.version
 
 
-def _step(result: PassResult, step: StepStatus) -> StepStatus | None:
+def _step(carried: CarriedOut, step: StepStatus) -> StepStatus | None:
     """Where the canary is, with how many steps there are and what it waits for; None without a canary in steps."""
-    plan = result.plan
-    if plan is None or plan.state.canary is None or plan.weights is None or plan.state.stable is None:
+    plan = carried.plan
+    if plan.state.canary is None or plan.weights is None or plan.state.stable is None:
         return None
-    return step.model_copy(update={"count": len(result.steps), "waits_for": plan.waits_for[:1024] or None})
+    return step.model_copy(update={"count": len(carried.inputs.steps), "waits_for": plan.waits_for[:1024] or None})
 
 
-def _verdict(result: PassResult) -> VerdictStatus | None:
-    verdict = result.verdict
+def _verdict(verdict: Verdict | None) -> VerdictStatus | None:
     if verdict is None:
         return None
     return VerdictStatus.model_validate(
@@ -196,17 +199,17 @@ def _verdict(result: PassResult) -> VerdictStatus | None:
     )
 
 
-def _traffic(result: PassResult) -> TrafficStatus | None:
-    target = result.service_target
-    if target is None or result.plan is None or result.plan.weights is None:
+def _traffic(carried: CarriedOut) -> TrafficStatus | None:
+    target = carried.rendered.service_target
+    if carried.plan.weights is None:
         return None
     name = "Router" if target.is_router else target.workload or "Pods"
-    return TrafficStatus(service_target=name, message=result.unreachable[:1024])
+    return TrafficStatus(service_target=name, message=carried.unreachable[:1024])
 
 
-def _command(result: PassResult, stored: ModelDeploymentStatus, now: datetime) -> CommandStatus | None:
-    outcome = result.outcome
-    if result.plan is None or outcome is None or outcome.command is None:
+def _command(carried: CarriedOut | None, stored: ModelDeploymentStatus, now: datetime) -> CommandStatus | None:
+    outcome = carried.inputs.outcome if carried is not None else None
+    if outcome is None or outcome.command is None:
         return stored.last_command
     command = outcome.command
     return CommandStatus(

@@ -21,11 +21,11 @@ def version_statuses(
     result: PassResult, pods: list[Pod], served: int, stored: ModelDeploymentStatus
 ) -> list[VersionStatus]:
     """Each version to load, with its least advanced state among the pods."""
-    if result.plan is None or result.are_settled:
+    if result.carried_out is None or result.are_settled:
         return stored.versions
     before = {version.version: version for version in stored.versions}
     found = []
-    for version in result.load:
+    for version in result.carried_out.load:
         reports = [
             report
             for pod in pods

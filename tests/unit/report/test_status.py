@@ -34,6 +34,7 @@ from slipway.report.events import MAX_TRANSITIONS, Notice, notices
 from slipway.report.pass_result import PassResult
 from slipway.report.status import assess
 from tests.unit.plans import changed, plan_of
+from tests.unit.results import result_of
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -81,19 +82,7 @@ FIRST = plan_of(None, "new", {"new": 2}, OWN, Promotion.IN_PROGRESS, progress_si
 ROLLING = plan_of("old", "new", {"old": 2, "new": 1}, OWN, Promotion.IN_PROGRESS, progress_since=NOW)
 TAKEN_BACK = plan_of("old", None, {"old": 2}, OWN, Promotion.ROLLED_BACK)
 REJECTING = changed(TAKEN_BACK, newly_rejected=Rejection("new", "c"), rejected=(Rejection("new", "c"),))
-RESULT = PassResult(
-    name="digits",
-    generation=4,
-    replicas=2,
-    revision="new",
-    version=2,
-    problem=None,
-    plan=STABLE,
-    load=(2,),
-    listed=(),
-    are_settled=False,
-    settled=None,
-)
+RESULT = result_of(STABLE)
 SERVING = snapshot(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available"))))
 OLD_SERVES = (pod("a", "old", says=report((1, "Available"))), pod("b", "old", says=report((1, "Available"))))
 
@@ -112,91 +101,91 @@ ROWS = [
         id="serving",
     ),
     pytest.param(
-        replace(RESULT, plan=FIRST),
+        result_of(FIRST),
         snapshot(),
         "Deploying",
         ("False Deploying", "False InProgress", "Unknown NotReported", "False AsExpected"),
         id="first, no pods yet",
     ),
     pytest.param(
-        replace(RESULT, plan=FIRST),
+        result_of(FIRST),
         snapshot(pod("a", "new", ready=False, says=report((2, "Fetching")))),
         "Deploying",
         ("False Deploying", "False InProgress", "False Loading", "False AsExpected"),
         id="first, fetching",
     ),
     pytest.param(
-        replace(RESULT, plan=FIRST),
+        result_of(FIRST),
         snapshot(pod("a", "new", ready=False), troubles={"new": GPU}),
         "Unschedulable",
         ("False Unschedulable", "False InProgress", "Unknown NotReported", "True Unschedulable"),
         id="first, no node",
     ),
     pytest.param(
-        replace(RESULT, plan=FIRST),
+        result_of(FIRST),
         snapshot(pod("a", "new", ready=False), troubles={"new": PASSING}),
         "SourceUnavailable",
         ("False SourceUnavailable", "False InProgress", "Unknown NotReported", "False AsExpected"),
         id="first, a trouble that passes",
     ),
     pytest.param(
-        replace(RESULT, plan=FIRST, problem=REFUSED),
+        result_of(FIRST, problem=REFUSED),
         snapshot(),
         "Refused",
         ("False Refused", "False Refused", "Unknown NotReported", "True Refused"),
         id="first, refused by the API server",
     ),
     pytest.param(
-        replace(RESULT, replicas=4),
+        result_of(STABLE, replicas=4),
         snapshot(*(pod(name, "new", says=report((2, "Available"))) for name in "abc")),
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
         id="three of four are enough",
     ),
     pytest.param(
-        replace(RESULT, replicas=4),
+        result_of(STABLE, replicas=4),
         snapshot(*(pod(name, "new", says=report((2, "Available"))) for name in "ab")),
         "Deploying",
         ("False Deploying", "True Promoted", "True AllAvailable", "False AsExpected"),
         id="two of four are not",
     ),
     pytest.param(
-        replace(RESULT, replicas=0),
+        result_of(STABLE, replicas=0),
         snapshot(),
         "ScaledToZero",
         ("False ScaledToZero", "True Promoted", "Unknown NotReported", "False AsExpected"),
         id="scaled to zero",
     ),
     pytest.param(
-        replace(RESULT, plan=ROLLING, load=(1,)),
+        result_of(ROLLING, load=(1,)),
         snapshot(*OLD_SERVES, pod("c", "new", ready=False)),
         "RollingOut",
         ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "False AsExpected"),
         id="rolling out",
     ),
     pytest.param(
-        replace(RESULT, plan=ROLLING, load=(1,)),
+        result_of(ROLLING, load=(1,)),
         snapshot(*OLD_SERVES, pod("c", "new", ready=False), troubles={"new": BROKEN}),
         "RollingOut",
         ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "True LoadFailed"),
         id="rolling out what is broken",
     ),
     pytest.param(
-        replace(RESULT, plan=TAKEN_BACK, load=(1,)),
+        result_of(TAKEN_BACK, load=(1,)),
         snapshot(*OLD_SERVES),
         "RolledBack",
         ("True MinimumReplicasReady", "False RolledBack", "True AllAvailable", "True RolledBack"),
         id="taken back",
     ),
     pytest.param(
-        replace(RESULT, plan=None, problem=Trouble("InvalidSpec", "spec.model.uri …"), revision=None),
+        result_of(None, problem=Trouble("InvalidSpec", "spec.model.uri …")),
         snapshot(*OLD_SERVES),
         "InvalidSpec",
         ("False InvalidSpec", "False InvalidSpec", "Unknown NotReported", "True InvalidSpec"),
         id="a spec that never was valid",
     ),
     pytest.param(
-        replace(RESULT, load=(1, 2)),
+        result_of(STABLE, load=(1, 2)),
         snapshot(
             pod("a", "new", says=report((1, "Failed"), (2, "Available"), reason="DigestMismatch", message="m")),
             pod("b", "new", says=report((1, "Available"), (2, "Available"))),
@@ -206,14 +195,14 @@ ROWS = [
         id="an extra version fails in one pod",
     ),
     pytest.param(
-        replace(RESULT, load=(1, 2)),
+        result_of(STABLE, load=(1, 2)),
         snapshot(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available")))),
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "False Loading", "False AsExpected"),
         id="an extra version is not reported yet",
     ),
     pytest.param(
-        replace(RESULT, load=(2,)),
+        result_of(STABLE, load=(2,)),
         snapshot(pod("a", "new", says=report((2, "Levitating"))), pod("b", "new")),
         "Ready",
         ("True MinimumReplicasReady", "True Promoted", "Unknown NotReported", "False AsExpected"),
@@ -253,7 +242,7 @@ def test_every_condition_can_be_waited_for(
 
 def test_numbers_for_people_and_autoscalers() -> None:
     world = snapshot(pod("a", "old"), pod("b", "new"), pod("c", "new", ready=False), pod("d", "old", ending=True))
-    status = assess(replace(RESULT, plan=ROLLING, replicas=3), world, EMPTY, NOW)
+    status = assess(result_of(ROLLING, replicas=3), world, EMPTY, NOW)
     assert (status.replicas, status.ready_replicas, status.ready) == (3, 2, "2/3")
     assert status.selector == "slipway.dev/model=digits"
     assert status.observed_generation == 4
@@ -268,7 +257,7 @@ def test_a_version_shows_its_least_advanced_state_among_the_pods() -> None:
         pod("a", "new", says=report((1, "Available"), (2, "Available"))),
         pod("b", "new", says=report((1, "Loading"), (2, "Available"))),
     )
-    versions = assess(replace(RESULT, load=(1, 2)), world, EMPTY, NOW).versions
+    versions = assess(result_of(STABLE, load=(1, 2)), world, EMPTY, NOW).versions
     assert [(v.version, v.state, v.served) for v in versions] == [(1, "Loading", False), (2, "Available", True)]
     assert [v.sha256 for v in versions] == ["d" * 64] * 2
 
@@ -276,7 +265,7 @@ def test_a_version_shows_its_least_advanced_state_among_the_pods() -> None:
 def test_while_settled_the_versions_stay_as_they_were() -> None:
     once = assess(RESULT, SERVING, EMPTY, NOW)
     quiet = snapshot(pod("a", "new"), pod("b", "new"))
-    assert assess(replace(RESULT, are_settled=True), quiet, once, LATER).versions == once.versions
+    assert assess(result_of(STABLE, are_settled=True), quiet, once, LATER).versions == once.versions
 
 
 def test_a_digest_once_seen_is_kept_while_agents_are_silent() -> None:
@@ -286,7 +275,9 @@ def test_a_digest_once_seen_is_kept_while_agents_are_silent() -> None:
 
 def test_a_time_changes_only_with_its_condition() -> None:
     once = assess(RESULT, SERVING, EMPTY, NOW)
-    less = assess(replace(RESULT, generation=5), snapshot(pod("a", "new", says=report((2, "Available")))), once, LATER)
+    less = assess(
+        result_of(STABLE, generation=5), snapshot(pod("a", "new", says=report((2, "Available")))), once, LATER
+    )
     times = {condition.type: condition.last_transition_time for condition in less.conditions}
     assert times == {
         "Ready": "2026-03-01T13:00:00Z",
@@ -298,8 +289,8 @@ def test_a_time_changes_only_with_its_condition() -> None:
 
 
 def test_with_a_spec_that_cannot_be_read_all_that_serves_is_still_told() -> None:
-    once = assess(replace(RESULT, plan=ROLLING, load=(1,)), snapshot(*OLD_SERVES, pod("c", "new")), EMPTY, NOW)
-    judged = replace(RESULT, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None, are_settled=True, load=())
+    once = assess(result_of(ROLLING, load=(1,)), snapshot(*OLD_SERVES, pod("c", "new")), EMPTY, NOW)
+    judged = result_of(None, problem=Trouble("InvalidSpec", "m"), are_settled=True)
     status = assess(judged, snapshot(*OLD_SERVES, pod("c", "new")), once, LATER)
     assert conditions(status)["Ready"] == "True MinimumReplicasReady"
     assert conditions(status)["VersionsReady"] == "True AllAvailable"
@@ -311,7 +302,7 @@ def test_with_a_spec_that_cannot_be_read_all_that_serves_is_still_told() -> None
 
 def rejecting(world: Snapshot, stored: ModelDeploymentStatus = EMPTY) -> ModelDeploymentStatus:
     plan = REJECTING
-    return assess(replace(RESULT, plan=plan), world, stored, NOW)
+    return assess(result_of(plan), world, stored, NOW)
 
 
 def test_a_rejection_is_remembered_with_its_cause() -> None:
@@ -327,7 +318,7 @@ def test_a_rejection_without_a_cause_names_the_deadline() -> None:
 
 
 def test_a_rejection_after_a_refusal_names_the_refusal() -> None:
-    before = assess(replace(RESULT, plan=ROLLING, problem=REFUSED), snapshot(*OLD_SERVES), EMPTY, NOW)
+    before = assess(result_of(ROLLING, problem=REFUSED), snapshot(*OLD_SERVES), EMPTY, NOW)
     (entry,) = rejecting(snapshot(*OLD_SERVES), before).rejected
     assert entry.reason == "Refused"
     assert "spec.template: Invalid value" in entry.message
@@ -335,7 +326,7 @@ def test_a_rejection_after_a_refusal_names_the_refusal() -> None:
 
 def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
     once = rejecting(snapshot(*OLD_SERVES, troubles={"new": BROKEN}))
-    judged = replace(RESULT, plan=changed(TAKEN_BACK, rejected=read_rejections(once)))
+    judged = result_of(changed(TAKEN_BACK, rejected=read_rejections(once)))
     later = assess(judged, snapshot(*OLD_SERVES), once, LATER)
     condition = later.condition("Promoted")
     assert condition is not None
@@ -346,9 +337,7 @@ def test_the_condition_tells_the_cause_as_long_as_the_spec_stays() -> None:
 
 def test_another_revision_in_the_spec_clears_it() -> None:
     once = rejecting(snapshot(*OLD_SERVES))
-    later = assess(
-        replace(RESULT, plan=changed(STABLE, stable="old"), revision="old"), snapshot(*OLD_SERVES), once, NOW
-    )
+    later = assess(result_of(changed(STABLE, stable="old"), revision="old"), snapshot(*OLD_SERVES), once, NOW)
     assert later.rejected == []
 
 
@@ -362,7 +351,7 @@ def test_memory_is_what_was_written() -> None:
     status = rejecting(snapshot(*OLD_SERVES))
     memory = read_state(read_status(write_status(status)), {"old"}, read_rejections(status))
     assert (memory.stable, memory.canary, memory.rejected) == ("old", None, (Rejection("new", "c"),))
-    rolling = assess(replace(RESULT, plan=changed(ROLLING, canary_ready=1)), snapshot(*OLD_SERVES), EMPTY, NOW)
+    rolling = assess(result_of(changed(ROLLING, canary_ready=1)), snapshot(*OLD_SERVES), EMPTY, NOW)
     memory = read_state(read_status(write_status(rolling)), {"old", "new"}, [])
     assert (memory.stable, memory.canary, memory.canary_ready, memory.progress_since) == ("old", "new", 1, NOW)
 
@@ -567,7 +556,7 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
     world = snapshot(*OLD_SERVES, pod("c", "new"), pod("d", "new"))
     status, told = EMPTY, []
     for minute, plan in enumerate(plans):
-        judged = replace(RESULT, plan=plan, revision=plan.state.canary or plan.state.stable, steps=(Step(25, 1),))
+        judged = result_of(plan, revision=plan.state.canary or plan.state.stable, steps=(Step(25, 1),))
         after = assess(judged, world, status, NOW + timedelta(minutes=minute))
         told.append(in_short(notices(status, after)))
         status = after
@@ -582,9 +571,9 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
 
 
 def test_the_eleventh_transition_drops_the_oldest() -> None:
-    serves = assess(replace(RESULT, plan=TAKEN_BACK), snapshot(*OLD_SERVES), EMPTY, NOW)
+    serves = assess(result_of(TAKEN_BACK), snapshot(*OLD_SERVES), EMPTY, NOW)
     stored = serves.model_copy(update={"transitions": after_these(*"abcdefghij").transitions})
-    status = assess(replace(RESULT, plan=ROLLING), snapshot(*OLD_SERVES), stored, LATER)
+    status = assess(result_of(ROLLING), snapshot(*OLD_SERVES), stored, LATER)
     assert [each.reason for each in status.transitions] == [*"bcdefghij", "Started"]
     assert write_status(status)
 
@@ -593,7 +582,7 @@ def test_the_eleventh_transition_drops_the_oldest() -> None:
 
 
 def with_turn(at: datetime | None) -> PassResult:
-    return replace(RESULT, plan=changed(ROLLING, turns_at=at))
+    return result_of(changed(ROLLING, turns_at=at))
 
 
 def test_when_time_alone_changes_something_is_written() -> None:
@@ -616,7 +605,7 @@ def test_at_rest_there_is_no_next_look() -> None:
 
 def test_with_a_spec_that_cannot_be_read_the_next_look_stays() -> None:
     once = assess(with_turn(LATER), snapshot(*OLD_SERVES), EMPTY, NOW)
-    unread = replace(RESULT, plan=None, problem=Trouble("InvalidSpec", "m"), revision=None)
+    unread = result_of(None, problem=Trouble("InvalidSpec", "m"))
     assert assess(unread, snapshot(*OLD_SERVES), once, NOW).next_look == once.next_look
 
 
@@ -742,7 +731,7 @@ def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline()
     here = snapshot(pod("a", "old", says=says))
     workloads = {"old": replace(here.workloads["old"], revision="new", replaces="old")}
     plan = REJECTING
-    status = assess(replace(RESULT, plan=plan), replace(here, workloads=workloads), EMPTY, NOW)
+    status = assess(result_of(plan), replace(here, workloads=workloads), EMPTY, NOW)
     assert status.rejected[0].message == "LoadFailed: version 2: no"
     assert conditions(status)["Promoted"] == "False RolledBack"
 
@@ -750,13 +739,13 @@ def test_a_refusal_in_place_is_told_in_the_servers_words_and_not_as_a_deadline()
 @pytest.mark.parametrize(("stamp", "is_kept"), [(None, True), ("x", True), ("y", False)])
 def test_other_bytes_at_the_source_clear_a_rejection(stamp: str | None, *, is_kept: bool) -> None:
     plan = REJECTING
-    status = assess(replace(RESULT, plan=plan, stamps={2: "x"}), snapshot(*OLD_SERVES), EMPTY, NOW)
+    status = assess(result_of(plan, stamps={2: "x"}), snapshot(*OLD_SERVES), EMPTY, NOW)
     assert bool(still_rejected(status, "new", 2, {2: stamp} if stamp else {})) is is_kept
 
 
 def test_bytes_that_nobody_named_at_a_rejection_are_named_later_and_others_clear_it() -> None:
     plan = REJECTING
-    status = assess(replace(RESULT, plan=plan, stamps={}), snapshot(*OLD_SERVES), EMPTY, NOW)
+    status = assess(result_of(plan, stamps={}), snapshot(*OLD_SERVES), EMPTY, NOW)
     (kept,) = still_rejected(status, "new", 2, {2: "x"})
     assert kept.stamp == "x"
     assert still_rejected(status.model_copy(update={"rejected": [kept]}), "new", 2, {2: "y"}) == []
