@@ -13,13 +13,7 @@ import pytest
 from slipway.model.names import RECORDED_KEY
 from tests.simulation.agents import LOAD_FAILED
 from tests.transition.operators import Operator, begin, run, writes_of
-from tests.transition.test_transitions import (
-    HOUR,
-    assert_at_rest,
-    assert_healthy,
-    serving,
-    stable_of,
-)
+from tests.transition.test_transitions import HOUR, assert_at_rest, assert_healthy, serving, stable_of
 from tests.transition.world import World
 from tests.unit.specs import NAME
 

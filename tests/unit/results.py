@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from slipway.decide.commands import CommandOutcome
 from slipway.decide.inputs import Inputs
 from slipway.decide.placement import Placement
-from slipway.decide.signals import Weighed
 from slipway.model.revision import Revision
 from slipway.model.rollout import Plan, Step, Target
 from slipway.model.signals import OPEN, Signals
@@ -42,5 +41,5 @@ def result_of(
             placement=Placement(Revision(revision or "", 2, 2, {}, {}, {}), revision or ""),
             target=Target(revision or "", "", replicas, 600, revision or ""),
         )
-        carried_out = CarriedOut(inputs, plan, Rendered((), {}, {}), Weighed(Signals(OPEN)), load)
+        carried_out = CarriedOut(inputs, plan, Rendered((), {}, {}), Signals(OPEN), load)
     return PassResult(NAME, generation, replicas, problem, (), are_settled, None, carried_out)

@@ -32,7 +32,7 @@ from slipway.decide.commands import read_command
 from slipway.decide.discovery import choose_lister, needs_agents_listing, of_same_place
 from slipway.decide.inputs import Inputs, gather_inputs
 from slipway.decide.rollout import step
-from slipway.decide.signals import is_judged_now, weigh
+from slipway.decide.signals import gather_signals, is_judged_now
 from slipway.model.revision import Json
 from slipway.model.rollout import Plan
 from slipway.model.workload import Trouble
@@ -157,8 +157,8 @@ class Reconciler:
         inputs = gather_inputs(asked, snapshot, stored, found, read_command(seen.body, stored))
         is_judged = is_judged_now(inputs, stored)
         reading = await self._clients.read_counts(inputs.deployment, snapshot) if is_judged else None
-        weighed = weigh(inputs, snapshot, stored, reading, now)
-        plan = step(inputs.target, inputs.state, snapshot.workloads, now, weighed.signals)
+        signals = gather_signals(inputs, snapshot, stored, reading, now)
+        plan = step(inputs.target, inputs.state, snapshot.workloads, now, signals)
         golden = await self._clients.read_golden(key[0], inputs, plan, snapshot)
         rendered = render(inputs, plan, snapshot, self._images, golden)
         problem, writes = await self._children.apply(key, seen.uid, rendered, snapshot)
@@ -167,7 +167,7 @@ class Reconciler:
         nudges = await self._children.nudge(key, rendered, snapshot)
         agreed = agreement(rendered, plan, snapshot, settled, stored.settled)
         result = sum_up(
-            inputs, plan, rendered, snapshot, weighed, problem=problem, are_settled=settled is not None, settled=agreed
+            inputs, plan, rendered, snapshot, signals, problem=problem, are_settled=settled is not None, settled=agreed
         )
         await self._report(seen, snapshot, result, writes=writes + nudges)
         if problem is None:

@@ -99,7 +99,7 @@ def carry_out(
         state = replace(state, pinned=None)  # the spec names another revision now
     if command is None:
         return CommandOutcome(state)
-    ask = Ask(command, state, spec_revision, history, steps, is_warm)
+    ask = Ask(command, state, spec_revision, history=history, steps=steps, is_warm=is_warm)
     if not command.verb:
         return ask.refuse(f"annotation {COMMAND_ANNOTATION} is no VERB/REVISION/ID; write it with kubectl slipway")
     if command.verb not in VERBS:

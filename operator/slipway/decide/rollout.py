@@ -58,7 +58,7 @@ def _look_at(
     home = workload_of(stable, workloads) if stable else None
     if home is None and stable is not None:  # its Deployment was deleted, and is made anew
         home = target.workload if stable == target.revision else stable if stable not in workloads else None
-    return StepInput(target, state, workloads, now, stable, home, signals)
+    return StepInput(target, state, workloads, now, stable=stable, stable_workload=home, signals=signals)
 
 
 def _plan(given: StepInput) -> Plan:

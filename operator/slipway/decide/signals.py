@@ -7,7 +7,6 @@ Pure.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import datetime
 
 from slipway.api.status import ModelDeploymentStatus
@@ -24,33 +23,24 @@ from slipway.observe.snapshot import Snapshot
 REVISION, STEP, COUNTED = "revision", "step", "counted"
 
 
-@dataclass(frozen=True, slots=True)
-class Weighed:
-    """signals: for `rollout.step`. evidence: what to keep for the next look; None: nothing is judged now."""
-
-    signals: Signals
-    verdict: Verdict | None = None
-    evidence: Json | None = None
-
-
-def weigh(
+def gather_signals(
     inputs: Inputs, snapshot: Snapshot, stored: ModelDeploymentStatus, reading: Reading | None, now: datetime
-) -> Weighed:
+) -> Signals:
     """The signals for this pass. reading: what was counted; None where nothing counts."""
-    deployment = inputs.deployment
-    in_force = in_force_now(
-        snapshot.service_target, snapshot.routers.in_force, snapshot.workloads, wants_router=wants_router(deployment)
-    )
-    verdict, evidence = None, None
+    target, routers = snapshot.service_target, snapshot.routers
+    verdict, accumulators = None, None
     if reading is not None and is_judged_now(inputs, stored):
-        verdict, evidence = _judge(inputs, snapshot, stored, reading, now)
-    is_routed = (
-        snapshot.service_target is not None
-        and snapshot.service_target.is_router
-        and bool(snapshot.routers.sent_weights)
+        verdict, accumulators = _judge(inputs, snapshot, stored, reading, now)
+    return Signals(
+        gates=_gates(inputs, snapshot),
+        verdict=verdict,
+        in_force=in_force_now(
+            target, routers.in_force, snapshot.workloads, wants_router=wants_router(inputs.deployment)
+        ),
+        abort=inputs.outcome.abort,
+        sent_weights=routers.sent_weights if target is not None and target.is_router and routers.sent_weights else None,
+        accumulators=accumulators,
     )
-    told = snapshot.routers.sent_weights if is_routed else None
-    return Weighed(Signals(_gates(inputs, snapshot), verdict, in_force, inputs.outcome.abort, told), verdict, evidence)
 
 
 def is_judged_now(inputs: Inputs, stored: ModelDeploymentStatus) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 LATENCY_BOUNDS_MILLISECONDS = (
     1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750,
@@ -119,11 +120,12 @@ class Cause:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What a step is decided on beside pods and memory.
+    """What a step is decided on beside pods and state.
 
     gates: of the canary. verdict: None while nothing is judged. in_force: None while nobody can say.
     abort: a person wants the revision taken back. sent_weights: workload → percent, as last sent to the
-    routers that have the requests; None where there are none.
+    routers that have the requests; None where there are none. accumulators: of the analysis, to keep for the next
+    look; None while nothing is judged.
     """
 
     gates: GateVerdict = OPEN
@@ -131,6 +133,7 @@ class Signals:
     in_force: InForce | None = None
     abort: Cause | None = None
     sent_weights: Mapping[str, int] | None = None
+    accumulators: dict[str, Any] | None = None
 
 
 NO_EVIDENCE = Signals()

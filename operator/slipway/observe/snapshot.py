@@ -12,13 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from slipway.api.v1alpha1 import KIND
-from slipway.model.names import (
-    AGENT_CONFIG_KEY,
-    MODEL_LABEL,
-    RECORDED_KEY,
-    REPLACES_ANNOTATION,
-    REVISION_ANNOTATION,
-)
+from slipway.model.names import AGENT_CONFIG_KEY, MODEL_LABEL, RECORDED_KEY, REPLACES_ANNOTATION, REVISION_ANNOTATION
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import REFUSALS, AgentReport

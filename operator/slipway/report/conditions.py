@@ -11,12 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from slipway.api.status import (
-    Condition,
-    ModelDeploymentStatus,
-    VersionStatus,
-    write_time,
-)
+from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import Rejection
 from slipway.model.workload import Trouble, enough, workload_of

@@ -11,11 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from slipway.api import GROUP, KIND, VERSION
-from slipway.api.status import (
-    ModelDeploymentStatus,
-    Transition,
-    write_time,
-)
+from slipway.api.status import ModelDeploymentStatus, Transition, write_time
 from slipway.model.revision import Json
 from slipway.model.rollout_state import Rejection
 from slipway.report.conditions import ENDS, time_of_day

@@ -8,16 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from slipway.api import ModelDeployment, SpecError
-from slipway.api.status import (
-    ModelDeploymentStatus,
-)
+from slipway.api.status import ModelDeploymentStatus
 from slipway.decide.discovery import listing_trouble, needs_agents_listing, of_same_place
 from slipway.decide.inputs import Inputs
-from slipway.decide.signals import Weighed
 from slipway.decide.steps import unreachable_weights, wants_router
 from slipway.model.names import MODEL_LABEL, router_label
 from slipway.model.revision import Json
 from slipway.model.rollout import Plan
+from slipway.model.signals import Signals
 from slipway.model.workload import ABSENT, Trouble, workload_of
 from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import Rendered
@@ -34,7 +32,7 @@ class CarriedOut:
     inputs: Inputs
     plan: Plan
     rendered: Rendered
-    weighed: Weighed
+    signals: Signals
     load: tuple[int, ...]
     listing: Trouble | None = None
     unreachable: str = ""
@@ -43,7 +41,7 @@ class CarriedOut:
     def evidence(self) -> Json | None:
         """The accumulators to keep; None once nothing is judged any more."""
         state = self.plan.state
-        return self.weighed.evidence if state.canary is not None or state.previous is not None else None
+        return self.signals.accumulators if state.canary is not None or state.previous is not None else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +104,7 @@ def sum_up(
     plan: Plan,
     rendered: Rendered,
     snapshot: Snapshot,
-    weighed: Weighed,
+    signals: Signals,
     *,
     problem: Trouble | None,
     are_settled: bool,
@@ -131,7 +129,7 @@ def sum_up(
             inputs,
             plan,
             rendered,
-            weighed,
+            signals,
             load=rendered.load.get(home, ()),
             listing=listing_trouble(asked, snapshot),
             unreachable=unreachable_weights(deployment) or _without_router(deployment, rendered),

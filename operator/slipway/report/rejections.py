@@ -8,10 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime
 
-from slipway.api.status import (
-    ModelDeploymentStatus,
-    write_time,
-)
+from slipway.api.status import ModelDeploymentStatus, write_time
 from slipway.model.rollout import NO_PROGRESS, Promotion
 from slipway.model.rollout_state import RolloutState
 from slipway.model.workload import Trouble, workload_of

@@ -85,7 +85,7 @@ def assess(
         stable=_revision_status(stable, result, snapshot, stored.stable or stored.previous),
         canary=_revision_status(canary, result, snapshot, stored.canary),
         previous=_revision_status(state.previous, result, snapshot, stored.previous or stored.stable),
-        verdict=_verdict(carried.weighed.verdict) if carried else stored.verdict,
+        verdict=_verdict(carried.signals.verdict) if carried else stored.verdict,
         evidence=carried.evidence if carried else stored.evidence,
         traffic=_traffic(carried) if carried else stored.traffic,
         last_command=_command(carried, stored, now),

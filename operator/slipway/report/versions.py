@@ -5,10 +5,7 @@ Pure.
 
 from __future__ import annotations
 
-from slipway.api.status import (
-    ModelDeploymentStatus,
-    VersionStatus,
-)
+from slipway.api.status import ModelDeploymentStatus, VersionStatus
 from slipway.observe.pods import Pod
 from slipway.report.pass_result import PassResult
 

@@ -24,15 +24,7 @@ import math
 from typing import Any
 
 from slipway.api.v1alpha1 import ModelDeploymentSpec
-from slipway.runtimes.server import (
-    ENDPOINT_REMOVAL_SECONDS,
-    Port,
-    ServerRuntime,
-    cpu_threads,
-    fixed,
-    gpu_count,
-    probes,
-)
+from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS, Port, ServerRuntime, cpu_threads, fixed, gpu_count, probes
 
 Json = dict[str, Any]
 

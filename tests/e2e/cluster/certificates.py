@@ -9,14 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .commands import run_checked
-from .layout import (
-    API_PORT,
-    API_SERVICE_ADDRESS,
-    CLUSTER_DOMAIN,
-    NODE_ADDRESS,
-    NODE_NAME,
-    ClusterFolders,
-)
+from .layout import API_PORT, API_SERVICE_ADDRESS, CLUSTER_DOMAIN, NODE_ADDRESS, NODE_NAME, ClusterFolders
 
 _VALID_DAYS = "3650"  # a throw-away cluster: nobody renews anything
 

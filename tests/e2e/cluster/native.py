@@ -25,14 +25,7 @@ from .daemons import Daemon, DaemonSet
 from .errors import ClusterError
 from .images import build_pause_archive, list_archive_references
 from .layout import DEFAULT_NAME, NODE_NAME, ClusterFolders
-from .namespaces import (
-    create_mounts,
-    create_network,
-    has_network,
-    in_network,
-    remove_mounts,
-    remove_network,
-)
+from .namespaces import create_mounts, create_network, has_network, in_network, remove_mounts, remove_network
 from .node import ADDRESS_LEASES, CONTAINERD_NAME, COREDNS_NAME, DNS_READY_PORT, KUBELET_NAME, addons, node
 from .provider import UpOptions
 

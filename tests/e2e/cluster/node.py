@@ -9,14 +9,7 @@ from pathlib import Path
 
 from .certificates import COREDNS, KUBELET, PROXY, VOLUMES
 from .daemons import SYSTEM_PATH, Daemon
-from .layout import (
-    CLUSTER_DOMAIN,
-    DNS_SERVICE_ADDRESS,
-    NODE_ADDRESS,
-    NODE_NAME,
-    POD_RANGE,
-    ClusterFolders,
-)
+from .layout import CLUSTER_DOMAIN, DNS_SERVICE_ADDRESS, NODE_ADDRESS, NODE_NAME, POD_RANGE, ClusterFolders
 from .namespaces import in_network, in_node
 
 CONTAINERD_NAME = "containerd"

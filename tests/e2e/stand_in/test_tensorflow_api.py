@@ -23,15 +23,7 @@ import pytest
 
 from tests.e2e.stand_in import tensorflow as stand_in
 from tests.e2e.stand_in.tensorflow import StandIn, wait_until
-from tests.e2e.tensorflow_api import (
-    TensorFlowGrpc,
-    array_of,
-    error_of,
-    example_of,
-    make,
-    spec_of,
-    tensor_of,
-)
+from tests.e2e.tensorflow_api import TensorFlowGrpc, array_of, error_of, example_of, make, spec_of, tensor_of
 
 pytestmark = pytest.mark.skipif(stand_in.PYTHON is None, reason=stand_in.WHY_SKIPPED)
 JSON = "application/json"

@@ -6,16 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster.binaries import (
-    CONTAINERD,
-    HELM,
-    KUBE,
-    NODE_MODULES,
-    RUNC,
-    STORE_MODULES,
-    GoModule,
-    cache_key,
-)
+from tests.e2e.cluster.binaries import CONTAINERD, HELM, KUBE, NODE_MODULES, RUNC, STORE_MODULES, GoModule, cache_key
 from tests.e2e.cluster.layout import GO_MODULES
 
 

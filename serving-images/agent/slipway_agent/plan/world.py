@@ -36,6 +36,7 @@ class World:
     `boot` is what a starting server loads; `is_boot_current` False when the configuration it came from has changed
     since. `standing`: the last served version that was ready. `held`: what a server was seen to have ready, with the
     bytes that are published. `proven`: what was seen ready since the present load began, or was just before.
+    Fourteen fields: each is remembered or observed on its own, and a test names those that its case is about.
     """
 
     config: Config
