@@ -77,7 +77,7 @@ unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluste
 	@$(TOOLS)/side-by-side "lint: $(VENV)/bin/ruff check ." "format: $(VENV)/bin/ruff format --check ." \
 	  "layers: $(VENV)/bin/lint-imports" "types: $(VENV)/bin/mypy" \
 	  "transition: $(UNIT_TESTS) tests/transition" "agent: $(UNIT_TESTS) -n 2 tests/unit/agent" \
-	  "rest: $(UNIT_TESTS) --ignore=tests/transition --ignore=tests/unit/agent"
+	  "rest: $(UNIT_TESTS) tests/unit tests/golden --ignore=tests/unit/agent"
 
 .PHONY: mutants
 mutants: venv ## Small faults put into copies of the tree: a test notices each; MORE=20 SEED=1 draws others beside them
