@@ -323,8 +323,8 @@ class TensorFlowServer:
         connection = http.client.HTTPConnection(HOST, self._spec.http_port, timeout=ASK_SECONDS)
         try:
             connection.request("GET", f"/v1/models/{self._volume.model}")
-            response = connection.getresponse()
-            found = parse_status(response.read())
+            with connection.getresponse() as response:  # closed if it breaks off; the connection may stay
+                found = parse_status(response.read())
         except TimeoutError:
             # busy is not gone: a pod that drops out under load makes the load worse for the others
             connection.close()
