@@ -41,9 +41,8 @@ class LocalHttp:
             connection.connect()
             connection.sock.settimeout(seconds)  # a load may take minutes; a server that died resets the connection
             connection.request(method, path, content, headers)
-            # An answer that breaks off would keep the socket: with `Connection: close` it is the response's own.
-            with connection.getresponse() as response:
-                return response.status, response.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 

@@ -19,6 +19,7 @@ import json
 import select
 import threading
 import time
+import weakref
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -94,6 +95,28 @@ def open_server(inputs: DriverInputs, settings: TensorFlowServingSpec) -> "Tenso
     return TensorFlowServer(inputs.volume, settings, config.labels, config.load, config.warmup)
 
 
+class _Kept:
+    """The connection of the last look: while it stands, the server does.
+
+    Not the driver's own: of what is garbage together, the collector ends the socket as well before the driver as after.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.connection: http.client.HTTPConnection | None = None
+
+    def keep(self, connection: http.client.HTTPConnection | None) -> None:
+        """In the place of the one before, which is closed. A load looks from a thread of its own."""
+        with self._lock:
+            former, self.connection = self.connection, connection
+        if former is not None:
+            former.close()
+
+    def close(self) -> None:
+        """Keep none."""
+        self.keep(None)
+
+
 class TensorFlowServer:
     """`labels`: where each one should stand; those whose version isn't loaded are left out until it is.
 
@@ -118,13 +141,10 @@ class TensorFlowServer:
         self._named = named
         self._warmup = warmup
         self._lock = threading.Lock()
-        self._pulse: http.client.HTTPConnection | None = None
+        self._kept = _Kept()
+        weakref.finalize(self, self._kept.close)  # another agent.json makes another driver
         self._seen: tuple[Mapping[int, VersionStatus], float] | None = None
         self._loaded_folders: Mapping[int, _Stamp] = {}
-
-    def __del__(self) -> None:
-        """Another agent.json makes another driver; this one's connection ends with it."""
-        self._close()
 
     def holds_model(self, folder: Path) -> bool:
         return (folder / SAVED_MODEL).is_file() or (folder / SAVED_MODEL_TEXT).is_file()
@@ -319,12 +339,12 @@ class TensorFlowServer:
         age_seconds = time.monotonic() - seen[1] if seen is not None else 0.0
         if seen is not None and age_seconds < STEADY_SECONDS and self._is_steady(seen[0]) and self._is_open():
             return seen[0]
-        self._close()
+        self._kept.close()
         connection = http.client.HTTPConnection(HOST, self._spec.http_port, timeout=ASK_SECONDS)
         try:
             connection.request("GET", f"/v1/models/{self._volume.model}")
-            with connection.getresponse() as response:  # closed if it breaks off; the connection may stay
-                found = parse_status(response.read())
+            response = connection.getresponse()
+            found = parse_status(response.read())
         except TimeoutError:
             # busy is not gone: a pod that drops out under load makes the load worse for the others
             connection.close()
@@ -334,7 +354,7 @@ class TensorFlowServer:
             self._seen = None
             return None
         self._seen = (found, time.monotonic())
-        self._pulse = connection if connection.sock is not None else None
+        self._kept.keep(connection if connection.sock is not None else None)
         return found
 
     def _is_steady(self, found: Mapping[int, VersionStatus]) -> bool:
@@ -342,18 +362,13 @@ class TensorFlowServer:
 
     def _is_open(self) -> bool:
         """Whether the connection of the last look still stands: anything to read on it is its end."""
-        pulse = self._pulse
+        pulse = self._kept.connection
         if pulse is None or pulse.sock is None:
             return False
         try:
             return not select.select([pulse.sock], [], [], 0)[0]
         except (OSError, ValueError):
             return False
-
-    def _close(self) -> None:
-        pulse, self._pulse = self._pulse, None
-        if pulse is not None:
-            pulse.close()
 
     def _status(self) -> Mapping[int, VersionStatus]:
         """As `load` needs it: fresh. A busy server is asked again for a while."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import struct
@@ -447,3 +448,19 @@ def test_a_warm_up_request_that_cant_be_asked_is_refused_by_number(body: object,
     assert refusal.value.reason is Reason.WARMUP_FAILED
     assert refusal.value.message.startswith("request 3 of spec.warmup can't be asked: ")
     assert words in refusal.value.message
+
+
+def test_a_driver_that_is_garbage_ends_its_connection_whatever_is_collected_first(fake: FakeTensorFlowServing) -> None:
+    fake.put(v1="one")
+    driver = driver_of(fake)
+    driver.write_boot(some(1))
+    fake.start()
+    driver.observe(some(1))
+    connection = driver._kept.connection
+    assert connection is not None
+    assert connection.sock is not None
+    in_a_circle = [driver]
+    in_a_circle.append(in_a_circle)  # type: ignore[arg-type]  # garbage that only the collector finds
+    del driver, in_a_circle
+    gc.collect()
+    assert connection.sock is None
