@@ -317,7 +317,7 @@ def test_an_unanswered_golden_request_is_said_in_the_servers_words(beneath: Bene
     pair.want(1, golden=beneath.golden(1.0, request={"no": "sense"}))
     beneath.start()
     message = beneath.until_failed(1, "GoldenFailed")
-    assert message.startswith('golden request "ones" (1 of 1) wasn\'t answered well: ')
+    assert message.startswith('golden request "ones" (1 of 1) failed: ')
 
 
 @pytest.mark.parametrize("rows", [0, 8])
