@@ -13,18 +13,10 @@ Pure.
 from __future__ import annotations
 
 from slipway.decide import unsplit
-from slipway.decide.promotion import promoted_by
 from slipway.decide.step_input import StepInput
-from slipway.decide.take_back import taken_back_by
 from slipway.model.rollout import Plan
 
 
-def take_up(given: StepInput) -> Plan:
-    """The next plan for a revision that the stable one's pods take up."""
-    if given.is_rejected:
-        return unsplit.back(given)
-    if reason := promoted_by(given):
-        return unsplit.promote(given, reason)
-    if cause := taken_back_by(given):
-        return unsplit.back(given, given.rejection, cause)
+def go_on(given: StepInput) -> Plan:
+    """The stable revision's pods load the target's version beside their own."""
     return unsplit.go_on(given, unsplit.shift(given), given.stable)

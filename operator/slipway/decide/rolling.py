@@ -14,18 +14,10 @@ Pure.
 from __future__ import annotations
 
 from slipway.decide import unsplit
-from slipway.decide.promotion import promoted_by
 from slipway.decide.step_input import StepInput, former_of
-from slipway.decide.take_back import taken_back_by
 from slipway.model.rollout import Plan
 
 
-def take_up(given: StepInput) -> Plan:
-    """The next plan for a revision whose pods replace the stable one's."""
-    if given.is_rejected:
-        return unsplit.back(given)
-    if reason := promoted_by(given):
-        return unsplit.promote(given, reason)
-    if cause := taken_back_by(given):
-        return unsplit.back(given, given.rejection, cause)
+def go_on(given: StepInput) -> Plan:
+    """Pods of the target's replace the stable one's."""
     return unsplit.go_on(given, unsplit.shift(given, fallback=given.stable_workload or given.stable), former_of(given))

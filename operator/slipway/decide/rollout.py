@@ -25,6 +25,7 @@ from datetime import datetime
 from slipway.decide import canary, in_place, rolling, split, unsplit
 from slipway.decide.promotion import found_serving, promoted_by
 from slipway.decide.step_input import Arrival, StepInput
+from slipway.decide.take_back import taken_back_by
 from slipway.model.rollout import Plan, PromotionReason, Target
 from slipway.model.rollout_state import RolloutState
 from slipway.model.signals import NO_EVIDENCE, Signals
@@ -71,7 +72,16 @@ def _plan(given: StepInput) -> Plan:
             return split.first(given) if given.is_split else unsplit.first(given)
         case Arrival.BY_STEPS:
             return canary.take_up(given)
-        case Arrival.IN_PLACE:
-            return in_place.take_up(given)
-        case Arrival.ROLLING:
-            return rolling.take_up(given)
+        case Arrival.IN_PLACE | Arrival.ROLLING:
+            return _take_up(given)
+
+
+def _take_up(given: StepInput) -> Plan:
+    """The next plan for a revision that arrives in place or rolling."""
+    if given.is_rejected:
+        return unsplit.back(given)
+    if reason := promoted_by(given):
+        return unsplit.promote(given, reason)
+    if cause := taken_back_by(given):
+        return unsplit.back(given, given.rejection, cause)
+    return in_place.go_on(given) if given.arrival is Arrival.IN_PLACE else rolling.go_on(given)
