@@ -21,6 +21,10 @@ class _Report(BaseModel):
     )
 
 
+FORMER = "A name of release 0.1, which is read and never written."
+"""Such a field stays in the schema for a release: the API server would drop it before the operator could read it."""
+
+
 class RevisionStatus(_Report):
     """A revision that has pods."""
 
@@ -34,6 +38,7 @@ class RevisionStatus(_Report):
     workload: str | None = Field(
         default=None, max_length=63, description="The Deployment of its pods is <name>-<workload>. Absent: none yet."
     )
+    carrier: str | None = Field(default=None, max_length=63, description=FORMER)
     strategy: str | None = Field(
         default=None, max_length=64, description="How it arrives: Canary, InPlace or RollingUpdate."
     )
@@ -90,6 +95,7 @@ class StepStatus(_Report):
     )
     paused: bool = Field(default=False, description="A person said pause.")
     promote_requested: bool = Field(default=False, description="A person said promote.")
+    hurried: bool | None = Field(default=None, description=FORMER)
     waits_for: str | None = Field(default=None, max_length=1024, description="What it waits for, in words.")
 
 
@@ -136,6 +142,7 @@ class TrafficStatus(_Report):
     service_target: str = Field(
         max_length=64, description="What Service <name> reaches: Router, Pods, or one workload's pods."
     )
+    entry: str | None = Field(default=None, max_length=64, description=FORMER)
     message: str = Field(default="", max_length=1024, description="Weights that can't be reached; what is missing.")
 
 
@@ -150,6 +157,7 @@ class ModelDeploymentStatus(_Report):
         default=None, max_length=64, description="When the canary last made progress; its deadline counts from here."
     )
     progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
+    weighted_since: str | None = Field(default=None, max_length=64, description=FORMER)
     traffic_since: str | None = Field(
         default=None, max_length=64, description="When the canary got its first requests; a crash since then fails it."
     )

@@ -13,6 +13,7 @@ from pydantic.alias_generators import to_camel
 
 from slipway.api.crd import HEADER, render
 from slipway.api.rules import RULES
+from slipway.api.status import FORMER_NAMES
 from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeploymentSpec
 from tests.unit.specs import SMALLEST
 
@@ -139,3 +140,9 @@ def test_subresources() -> None:
     assert SPEC["properties"]["replicas"]["type"] == "integer"
     for path in ("statusReplicasPath", "labelSelectorPath"):
         assert scale[path].removeprefix(".status.") in SCHEMA["properties"]["status"]["properties"]
+
+
+def test_the_api_server_keeps_what_the_release_before_wrote_until_it_is_read() -> None:
+    """A field that the schema doesn't name is dropped before an operator could read it under its new name."""
+    status = str(render()["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"])
+    assert [name for name in FORMER_NAMES if f"'{name}':" not in status] == []
