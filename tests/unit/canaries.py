@@ -1,6 +1,6 @@
 """A small world for the state machine of canaries: pods, routers that learn late, evidence, a person's commands.
 
-It plays what the shell does around `rollout.step` and holds each plan against the laws of `canary.py`. Routers are two,
+It plays what the shell does around `rollout.step` and holds each plan against the laws of `decide.split`. Routers are two,
 each with the configuration that it has loaded; what they say is read before a pass, and may be older than what was
 asked last.
 """
@@ -33,7 +33,7 @@ REVISIONS = (GOOD, ALSO_GOOD, *BAD, SILENT)
 
 
 def to_steps(*shares: int | None, replicas: int, hold_seconds: int = 60) -> tuple[Step, ...]:
-    """As `children.steps_of` makes them with a router; None: a pause without an end."""
+    """As `decide.steps.steps_of` makes them with a router; None: a pause without an end."""
     steps: list[Step] = []
     weight = 0
     for share in (*shares, 100):

@@ -42,7 +42,6 @@ TEMPLATE_ANNOTATION = f"{GROUP}/router-template"
 """On the Deployment: a hash of what the user chose for the router's pods, and the pod template made of it. While the
 choice is the same the template stays, to the letter: a new operator restarts no router."""
 
-DEFAULT_REPLICAS = 2
 
 DEFAULT_RESOURCES: Json = {"requests": {"cpu": "50m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}}
 
