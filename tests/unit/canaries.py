@@ -1,6 +1,6 @@
 """A small world for the state machine of canaries: pods, routers that learn late, evidence, a person's commands.
 
-It plays what the shell does around `rollout.step` and holds each plan against the laws of `decide.split`. Routers are two,
+It plays what the shell does around `rollout.step` and holds each plan against the laws of `split`. Routers are two,
 each with the configuration that it has loaded; what they say is read before a pass, and may be older than what was
 asked last.
 """
