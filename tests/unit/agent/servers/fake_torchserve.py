@@ -1,12 +1,11 @@
 """TorchServe's management API, for speed: it behaves as measured on 0.12.0, and loads nothing.
 
-A version whose factor.txt says `broken` fails to load, with a worker's traceback in the log, and again soon after; that
-of `killed` ends without a word. `deadly` ends the server; `stuck` stays without a ready worker. The real server is met
-by tests/e2e/agent.
+A version whose factor.txt says `broken` fails to load, with a worker's traceback in the log, again and again until it
+is taken out; that of `killed` ends without a word. `deadly` ends the server; `stuck` stays without a ready worker. The
+real server is met by tests/e2e/agent.
 """
 
 import json
-import threading
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,8 +30,11 @@ ValueError: no vocabulary
 
 @dataclass(slots=True)
 class Entry:
+    """words: what its worker says each time that it is tried."""
+
     url: str
     workers: list[dict[str, object]]
+    words: str
 
 
 class FakeTorchServe(FakeServer):
@@ -105,12 +107,11 @@ class FakeTorchServe(FakeServer):
             "status": "READY" if is_ready else "UNLOADING",
             "startTime": datetime.now(UTC).isoformat(),
         }
-        self.versions[version] = Entry(url, [worker])
+        words = {"broken": TRACEBACK, "killed": "Torch worker started.\n"}.get(content, "")
+        entry = self.versions[version] = Entry(url, [worker], words)
         if self.default not in self.versions:
             self.default = version
-        words = {"broken": TRACEBACK, "killed": "Torch worker started.\n"}.get(content, "")
-        self.say(version, words)
-        threading.Timer(0.05, self.say, (version, words)).start()  # it is tried again
+        self.say(version, entry.words)
 
     def say(self, version: int, words: str) -> None:
         """Lines of a worker of this version."""
@@ -120,5 +121,6 @@ class FakeTorchServe(FakeServer):
 
     def describe(self, version: int) -> dict[str, object]:
         entry = self.versions[version]
+        self.say(version, entry.words)  # it is tried again, and fails again, between any two looks
         waiting = {"remainingCapacity": 100, "pendingRequests": 0}
         return {"modelVersion": str(version), "workers": entry.workers, "jobQueueStatus": waiting}

@@ -33,7 +33,9 @@ def fake(tmp_path: Path) -> Iterator[FakeTorchServe]:
 
 def driver_of(fake: FakeTorchServe, served: int = 3, warmup: tuple[object, ...] = ()) -> TorchServer:
     root = fake.folder.parents[1]
-    spec = TorchServeSpec(http_port=1, management_port=fake.port, log_folder=str(fake.log.parent))
+    spec = TorchServeSpec(
+        http_port=1, management_port=fake.port, log_folder=str(fake.log.parent), startup_timeout_seconds=30
+    )
     return TorchServer(ModelVolume(root, "digits"), spec, served, warmup)
 
 
