@@ -12,6 +12,18 @@ from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why something is not ready: a CamelCase reason and a message in words for a person.
+
+    needs_person: waiting alone will not end it.
+    """
+
+    reason: str
+    message: str
+    needs_person: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class Crash:
     """A server container ended by itself: when, and its last words."""
 
@@ -28,6 +40,8 @@ class Workload:
     switched: of the ready ones, those whose agents say that the revision's version is what an unversioned request gets.
     is_fetching: a pod's agent is downloading, without error: that is progress.
     is_blocked: a pod can't be scheduled for want of resources.
+    waits_for_room: what its pods wait for that isn't the revision's fault (a node, quota, a claim, an image's pull), in
+    words; None: nothing. While it is set, no deadline counts.
     is_refused: a pod's agent or server can't use the revision's version, and waiting will not help.
     crash: the last time that a pod's server ended by itself.
     """
@@ -40,6 +54,7 @@ class Workload:
     switched: int = 0
     is_fetching: bool = False
     is_blocked: bool = False
+    waits_for_room: Trouble | None = None
     is_refused: bool = False
     crash: Crash | None = None
 
@@ -69,15 +84,3 @@ def workload_of(revision: str, workloads: Mapping[str, Workload]) -> str | None:
 def serving_pods(here: Workload) -> int:
     """Pods that serve the workload's revision. Taken over, ready ones may still serve what was there before."""
     return here.switched if here.replaces is not None else here.ready
-
-
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why something is not ready: a CamelCase reason and a message in words for a person.
-
-    needs_person: waiting alone will not end it.
-    """
-
-    reason: str
-    message: str
-    needs_person: bool = True
