@@ -59,7 +59,7 @@ class World(Source, Answering, DictionaryCluster):
     waiting: list[asyncio.Future[None]] = field(default_factory=list)
     _agents: dict[str, Agent] = field(default_factory=dict)
     _routers: dict[str, Router] = field(default_factory=dict)
-    _crashed: dict[str, datetime] = field(default_factory=dict)
+    _crashed: dict[str, int] = field(default_factory=dict)
 
     def now(self) -> datetime:
         return START + timedelta(seconds=self.seconds)
@@ -109,7 +109,7 @@ class World(Source, Answering, DictionaryCluster):
         for pod in self.pods():
             name = pod["metadata"]["name"]
             if name in self._agents and self._agents[name].serving == version:
-                self._crashed[name] = self.now()
+                self._crashed[name] = self._crashed.get(name, 0) + 1
 
     def command(self, verb: str, revision: str, number: int = 1) -> None:
         """A person's command, as the CLI writes it."""
@@ -199,8 +199,8 @@ class World(Source, Answering, DictionaryCluster):
             return pods.unscheduled()
         is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self)
         status = pods.model_pod_status(age, has_orders=agent.orders is not None, is_served=is_served)
-        if ended := self._crashed.get(name):
-            status["containerStatuses"] = [pods.crashed("segmentation fault", ended.isoformat())]
+        if ends := self._crashed.get(name):
+            status["containerStatuses"] = [pods.crashed("segmentation fault", ends)]
         return status
 
     def _play_router(self, pod: Json, age: int) -> Json:

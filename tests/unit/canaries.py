@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from slipway.api.status import Pinned
-from slipway.decide.catch_up import catch_up
+from slipway.decide.catch_up import catch_up, recall_stable
 from slipway.decide.commands import carry_out
 from slipway.decide.rollout import step
 from slipway.model.rollout import Plan, Promotion, Step, Target
@@ -56,7 +56,7 @@ class World(Counted):
     shares, is_swap and so on: the spec. scale: workload → what its Deployment says. pods: workload → one True (ready)
     or False for each. asked: every configuration of the routers so far; loaded: which of these each router has.
     are_silent: routers don't answer. gates_wait: for an agent's word. said: revision → what the evidence says of it.
-    crashes: workload → its last.
+    crashes: workload → of its pod. named: the stable revision, as the Service names it.
     told: who was taken back and may not get a request until something is said for it. lost: workloads that are gone and
     had no ready pod, or that a person deleted.
     """
@@ -78,6 +78,7 @@ class World(Counted):
     gates_wait: bool = False
     said: dict[str, Outcome] = field(default_factory=dict)
     crashes: dict[str, Crash] = field(default_factory=dict)
+    named: str | None = ""
     memory: RolloutState = field(default_factory=RolloutState)
     pinned: Pinned | None = None
     command: Command | None = None
@@ -115,7 +116,7 @@ class World(Counted):
                 len(self.pods.get(name, [])),
                 sum(self.pods.get(name, [])),
                 is_refused=name == REFUSED and bool(self.pods.get(name)),
-                crash=self.crashes.get(name),
+                crashes=(self.crashes[name],) if name in self.crashes else (),
             )
             for name, count in self.scale.items()
         }
@@ -154,12 +155,14 @@ class World(Counted):
         steps = self.wanted().steps
         told = self.asked[-1] if self.asked else {}
         going = self.pinned.revision if self.pinned and self.pinned.instead_of == self.revision else self.revision
+        memory = recall_stable(memory, self.named, workloads, {}, self.revision)
         memory = catch_up(memory, told, workloads, steps, going, is_commanded=self.command is not None)
         outcome = carry_out(self.command, replace(memory, pinned=self.pinned), self.revision, set(REVISIONS), steps)
         pinned, self.pinned = self.pinned, outcome.state.pinned
         wanted = self.wanted()
         signals = replace(self.signals(wanted, outcome.state), abort=outcome.abort)
         plan = step(wanted, outcome.state, workloads, self.now, signals)
+        self.named = plan.state.stable or ""
         self.told &= {*outcome.state.rejected}
         self.check(plan, wanted, outcome.state, workloads, signals)
         self.scale = dict(plan.replicas)
@@ -264,7 +267,8 @@ class World(Counted):
     def crash(self, name: str) -> None:
         """A server ends by itself and is started again."""
         if self.pods.get(name):
-            self.crashes[name] = Crash(self.now, "the server ended with exit code 139")
+            before = self.crashes[name].ends if name in self.crashes else 0
+            self.crashes[name] = Crash(name, before + 1, "the server ended with exit code 139")
 
     def learn(self, router: int, count: int) -> None:
         """A router loads a later configuration, not always the latest."""

@@ -96,7 +96,24 @@ class StepStatus(_Report):
     paused: bool = Field(default=False, description="A person said pause.")
     promote_requested: bool = Field(default=False, description="A person said promote.")
     hurried: bool | None = Field(default=None, description=FORMER)
+    weight_percent: int | None = Field(
+        default=None, description="The canary's share by its step. While stable is down it may get more."
+    )
+    was_stable_down: bool = Field(
+        default=False, description="Stable had no ready pod when this revision was asked for, and none since."
+    )
+    steps: str = Field(default="", max_length=63, description="Hash of the steps that it goes through.")
     waits_for: str | None = Field(default=None, max_length=1024, description="What it waits for, in words.")
+
+
+class HaltStatus(_Report):
+    """A rollout stands still, through no fault of the new revision; deadline, hold and bake don't count."""
+
+    reason: str = Field(
+        max_length=64,
+        description="ScaledToZero, StableUnavailable, WaitingForCapacity, OutOfCapacity or RoutersUnavailable.",
+    )
+    since: str = Field(max_length=64, description="Since when.")
 
 
 class VerdictStatus(_Report):
@@ -159,7 +176,7 @@ class ModelDeploymentStatus(_Report):
     progress_ready: int = Field(default=0, description="The most ready pods that the canary ever had.")
     weighted_since: str | None = Field(default=None, max_length=64, description=FORMER)
     traffic_since: str | None = Field(
-        default=None, max_length=64, description="When the canary got its first requests; a crash since then fails it."
+        default=None, max_length=64, description="When the canary got its first requests."
     )
     bake_until: str | None = Field(
         default=None, max_length=64, description="Until then the version before the served one stays loaded."
@@ -168,6 +185,12 @@ class ModelDeploymentStatus(_Report):
         default=None, description="The revision before the stable one, kept warm until bake is over."
     )
     step: StepStatus | None = Field(default=None, description="How far the canary is.")
+    halt: HaltStatus | None = Field(default=None, description="Why nothing advances now.")
+    ends_before: dict[str, int] | None = Field(
+        default=None,
+        description="Pod uid → how often its server had ended before the canary got its first requests.",
+        json_schema_extra={"x-slipway-open": True},
+    )
     verdict: VerdictStatus | None = Field(default=None, description="What the evidence says of the canary.")
     evidence: dict[str, Any] | None = Field(
         default=None,

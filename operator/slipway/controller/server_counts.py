@@ -74,7 +74,7 @@ class ServerCounts:
 
 def _source(pod: Pod) -> str:
     """A name that changes when the server's counters start anew: it ended by itself and was started again."""
-    return pod.uid if pod.crash is None else f"{pod.uid}@{pod.crash.at.isoformat()}"
+    return pod.uid if pod.crash is None else f"{pod.uid}@{pod.crash.ends}"
 
 
 async def _read_all(stream: aiohttp.StreamReader) -> str:

@@ -1,4 +1,5 @@
-"""The state of an operator that ended between asking the routers for a weight and writing the status that tells of it.
+"""What status doesn't tell: the state of an operator that ended between asking the routers for a weight and writing it
+down, and the stable revision of a ModelDeployment whose status was lost.
 
 Pure.
 """
@@ -8,9 +9,37 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+from slipway.model.revision import Revision
 from slipway.model.rollout import Step
-from slipway.model.rollout_state import RolloutState
+from slipway.model.rollout_state import HaltReason, RolloutState
 from slipway.model.workload import Workload
+
+
+def recall_stable(
+    state: RolloutState,
+    named: str | None,
+    workloads: Mapping[str, Workload],
+    revisions: Mapping[str, Revision],
+    spec_revision: str,
+) -> RolloutState:
+    """The state with its stable revision, where a status that was lost (a restore) doesn't tell it.
+
+    named: as Service `<name>` says. One of 0.1 says nothing: then the oldest revision that serves and isn't the spec's
+    was stable, for what is younger was on its way; one that another was replacing in place is older than that.
+    """
+    if state.stable is not None or named == "":
+        return state
+    if named is not None:
+        is_there = named in revisions or any(named in (here.revision, here.replaces) for here in workloads.values())
+        return replace(state, stable=named) if is_there else state
+    serving = {
+        here.replaces or here.revision
+        for here in workloads.values()
+        if (here.ready > 0 or here.replaces) and (here.replaces or here.revision) != spec_revision
+    }
+    numbers = {revision: revisions[revision].number if revision in revisions else 0 for revision in serving}
+    oldest = min(serving, key=lambda revision: (numbers[revision], revision), default=None)
+    return replace(state, stable=oldest)
 
 
 def catch_up(
@@ -37,6 +66,8 @@ def catch_up(
     """
     if state.stable is None:
         return state
+    if state.halt is not None and state.halt.reason is HaltReason.STABLE_UNAVAILABLE:
+        return state  # what was sent beyond the step's weight is what stable couldn't answer
     settled = (state.stable, state.previous)
     rising = {
         workloads[workload].revision: weight

@@ -107,7 +107,7 @@ def carry_out(
     is_canary = state.canary is not None and state.canary == command.revision and state.stable is not None
     if command.verb in ON_CANARY and not is_canary and not (ask.is_of_bake and command.verb in IN_BAKE):
         return ask.refuse(f"revision {command.revision} isn't taking over now, so there is nothing to {command.verb}")
-    if command.verb in BY_STEPS and not ask.is_of_bake and not steps:
+    if command.verb in BY_STEPS and not ask.is_of_bake and not steps and not state.is_paused:
         return ask.refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
     return VERBS[command.verb](ask)
 

@@ -12,14 +12,14 @@ from dataclasses import dataclass, replace
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.catch_up import catch_up
+from slipway.decide.catch_up import catch_up, recall_stable
 from slipway.decide.commands import CommandOutcome, carry_out
 from slipway.decide.discovery import known_stamps, known_versions, resolve_version
 from slipway.decide.placement import Placement, place
 from slipway.decide.steps import steps_of
 from slipway.decide.weights import provider_of
 from slipway.model.revision import content_hash, hash_of, user_choice
-from slipway.model.rollout import Step, Target
+from slipway.model.rollout import Promotion, Step, Target
 from slipway.model.rollout_state import Rejection, RolloutState, read_rejections, read_state
 from slipway.model.signals import Command
 from slipway.model.workload import ABSENT, workload_of
@@ -66,6 +66,8 @@ def gather_inputs(
     carried = {here.revision for here in snapshot.workloads.values()}
     steps = steps_of(deployment)
     state = read_state(stored, {*snapshot.revisions, *carried}, held)
+    state = recall_stable(state, snapshot.named_stable, snapshot.workloads, snapshot.revisions, named)
+    state = _hold_pause(state, stored, steps)
     pinned = state.pinned
     going = pinned.revision if pinned is not None and pinned.instead_of == named else named
     state = catch_up(
@@ -86,6 +88,14 @@ def gather_inputs(
         placement=placement,
         target=_target(deployment, placement, steps, is_rollback=pinned is not None),
     )
+
+
+def _hold_pause(state: RolloutState, stored: ModelDeploymentStatus, steps: tuple[Step, ...]) -> RolloutState:
+    """A canary at a pause whose steps were taken out of the spec waits on for a person: an edit is no resume."""
+    promoted = stored.condition("Promoted")
+    is_at_pause = promoted is not None and promoted.reason == Promotion.PAUSED.value
+    is_cut_short = not steps and state.canary is not None and state.step_index > 0
+    return replace(state, is_paused=True) if is_cut_short and is_at_pause else state
 
 
 def still_rejected(
@@ -122,4 +132,8 @@ def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step
         holds_on_inconclusive=analysis is not None and analysis.on_inconclusive == "Hold",
         is_swap=rollout.surge == "Swap",
         is_rollback=is_rollback,
+        steps_name=hash_of([step.model_dump(mode="json", by_alias=True) for step in rollout.steps or ()])
+        if steps
+        else "",
+        capacity_seconds=getattr(rollout, "capacity_deadline_seconds", None),
     )

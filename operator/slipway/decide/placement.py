@@ -77,7 +77,7 @@ def place(
             if kept is None:
                 asked = new_revision(deployment, number, former)
             return Placement(asked, workload)
-    return Placement(asked, _free_name(name, workloads), why)
+    return Placement(asked, free_name(name, workloads), why)
 
 
 def new_revision(deployment: ModelDeployment, number: int, former: Revision | None = None) -> Revision:
@@ -140,7 +140,7 @@ def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentSt
     return None
 
 
-def _free_name(revision: str, workloads: Mapping[str, Workload]) -> str:
+def free_name(revision: str, workloads: Mapping[str, Workload]) -> str:
     """The revision's own name, or another where a workload of that name carries something else by now."""
     name, count = revision, 0
     while name in workloads and workloads[name].revision != revision:

@@ -7,19 +7,21 @@
     in force                              4 warm   4        100      done
 
 Laws (each has a property test): a canary gets its first weight only when the routers know it, with ready pods; without
-data nothing that is judged advances.
+data nothing that is judged advances, and in a halt (`halt`) nothing at all.
 Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from slipway.decide.step_input import StepInput, progress_of
 from slipway.model.rollout import Step
-from slipway.model.rollout_state import RolloutState
+from slipway.model.rollout_state import HaltReason, RolloutState
 from slipway.model.signals import Outcome
+from slipway.model.workload import Trouble
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ def progress_through_steps(given: StepInput) -> StepsProgress:
     is_endless = state.is_paused or (state.step_since is not None and step.hold_seconds is None and not is_promoted)
     # The routers may not answer for a moment: then nothing goes on, and nothing that was reached is lost.
     has_held = index > 0 and state.step_since is not None and state.weight_percent == step.weight_percent
-    if has_held:
+    if given.halt is not None:
+        waits_for = HALT_WORDS[given.halt.reason](given)
+    elif has_held:
         waits_for = _waits_to_leave(given, state, step, hold_ends) or waits_for
         if not waits_for and index < len(steps):
             state = replace(state, step_index=index + 1, progress_since=given.now, step_since=None)
@@ -62,6 +66,7 @@ def progress_through_steps(given: StepInput) -> StepsProgress:
     elif state.is_paused:
         waits_for = "a person to resume"
     is_held_on = has_held and given.target.holds_on_inconclusive  # then the deadline does nothing
+    is_timeless = is_endless or is_held_on or given.halt is not None
     since = state.progress_since or given.now
     deadline = max(since, hold_ends or since) + timedelta(seconds=given.target.deadline_seconds)
     return StepsProgress(
@@ -71,7 +76,7 @@ def progress_through_steps(given: StepInput) -> StepsProgress:
         is_endless=is_endless,
         hold_ends=hold_ends,
         waits_for=waits_for,
-        deadline=None if is_endless or is_held_on else deadline,
+        deadline=None if is_timeless else deadline,
         is_done=has_held and not waits_for,
     )
 
@@ -80,7 +85,15 @@ def _begin(given: StepInput) -> tuple[RolloutState, str]:
     """The canary's state, with its first step where that begins now; and what is missing before it."""
     target, state = given.target, given.state
     since, most = progress_of(given)
-    ours = replace(given.lasting, stable=given.stable, canary=target.revision, canary_ready=most, progress_since=since)
+    ours = replace(
+        given.lasting,
+        stable=given.stable,
+        canary=target.revision,
+        canary_ready=most,
+        progress_since=since,
+        was_stable_down=given.was_stable_down,
+        steps=target.steps_name,
+    )
     if state.canary == target.revision:
         ours = replace(
             ours,
@@ -88,17 +101,28 @@ def _begin(given: StepInput) -> tuple[RolloutState, str]:
             step_since=state.step_since,
             is_paused=state.is_paused,
             is_promote_requested=state.is_promote_requested,
-            weight_percent=state.weight_percent,
+            weight_percent=state.weight_percent if target.replicas else 0,
             traffic_since=state.traffic_since,
+            ends_before=state.ends_before,
         )
+        if ours.step_index > 0 and state.steps not in ("", target.steps_name) and not ours.is_promote_requested:
+            ours = _at_first_step(given, ours)
     if ours.step_index > 0:
         return ours, ""
+    if given.halt is not None:
+        return replace(ours, weight_percent=0), HALT_WORDS[given.halt.reason](given)
     # Where it has a weight, an operator asked for that, and ended before status told.
     waits_for = "" if ours.weight_percent > 0 else _waits_to_begin(given, target.steps[0])
     if waits_for or ours.is_paused:
         return replace(ours, weight_percent=0), waits_for
     index = len(target.steps) if ours.is_promote_requested else 1
     return replace(ours, step_index=index, progress_since=given.now, step_since=None), waits_for
+
+
+def _at_first_step(given: StepInput, state: RolloutState) -> RolloutState:
+    """The steps were edited: it begins anew at the first one, with no larger share than that one allows."""
+    weight = min(state.weight_percent, given.target.steps[0].weight_percent)
+    return replace(state, step_index=1, step_since=None, progress_since=given.now, weight_percent=weight)
 
 
 def _weigh(given: StepInput, state: RolloutState, step: Step) -> tuple[RolloutState, str]:
@@ -110,10 +134,18 @@ def _weigh(given: StepInput, state: RolloutState, step: Step) -> tuple[RolloutSt
         step_since = step_since or given.now
     elif weight == 0 < step.weight_percent and step_since is not None:  # it lost its pods: what it was held is no delay
         since, step_since = min(given.now, since + (given.now - step_since)), None
-    traffic_since = state.traffic_since or given.now if weight > 0 else state.traffic_since
+    traffic_since, ends_before = state.traffic_since, state.ends_before
+    if weight > 0 or given.is_diverted:
+        traffic_since = traffic_since or given.now
+        ends_before = {crash.pod: crash.ends for crash in given.here.crashes} if ends_before is None else ends_before
     waits_for = waits_for_pods or ("" if is_set else f"weight {weight} to be in force")
     state = replace(
-        state, weight_percent=weight, progress_since=since, step_since=step_since, traffic_since=traffic_since
+        state,
+        weight_percent=weight,
+        progress_since=since,
+        step_since=step_since,
+        traffic_since=traffic_since,
+        ends_before=ends_before,
     )
     return state, waits_for
 
@@ -164,9 +196,27 @@ def _weight_now(given: StepInput, step: Step, sent: int) -> tuple[int, str]:
     here = given.here
     if here.ready == 0:
         return 0, "a ready canary pod, none is"
+    if sent == 0 < step.weight_percent and not given.has_passed_gates:
+        return 0, f"the gates: {given.signals.gates.message}"
     if sent >= step.weight_percent or (here.ready >= step.pods and _is_reachable(given, step.pods)):
         return step.weight_percent, ""
     return sent, f"{step.pods} ready canary pods that requests can reach, {here.ready} are ready"
+
+
+HALT_WORDS: Mapping[HaltReason, Callable[[StepInput], str]] = {
+    HaltReason.SCALED_TO_ZERO: lambda _: "spec.replicas to be more than 0",
+    HaltReason.STABLE_UNAVAILABLE: lambda given: f"a ready pod of the stable revision {given.stable}, none is",
+    HaltReason.OUT_OF_CAPACITY: lambda _: (
+        "room for its pods: there was none until spec.rollout.capacityDeadlineSeconds, and it is tried again"
+    ),
+    HaltReason.WAITING_FOR_CAPACITY: lambda given: _words_of(given.here.waits_for_room),
+    HaltReason.ROUTERS_UNAVAILABLE: lambda given: f"the routers: {_words_of(given.signals.router_trouble)}",
+}
+"""What a rollout waits for in a halt."""
+
+
+def _words_of(trouble: Trouble | None) -> str:
+    return trouble.message if trouble is not None else ""
 
 
 def _is_reachable(given: StepInput, pods: int) -> bool:

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from slipway.decide.step_input import StepInput, assignments_for, former_of, progress_of
 from slipway.decide.take_back import bake_failed_by
+from slipway.decide.unsplit import serving_meanwhile
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, PromotionReason
 from slipway.model.rollout_state import Rejection
@@ -27,12 +28,15 @@ def first(given: StepInput) -> Plan:
     """Nothing serves that could be compared with, or gone back to."""
     target = given.target
     since, most = progress_of(given)
+    meanwhile = serving_meanwhile(given)
+    replicas = {target.workload: target.replicas} | meanwhile
+    reached = target.workload if given.here.ready or not meanwhile else max(meanwhile, key=lambda name: meanwhile[name])
     return Plan(
         replace(given.lasting, canary=target.revision, canary_ready=most, progress_since=since, weight_percent=100),
-        {target.workload: target.replicas},
-        {target.workload: Assignment(target.revision, former_of(given))},
+        replicas,
+        assignments_for(replicas, given, {target.workload: Assignment(target.revision, former_of(given))}),
         Promotion.IN_PROGRESS,
-        {target.workload: 100},
+        weights({reached: 100}, replicas),
     )
 
 
@@ -62,18 +66,37 @@ def keep(given: StepInput) -> Plan:
             stable=stable,
             progress_since=state.progress_since if is_on else None,
             traffic_since=state.traffic_since if is_on else None,
-            # Pods that a scale from zero asked for are not pods that were lost.
-            canary_ready=max(state.canary_ready, here.ready) if is_on and target.replicas else 0,
+            ends_before=state.ends_before if is_on else None,
+            canary_ready=max(state.canary_ready, here.ready) if is_on else 0,
             bake_until=until if is_on else None,
             previous=state.previous if previous in replicas else None,
         ),
         everything,
         assignments_for(everything, given, {home: Assignment(stable, here.replaces if is_baking else None)}),
         _promotion(is_rollback=target.is_rollback and is_targets, is_unfinished=is_unfinished),
-        weights({home: 100}, everything),
+        weights({previous if given.is_diverted and previous else home: 100}, everything),
         wake_at=min(until, soon(given)) if is_on and until is not None else _while_leaving(given, replicas),
         turns_at=until if is_on else None,
         waits_for="" if is_targets else "the bake of the stable revision to end",
+    )
+
+
+def pause(given: StepInput) -> Plan:
+    """A person paused a canary, and then the spec's steps went: nothing splits any more, so stable has the requests."""
+    target, home = given.target, given.stable_workload
+    assert home is not None
+    replicas = {home: target.replicas, target.workload: given.here.replicas}
+    since, most = progress_of(given)
+    state = given.state
+    kept = replace(state, canary_ready=most, progress_since=since, step_since=None, weight_percent=0)
+    return Plan(
+        kept,
+        replicas,
+        assignments_for(replicas, given, {target.workload: Assignment(target.revision)}),
+        Promotion.PAUSED,
+        weights({home: 100}, replicas),
+        waits_for="a person to resume. spec.rollout.steps are gone: resumed, it takes over pod by pod",
+        wake_at=soon(given),
     )
 
 
@@ -98,6 +121,7 @@ def promote(given: StepInput, reason: PromotionReason) -> Plan:
             stable=target.revision,
             progress_since=given.now if stays else None,
             traffic_since=given.state.traffic_since if stays else None,
+            ends_before=given.state.ends_before if stays else None,
             canary_ready=given.here.ready if stays else 0,
             bake_until=until,
             previous=stable if stays else None,

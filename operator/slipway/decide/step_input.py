@@ -12,7 +12,7 @@ from enum import Enum, auto
 
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Target
-from slipway.model.rollout_state import Rejection, RolloutState
+from slipway.model.rollout_state import Halt, HaltReason, Rejection, RolloutState
 from slipway.model.signals import NO_EVIDENCE, GateState, Signals
 from slipway.model.workload import ABSENT, Workload, serving_pods, workload_of
 
@@ -36,8 +36,9 @@ class Arrival(Enum):
 class StepInput:
     """The arguments of a step, and what follows from them at once.
 
-    stable: the revision that serves; without a status, what was found serving. stable_workload: where its pods are;
-    None: nowhere. is_split: requests are split between workloads; False: all ready pods share them.
+    stable: the revision that serves. stable_workload: where its pods are, or are to be; None: nothing serves.
+    is_split: requests are split between workloads; False: all ready pods share them.
+    halt: why nothing advances now; the state's clocks are as if it had not been. is_new_halt: at the first look at it.
     """
 
     target: Target
@@ -47,6 +48,8 @@ class StepInput:
     stable: str | None
     stable_workload: str | None = None
     signals: Signals = field(default=NO_EVIDENCE)
+    halt: Halt | None = None
+    is_new_halt: bool = False
 
     @property
     def is_split(self) -> bool:
@@ -58,7 +61,7 @@ class StepInput:
     def arrival(self) -> Arrival:
         """How the target's revision arrives."""
         target, previous = self.target, self.previous_workload
-        if self.stable is None or (self.is_split and self.stable_workload is None):
+        if self.stable is None:
             return Arrival.FIRST
         if self.is_split and previous is not None and self.state.previous == target.revision:
             return Arrival.SET_BACK if self.workloads[previous].ready > 0 else Arrival.KEPT
@@ -93,9 +96,39 @@ class StepInput:
         return home if home != self.stable_workload else None
 
     @property
+    def was_stable_down(self) -> bool:
+        """Stable had no ready pod when the target was asked for, and none since; pods were wanted all the while."""
+        is_down = self.stable_here.ready == 0 and self.target.replicas > 0
+        if self.state.canary == self.target.revision:
+            return is_down and self.state.was_stable_down
+        return is_down and self.here.existing == 0
+
+    def is_halted_by(self, reason: HaltReason) -> bool:
+        """Whether nothing advances, for that reason."""
+        return self.halt is not None and self.halt.reason is reason
+
+    @property
+    def is_diverted(self) -> bool:
+        """Whether what stable can't answer goes to the workload beside it: to the canary, or in bake to the one before.
+
+        From the second look on. A canary that hasn't begun its steps needs gates that are known to have passed.
+        """
+        if not self.is_halted_by(HaltReason.STABLE_UNAVAILABLE) or self.is_new_halt:
+            return False
+        if self.arrival is Arrival.KEPT:
+            return self.workloads.get(self.previous_workload or "", ABSENT).ready > 0
+        is_proven = self.state.step_index > 0 or (self.has_passed_gates and not self.signals.gates.message)
+        return self.is_carried and self.here.ready > 0 and is_proven
+
+    @property
     def has_passed_gates(self) -> bool:
         """Whether the target's revision may get its first request."""
         return self.signals.gates.state is GateState.PASSED
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether a person paused the target's rollout."""
+        return self.state.is_paused and self.state.canary == self.target.revision
 
     @property
     def rejection(self) -> Rejection:

@@ -2,7 +2,8 @@
 
 While it takes over it is rejected with that cause; in its bake, the revision before it gets everything back. What was
 rejected before (`StepInput.is_rejected`) isn't tried at all.
-A row marked FORBIDDEN is one that `semantics` (what may never happen) rules out and that still stands.
+Only what its own bytes, image or configuration did counts. Want of room, of stable's pods or of routers is a halt
+(`halt`), in which no deadline passes.
 Pure.
 """
 
@@ -13,13 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Flag, auto
 
+from slipway.decide.halt import stayed_down_at
 from slipway.decide.progress import StepsProgress, lacks_evidence, progress_through_steps
 from slipway.decide.step_input import Arrival, StepInput, progress_of
 from slipway.model.rollout import NO_PROGRESS
+from slipway.model.rollout_state import HaltReason
 from slipway.model.signals import Cause, GateState, Outcome
 from slipway.model.workload import Crash, Workload
 
-FORBIDDEN = True
 SAID_BY_ITS_PODS = Cause("", "")
 """The pods' own trouble, or the agent's own words, are the reason."""
 
@@ -36,15 +38,16 @@ class When(Flag):
 
 @dataclass(frozen=True, slots=True)
 class Way:
-    """One way to lose one's place. cause_of: why; None: it doesn't hold. is_forbidden: it is to go."""
+    """One way to lose one's place. cause_of: why; None: it doesn't hold."""
 
     when: When
     cause_of: Callable[[StepInput], Cause | None]
-    is_forbidden: bool = False
 
 
 def taken_back_by(given: StepInput) -> Cause | None:
-    """Why the target's revision, which takes over, is taken back now; None: it isn't."""
+    """Why the target's revision, which takes over, is taken back now; None: it isn't. At zero, by a person alone."""
+    if given.is_halted_by(HaltReason.SCALED_TO_ZERO):
+        return aborted(given)
     return _first_cause(given, ARRIVALS[given.arrival])
 
 
@@ -75,10 +78,13 @@ def aborted(given: StepInput) -> Cause | None:
     return given.signals.abort if is_begun else None
 
 
-def lost_its_pods(given: StepInput) -> Cause | None:
-    """In bake, none of its pods is ready any more."""
-    is_lost = given.stable_here.ready == 0 and given.state.canary_ready > 0 and given.target.replicas > 0
-    return Cause("NoReadyPods", "in bake, none of its pods was ready any more") if is_lost else None
+def stayed_down(given: StepInput) -> Cause | None:
+    """In bake, none of its pods got ready again until its deadline, though they had nodes. A drain is no such thing."""
+    halt = given.halt
+    if halt is None or halt.reason is not HaltReason.STABLE_UNAVAILABLE or given.stable_here.waits_for_room is not None:
+        return None
+    waited = f"in bake, none of its pods was ready for {given.target.deadline_seconds} s"
+    return Cause(NO_PROGRESS, waited) if given.now >= stayed_down_at(given, halt) else None
 
 
 def refused(given: StepInput) -> Cause | None:
@@ -95,6 +101,8 @@ def gate_failed(given: StepInput) -> Cause | None:
 
 def crashed_under_traffic(given: StepInput) -> Cause | None:
     """Its server ended by itself since it got its first requests."""
+    if given.is_halted_by(HaltReason.STABLE_UNAVAILABLE):
+        return None  # nothing else could answer; it counts once stable can
     if given.arrival is not Arrival.KEPT:
         crash = _crash(given, given.here) if _has_begun(given) else None
         return Cause("CanaryCrashed", crash.message) if crash else None
@@ -105,6 +113,8 @@ def crashed_under_traffic(given: StepInput) -> Cause | None:
 def judged_worse(given: StepInput) -> Cause | None:
     """The evidence says that it is worse."""
     verdict, bakes = given.signals.verdict, given.arrival is Arrival.KEPT
+    if given.is_halted_by(HaltReason.STABLE_UNAVAILABLE):
+        return None
     if not given.target.is_judged or verdict is None or verdict.outcome is not Outcome.FAIL:
         return None
     if bakes:
@@ -113,7 +123,9 @@ def judged_worse(given: StepInput) -> Cause | None:
 
 
 def made_no_progress(given: StepInput) -> Cause | None:
-    """Nothing went on until the deadline, though it waits for no person and downloads nothing."""
+    """Nothing went on until the deadline, though it waits for no person and no room, and downloads nothing."""
+    if given.halt is not None or given.is_paused:
+        return None
     if given.arrival is Arrival.BY_STEPS:
         return _late_in_steps(given, progress_through_steps(given))
     if given.arrival is Arrival.IN_PLACE and not given.is_carried:
@@ -124,7 +136,7 @@ def made_no_progress(given: StepInput) -> Cause | None:
 
 WAYS: tuple[Way, ...] = (
     Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE, aborted),
-    Way(When.BAKE, lost_its_pods, FORBIDDEN),
+    Way(When.BAKE, stayed_down),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
     Way(When.STEPS, gate_failed),
     Way(When.STEPS | When.BAKE, crashed_under_traffic),
@@ -159,7 +171,8 @@ def _has_begun(given: StepInput) -> bool:
 
 
 def _crash(given: StepInput, here: Workload) -> Crash | None:
-    """The last crash, since the revision got its first requests. Nodes tell it to the second."""
-    since = given.state.traffic_since
-    is_new = here.crash is not None and since is not None and here.crash.at >= since.replace(microsecond=0)
-    return here.crash if is_new else None
+    """One since the revision got its first requests: a server that has ended more often than it had by then."""
+    before = given.state.ends_before
+    if before is None:
+        return None
+    return next((crash for crash in here.crashes if crash.ends > before.get(crash.pod, 0)), None)

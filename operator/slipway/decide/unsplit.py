@@ -26,8 +26,20 @@ def first(given: StepInput) -> Plan:
     target = given.target
     since, most = progress_of(given)
     state = replace(given.lasting, canary=target.revision, canary_ready=most, progress_since=since)
-    assignments = {target.workload: Assignment(target.revision, former_of(given))}
-    return Plan(state, {target.workload: target.replicas}, assignments, Promotion.IN_PROGRESS)
+    replicas = {target.workload: target.replicas} | serving_meanwhile(given)
+    decided = {target.workload: Assignment(target.revision, former_of(given))}
+    return Plan(state, replicas, assignments_for(replicas, given, decided), Promotion.IN_PROGRESS)
+
+
+def serving_meanwhile(given: StepInput) -> dict[str, int]:
+    """Ready pods of others, none of which became stable, until the target's are ready: they serve somebody."""
+    missing = given.target.replicas - given.here.ready
+    kept = {}
+    for name, other in given.workloads.items():
+        if name != given.target.workload and other.ready > 0 and missing > 0:
+            kept[name] = min(other.ready, missing)
+            missing -= kept[name]
+    return kept
 
 
 def keep(given: StepInput) -> Plan:
@@ -72,6 +84,14 @@ def go_on(given: StepInput, replicas: Mapping[str, int], replaces: str | None) -
         wake_at=max(deadline, given.now + timedelta(seconds=1)),
         turns_at=deadline,
     )
+
+
+def stand_back(given: StepInput) -> Plan:
+    """There was no room for the target's pods for too long: stable has everything, and it isn't rejected."""
+    since, most = progress_of(given)
+    plan = back(given)
+    state = replace(plan.state, canary=given.target.revision, canary_ready=most, progress_since=since)
+    return replace(plan, state=state, promotion=Promotion.IN_PROGRESS)
 
 
 def back(given: StepInput, rejection: Rejection | None = None, cause: Cause | None = None) -> Plan:

@@ -52,6 +52,9 @@ class Target:
     is_exact: requests are split by the desired weights; False: as the pods make them.
     is_judged: a step ends by evidence. holds_on_inconclusive: the deadline of one without evidence does nothing.
     is_swap: one old pod makes room for each new one. is_rollback: a person's; nothing is judged.
+    steps_name: names the steps as the spec has them: other ones begin anew. capacity_seconds: how long it may wait for
+    room; None: without an end.
+    Fourteen fields: each is one setting of the spec.
     """
 
     revision: str
@@ -66,6 +69,8 @@ class Target:
     holds_on_inconclusive: bool = False
     is_swap: bool = False
     is_rollback: bool = False
+    steps_name: str = ""
+    capacity_seconds: int | None = None
 
 
 class PromotionReason(StrEnum):
@@ -77,9 +82,7 @@ class PromotionReason(StrEnum):
     PERSON = "Person"
     LOADED_EVERYWHERE = "LoadedEverywhere"
     ROLLED_OVER = "RolledOver"
-    SCALED_TO_ZERO = "ScaledToZero"
-    STABLE_UNAVAILABLE = "StableUnavailable"
-    FOUND_SERVING = "FoundServing"
+    STABLE_WAS_DOWN = "StableWasDown"
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,13 @@ Must not import: anything but `api` and `model`. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from enum import StrEnum
 from typing import Any
 
-from slipway.api.status import ModelDeploymentStatus, Pinned, Rejected, StepStatus, read_time, write_time
+from slipway.api.status import HaltStatus, ModelDeploymentStatus, Pinned, Rejected, StepStatus, read_time, write_time
 
 MAX_REJECTED = 10
 """As many fit into status; the newest stay."""
@@ -34,6 +35,24 @@ class Rejection:
     stamp: str | None = field(default=None, compare=False)
 
 
+class HaltReason(StrEnum):
+    """Why a rollout stands still: nothing of it is the new revision's fault. `decide.halt` says when each holds."""
+
+    SCALED_TO_ZERO = "ScaledToZero"
+    STABLE_UNAVAILABLE = "StableUnavailable"
+    WAITING_FOR_CAPACITY = "WaitingForCapacity"
+    OUT_OF_CAPACITY = "OutOfCapacity"
+    ROUTERS_UNAVAILABLE = "RoutersUnavailable"
+
+
+@dataclass(frozen=True, slots=True)
+class Halt:
+    """A rollout stands still since then. Its clocks (deadline, hold, bake) do, too: `RolloutState.without_halt`."""
+
+    reason: HaltReason
+    since: datetime
+
+
 @dataclass(frozen=True, slots=True)
 class RolloutState:
     """What a rollout remembers: what earlier passes decided and no pass can observe.
@@ -48,7 +67,10 @@ class RolloutState:
     force first. weight_percent: what was last sent to the routers for the canary. is_paused, is_promote_requested: a
     person said pause, or promote. traffic_since: when the canary got its first weight; kept through its bake.
     pinned: a person's rollback that stands.
-    Fourteen fields: they are the columns of the status, and each is read and changed on its own.
+    halt: why nothing advances now; None: it does. was_stable_down: stable had no ready pod when the canary was asked
+    for, and none since. ends_before: pod uid → how often its server had ended before the canary got its first requests;
+    None: it had none yet. steps: which steps the canary goes through (`Target.steps_name`); empty: not known.
+    Eighteen fields: they are the columns of the status, and each is read and changed on its own.
     """
 
     stable: str | None = None
@@ -65,6 +87,22 @@ class RolloutState:
     weight_percent: int = 0
     traffic_since: datetime | None = None
     pinned: Pinned | None = None
+    halt: Halt | None = None
+    was_stable_down: bool = False
+    ends_before: Mapping[str, int] | None = None
+    steps: str = ""
+
+    def without_halt(self, now: datetime) -> RolloutState:
+        """As if the time of the halt had not passed: its clocks are that much later."""
+        if self.halt is None or self.halt.since >= now:
+            return replace(self, halt=None)
+        passed = now - self.halt.since
+        late = {name: at + passed for name in CLOCKS if (at := getattr(self, name)) is not None}
+        return replace(self, halt=None, **late)
+
+
+CLOCKS = ("progress_since", "step_since", "bake_until")
+"""The fields of a state that say when something is over."""
 
 
 def read_state(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: Iterable[Rejection]) -> RolloutState:
@@ -87,9 +125,27 @@ def read_state(stored: ModelDeploymentStatus, kept: Iterable[str], rejected: Ite
         step_since=read_time(step.since),
         is_paused=step.paused,
         is_promote_requested=step.promote_requested,
-        weight_percent=(stored.canary.weight_percent or 0) if stored.canary else 0,
+        weight_percent=_weight_of(stored, step),
         pinned=stored.pinned,
+        halt=_read_halt(stored.halt),
+        was_stable_down=step.was_stable_down,
+        ends_before=stored.ends_before,
+        steps=step.steps,
     )
+
+
+def _weight_of(stored: ModelDeploymentStatus, step: StepStatus) -> int:
+    """Of the canary. While stable is down it has more in force than its step gives it. 0.1 wrote one of them alone."""
+    if step.weight_percent is not None:
+        return step.weight_percent
+    return (stored.canary.weight_percent or 0) if stored.canary else 0
+
+
+def _read_halt(stored: HaltStatus | None) -> Halt | None:
+    since = read_time(stored.since) if stored is not None else None
+    if stored is None or since is None or stored.reason not in set(HaltReason):
+        return None
+    return Halt(HaltReason(stored.reason), since)
 
 
 def read_rejections(stored: ModelDeploymentStatus) -> tuple[Rejection, ...]:
@@ -113,17 +169,23 @@ def write_state(state: RolloutState, stored: ModelDeploymentStatus) -> dict[str,
     The revisions' own part (stable, canary with its weight, previous) is written with what is observed of them.
     """
     since = stored.step.since if stored.step is not None else None
+    halt = state.halt
     return {
         "progress_since": kept_time(state.progress_since, stored.progress_since),
         "progress_ready": state.canary_ready,
         "traffic_since": kept_time(state.traffic_since, stored.traffic_since),
         "bake_until": kept_time(state.bake_until, stored.bake_until),
         "pinned": state.pinned,
+        "halt": HaltStatus(reason=halt.reason.value, since=write_time(halt.since)) if halt is not None else None,
+        "ends_before": None if state.ends_before is None else dict(state.ends_before),
         "step": StepStatus(
             index=state.step_index,
             since=kept_time(state.step_since, since),
             paused=state.is_paused,
             promote_requested=state.is_promote_requested,
+            weight_percent=state.weight_percent,
+            was_stable_down=state.was_stable_down,
+            steps=state.steps,
         ),
         "rejected": [
             Rejected(

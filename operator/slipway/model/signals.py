@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from slipway.model.workload import Trouble
+
 LATENCY_BOUNDS_MILLISECONDS = (
     1, 2, 3, 5, 7.5, 10, 15, 20, 30, 50, 75, 100, 150, 200, 300, 500, 750,
     1_000, 1_500, 2_000, 3_000, 5_000, 7_500, 10_000, 20_000, 30_000, 60_000,
@@ -125,7 +127,7 @@ class Signals:
     gates: of the canary. verdict: None while nothing is judged. in_force: None while nobody can say.
     abort: a person wants the revision taken back. sent_weights: workload → percent, as last sent to the
     routers that have the requests; None where there are none. accumulators: of the analysis, to keep for the next
-    look; None while nothing is judged.
+    look; None while nothing is judged. router_trouble: why no router can take the requests.
     """
 
     gates: GateVerdict = OPEN
@@ -134,6 +136,7 @@ class Signals:
     abort: Cause | None = None
     sent_weights: Mapping[str, int] | None = None
     accumulators: dict[str, Any] | None = None
+    router_trouble: Trouble | None = None
 
 
 NO_EVIDENCE = Signals()

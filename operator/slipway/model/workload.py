@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +24,10 @@ class Trouble:
 
 @dataclass(frozen=True, slots=True)
 class Crash:
-    """A server container ended by itself: when, and its last words."""
+    """A pod's server ended by itself: how often so far, and its last words. pod: its uid."""
 
-    at: datetime
+    pod: str
+    ends: int
     message: str
 
 
@@ -43,7 +43,7 @@ class Workload:
     waits_for_room: what its pods wait for that isn't the revision's fault (a node, quota, a claim, an image's pull), in
     words; None: nothing. While it is set, no deadline counts.
     is_refused: a pod's agent or server can't use the revision's version, and waiting will not help.
-    crash: the last time that a pod's server ended by itself.
+    crashes: of its pods whose server has ended by itself.
     """
 
     revision: str
@@ -56,7 +56,7 @@ class Workload:
     is_blocked: bool = False
     waits_for_room: Trouble | None = None
     is_refused: bool = False
-    crash: Crash | None = None
+    crashes: tuple[Crash, ...] = ()
 
 
 ABSENT = Workload("", 0, 0, 0)

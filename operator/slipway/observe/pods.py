@@ -26,7 +26,7 @@ class Pod:
 
     ip: set once its agent can be asked. sent: the agent configuration that was last pushed to it, if any.
     preparing_since: it has a node since then, and no address yet: its volumes and network are being prepared.
-    crash: the last time that its server ended by itself.
+    crash: how often its server has ended by itself; None: never.
     """
 
     name: str
@@ -74,25 +74,25 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
         trouble=trouble,
         report=report,
         preparing_since=preparing_since,
-        crash=_last_crash(meta["name"], containers),
+        crash=_read_crash(meta["name"], meta["uid"], containers),
     )
 
 
-def _last_crash(pod: str, containers: list[Json]) -> Crash | None:
-    """When the server of a pod last ended with an error, and its last words."""
-    for container in containers:
-        if container["name"] != "server":
-            continue
-        for state in (container.get("state") or {}, container.get("lastState") or {}):
-            ended = state.get("terminated") or {}
-            if not ended.get("exitCode"):
-                continue
-            try:
-                at = datetime.fromisoformat(str(ended.get("finishedAt")))
-            except ValueError:
-                continue
-            return Crash(at, f"the server of pod {pod} ended with exit code {ended['exitCode']} ({why_ended(ended)})")
-    return None
+def _read_crash(pod: str, uid: str, containers: list[Json]) -> Crash | None:
+    """How often the server of a pod has ended, with whatever exit code, and its last words. None: never.
+
+    Kubernetes counts the starts: one that has ended and is yet to be started again isn't in `restartCount`.
+    """
+    server = next((container for container in containers if container["name"] == "server"), None)
+    if server is None:
+        return None
+    state = server.get("state") or {}
+    ended = state.get("terminated") or (server.get("lastState") or {}).get("terminated")
+    if not ended:
+        return None
+    ends = int(server.get("restartCount") or 0) + (0 if "running" in state else 1)
+    words = f"the server of pod {pod} ended with exit code {ended.get('exitCode')} ({why_ended(ended)})"
+    return Crash(uid, ends, words) if ends else None
 
 
 def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:

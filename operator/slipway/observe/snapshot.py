@@ -12,7 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from slipway.api.v1alpha1 import KIND
-from slipway.model.names import AGENT_CONFIG_KEY, MODEL_LABEL, RECORDED_KEY, REPLACES_ANNOTATION, REVISION_ANNOTATION
+from slipway.model.names import (
+    AGENT_CONFIG_KEY,
+    MODEL_LABEL,
+    RECORDED_KEY,
+    REPLACES_ANNOTATION,
+    REVISION_ANNOTATION,
+    STABLE_ANNOTATION,
+)
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import REFUSALS, AgentReport
@@ -47,7 +54,8 @@ class Snapshot:
     live: (kind, name) → the object as it stands. foreign: those under our label that another owner has.
     workloads: Deployments by their revision label; troubles likewise. agent_orders: likewise, from the ConfigMaps.
     left_over: workloads without a Deployment that have pods yet: the garbage collector is about to come to these.
-    service_target: what Service <name> reaches; None without that Service.
+    service_target: what Service <name> reaches; None without that Service. named_stable: the stable revision as that
+    Service names it; empty: none was yet; None: the Service is of release 0.1, which named none, or isn't there.
     """
 
     live: Mapping[tuple[str, str], Json]
@@ -59,6 +67,7 @@ class Snapshot:
     agent_orders: Mapping[str, AgentOrders]
     left_over: frozenset[str] = frozenset()
     service_target: ServiceTarget | None = None
+    named_stable: str | None = None
     routers: ObservedRouters = field(default_factory=ObservedRouters)
 
     def revision_of_pod(self, pod: Pod) -> str:
@@ -109,6 +118,7 @@ def observe(
         pods=tuple(pods),
         agent_orders=agent_orders,
         left_over=left_over,
+        named_stable=(service["metadata"].get("annotations") or {}).get(STABLE_ANNOTATION) if service else None,
         service_target=read_service_target(service, service["metadata"]["labels"][MODEL_LABEL]) if service else None,
         routers=observe_routers(
             router_pods, router_reports or {}, unlabelled.get("Deployment"), unlabelled.get("ConfigMap")
@@ -152,7 +162,7 @@ def _read_workload(deployment: Json, pods: list[Pod], orders: AgentOrders, *, is
         is_fetching=any(_is_fetching(pod) for pod in pods),
         is_blocked=is_blocked,
         is_refused=any(_is_refused(pod, orders) for pod in pods),
-        crash=max((pod.crash for pod in pods if pod.crash), key=lambda crash: crash.at, default=None),
+        crashes=tuple(pod.crash for pod in pods if pod.crash),
     )
 
 

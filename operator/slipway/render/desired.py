@@ -74,7 +74,7 @@ def render(
     routing = _render_routing(deployment, workloads, target, snapshot, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
     serving = [
-        render_service(deployment, target.workload, to_router=target.is_router),
+        render_service(deployment, target.workload, to_router=target.is_router, stable=plan.state.stable),
         *_children(each for each in workloads if given.is_stable(each.name)),
     ]
     others = _children(each for each in workloads if not given.is_stable(each.name))

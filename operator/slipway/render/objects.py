@@ -21,6 +21,7 @@ from slipway.model.names import (
     REVISION_ANNOTATION,
     REVISION_LABEL,
     ROUTER_PORT_NAME,
+    STABLE_ANNOTATION,
     child_name,
     labels_of,
     router_label,
@@ -57,8 +58,13 @@ POD_DISRUPTION_BUDGET = ObjectKind("policy/v1", "PodDisruptionBudget")
 SERVICE = ObjectKind("v1", "Service")
 
 
-def render_service(deployment: ModelDeployment, workload: str | None = None, *, to_router: bool = False) -> Child:
-    """The Service that clients use: the routers, one workload's ready pods, or all ready pods."""
+def render_service(
+    deployment: ModelDeployment, workload: str | None = None, *, to_router: bool = False, stable: str | None = None
+) -> Child:
+    """The Service that clients use: the routers, one workload's ready pods, or all ready pods.
+
+    stable: the stable revision, which it names.
+    """
     runtime = RUNTIMES[deployment.spec.runtime.name]
     ports = [
         {
@@ -74,7 +80,13 @@ def render_service(deployment: ModelDeployment, workload: str | None = None, *, 
     selector = {MODEL_LABEL: router_label(deployment.name) if to_router else deployment.name}
     if workload is not None and not to_router:
         selector[REVISION_LABEL] = workload
-    return owned(deployment, SERVICE, deployment.name, {"spec": {"selector": selector, "ports": ports}})
+    return owned(
+        deployment,
+        SERVICE,
+        deployment.name,
+        {"spec": {"selector": selector, "ports": ports}},
+        annotations={STABLE_ANNOTATION: stable or ""},
+    )
 
 
 def render_controller_revision(deployment: ModelDeployment, revision: Revision, digests: Mapping[int, str]) -> Child:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from slipway.decide import rollout
 from slipway.decide.commands import VERBS
 from slipway.model.revision import Assignment
-from slipway.model.rollout import Plan, Promotion, Step, Target
+from slipway.model.rollout import Plan, Promotion, PromotionReason, Step, Target
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import OPEN, Cause, GateState, GateVerdict, InForce, Outcome, Signals, Verdict
-from slipway.model.workload import Crash, Workload
+from slipway.model.workload import Crash, Trouble, Workload
 from tests.unit.canaries import (
     ALSO_GOOD,
     BAKE_SECONDS,
@@ -38,6 +38,9 @@ PASS = Verdict(Outcome.PASS, "Fine", "canary 0/500 errors")
 FAIL = Verdict(Outcome.FAIL, "ErrorsRose", "canary 14/212 errors")
 INCONCLUSIVE = Verdict(Outcome.INCONCLUSIVE, "TooFewRequests", "canary 0/3 errors")
 ERROR = Verdict(Outcome.ERROR, "SourceSilent", "no router answers")
+
+
+NO_ROOM = Trouble("Unschedulable", "pod new-1 finds no node: nvidia.com/gpu is missing on 3 of 3 nodes")
 
 
 def wanted(revision: str = "new", replicas: int = 4, steps: tuple[Step, ...] = STEPS, **more: Any) -> Target:
@@ -78,7 +81,7 @@ def at(index: int, weight: int, *, held: float | None = None, waited: float = 0,
     since = None if held is None else NOW - timedelta(seconds=held)
     begun = NOW - timedelta(seconds=max(waited, held or 0))
     memory = RolloutState("old", "new", 4, begun, step_index=index, step_since=since, weight_percent=weight, **more)
-    return memory if index == 0 else replace(memory, traffic_since=begun - timedelta(seconds=60))
+    return memory if index == 0 else replace(memory, traffic_since=begun - timedelta(seconds=60), ends_before={})
 
 
 RESTS = RolloutState("old")
@@ -90,6 +93,7 @@ BAKES = RolloutState(
     bake_until=NOW + timedelta(seconds=BAKE_SECONDS),
     previous="old",
     traffic_since=NOW - timedelta(seconds=300),
+    ends_before={},
 )
 ONE = {"old": pods(4), "new": pods(1)}
 BOTH = {"old": pods(4), "new": pods(4)}
@@ -203,7 +207,7 @@ TAKEN_BACK = [
         "SignatureChanged",
         id="a gate fails",
     ),
-    pytest.param({"crash": Crash(NOW, "exit code 139")}, {}, "CanaryCrashed", id="its server ends by itself"),
+    pytest.param({"crashes": (Crash("pod", 1, "exit code 139"),)}, {}, "CanaryCrashed", id="its server ends by itself"),
     pytest.param({}, {"verdict": FAIL}, "ErrorsRose", id="the evidence says Fail"),
 ]
 
@@ -236,12 +240,23 @@ def test_where_evidence_is_only_shown_it_takes_nothing_back_and_holds_nothing_up
 
 
 def test_a_crash_from_before_its_first_requests_is_not_held_against_it() -> None:
-    world = {"old": pods(4), "new": pods(1, crash=Crash(NOW - timedelta(seconds=121), "exit code 1"))}
-    assert step(at(1, 25, held=60), world, in_force(old=75, new=25)).newly_rejected is None
+    world = {"old": pods(4), "new": pods(1, crashes=(Crash("pod", 2, "exit code 1"),))}
+    first = step(at(0, 0), world, in_force(old=100, new=0))
+    assert first.state.ends_before == {"pod": 2}
+    held = replace(at(1, 25, held=60), ends_before=first.state.ends_before)
+    assert step(held, world, in_force(old=75, new=25)).newly_rejected is None
+    once_more = {**world, "new": pods(1, crashes=(Crash("pod", 3, "exit code 0"),))}
+    assert step(held, once_more, in_force(old=75, new=25)).cause == Cause("CanaryCrashed", "exit code 0")
+
+
+def test_what_a_former_release_did_not_count_is_no_crash() -> None:
+    world = {"old": pods(4), "new": pods(1, crashes=(Crash("pod", 2, "exit code 1"),))}
+    plan = step(replace(at(1, 25, held=10), ends_before=None), world, in_force(old=75, new=25))
+    assert (plan.newly_rejected, plan.state.ends_before) == (None, {"pod": 2})
 
 
 def test_a_crash_that_is_told_after_the_next_step_began_or_bake_did_is_not_forgiven() -> None:
-    world = {"old": pods(4), "new": pods(4, crash=Crash(NOW - timedelta(seconds=1), "exit code 139"))}
+    world = {"old": pods(4), "new": pods(4, crashes=(Crash("pod", 1, "exit code 139"),))}
     told = step(at(2, 50, held=0), world, in_force(old=50, new=50))
     assert (told.newly_rejected, told.cause) == (Rejection("new", ""), Cause("CanaryCrashed", "exit code 139"))
     told = step(BAKES, world, in_force(old=0, new=100))
@@ -258,7 +273,7 @@ def test_the_first_requests_are_remembered_through_steps_and_bake() -> None:
 
 
 def test_a_crash_while_it_prepares_is_not_the_end_before_the_deadline() -> None:
-    world = {"old": pods(4), "new": pods(1, ready=0, crash=Crash(NOW, "exit code 1"))}
+    world = {"old": pods(4), "new": pods(1, ready=0, crashes=(Crash("pod", 1, "exit code 1"),))}
     assert step(PREPARES, world, in_force(old=100, new=0)).newly_rejected is None
 
 
@@ -267,8 +282,7 @@ def test_a_crash_while_it_prepares_is_not_the_end_before_the_deadline() -> None:
 BAKE_ENDS = [
     pytest.param({"abort": Cause("Aborted", "a person aborted it")}, {}, "Aborted", id="a person says abort"),
     pytest.param({"verdict": FAIL}, {}, "ErrorsRose", id="the evidence says Fail"),
-    pytest.param({}, {"crash": Crash(NOW, "exit code 139")}, "CanaryCrashed", id="its server ends by itself"),
-    pytest.param({}, {"ready": 0}, "NoReadyPods", id="none of its pods is ready"),
+    pytest.param({}, {"crashes": (Crash("pod", 1, "exit code 139"),)}, "CanaryCrashed", id="its server ends by itself"),
 ]
 
 
@@ -288,18 +302,38 @@ def test_a_bake_that_fails_is_back_at_what_is_warm_at_once(
     assert plan.cause.reason == reason
 
 
-def test_a_bake_whose_deployment_was_deleted_is_back_at_what_is_warm() -> None:
-    plan = step(BAKES, {"old": pods(4)}, in_force(old=0, new=100))
-    assert shown(plan) == ("old", {"old": 4}, {"old": 100}, 0)
+@pytest.mark.parametrize(
+    "there", [{"new": pods(4, ready=0)}, {}], ids=["its pods are drained", "its Deployment is gone"]
+)
+def test_in_bake_what_stable_cannot_answer_goes_to_what_is_warm_until_it_can(there: Mapping[str, Workload]) -> None:
+    world = {"old": pods(4), **there}
+    first = step(BAKES, world, in_force(old=0, new=100))
+    assert shown(first)[:3] == ("new", {"old": 4, "new": 4}, {"old": 0, "new": 100})
+    second = step(first.state, world, in_force(old=0, new=100), later=1)
+    assert shown(second)[:3] == ("new", {"old": 4, "new": 4}, {"old": 100, "new": 0})
+    last = step(second.state, world, in_force(old=100, new=0), later=BAKE_SECONDS + 100)
+    assert shown(last)[:3] == ("new", {"old": 4, "new": 4}, {"old": 100, "new": 0})  # the bake waits
+    back = step(last.state, BOTH, in_force(old=100, new=0), later=BAKE_SECONDS + 101)
+    assert shown(back)[:3] == ("new", {"old": 4, "new": 4}, {"old": 0, "new": 100})
+    assert back.state.bake_until == NOW + timedelta(seconds=2 * BAKE_SECONDS + 101)
 
 
-def test_pods_that_a_scale_from_zero_asked_for_are_not_lost_ones() -> None:
-    still = step(BAKES, BOTH, in_force(old=0, new=100), wanted(replicas=0))
-    asleep = replace(BAKES, canary_ready=still.state.canary_ready)
-    woken = step(asleep, {"old": pods(4), "new": pods(4, ready=0)}, in_force(old=0, new=100))
-    assert (still.state.stable, woken.state.stable, woken.state.canary_ready) == ("new", "new", 0)
-    again = step(asleep, BOTH, in_force(old=0, new=100))
-    assert (again.state.stable, again.state.canary_ready) == ("new", 4)
+def test_in_bake_pods_that_have_nodes_and_do_not_come_back_are_taken_back_at_the_deadline() -> None:
+    world = {"old": pods(4), "new": pods(4, ready=0)}
+    halted = step(BAKES, world, in_force(old=0, new=100)).state
+    plan = step(halted, world, in_force(old=100, new=0), later=DEADLINE_SECONDS)
+    assert plan.state.stable == "old"
+    assert plan.cause == Cause("ProgressDeadlineExceeded", "in bake, none of its pods was ready for 600 s")
+    room = {**world, "new": pods(4, ready=0, waits_for_room=NO_ROOM)}
+    assert step(halted, room, in_force(old=100, new=0), later=DEADLINE_SECONDS).state.stable == "new"
+
+
+def test_scaled_to_zero_in_bake_it_goes_on_where_it_was() -> None:
+    asleep = step(BAKES, BOTH, in_force(old=0, new=100), wanted(replicas=0))
+    assert (asleep.state.stable, asleep.replicas) == ("new", {"old": 0, "new": 0})
+    woken = step(asleep.state, {"old": pods(0), "new": pods(0)}, None, later=9 * 3600)
+    assert (woken.state.stable, woken.replicas, woken.newly_rejected) == ("new", {"old": 4, "new": 4}, None)
+    assert woken.state.bake_until == NOW + timedelta(seconds=9 * 3600 + BAKE_SECONDS)
 
 
 def test_a_bake_that_fails_while_the_spec_names_another_revision_tells_why() -> None:
@@ -378,9 +412,109 @@ def test_when_stable_has_no_ready_pod_a_revision_that_passes_its_gates_goes_stra
     gates: GateVerdict, *, is_straight: bool
 ) -> None:
     world = {"old": pods(4, ready=0), "new": pods(4, ready=1)}
-    plan = step(PREPARES, world, in_force(old=100, new=0), wanted(is_judged=True), gates=gates)
+    asked = step(RESTS, {"old": pods(4, ready=0)}, in_force(old=100), wanted(is_judged=True))
+    assert asked.replicas == {"old": 4, "new": 4}
+    plan = step(asked.state, world, in_force(old=100, new=0), wanted(is_judged=True), gates=gates)
     assert plan.state.stable == ("new" if is_straight else "old")
     assert plan.weights == ({"new": 100, "old": 0} if is_straight else {"old": 100, "new": 0})
+
+
+def test_where_stable_served_for_a_moment_since_the_new_one_was_asked_for_it_goes_by_its_steps() -> None:
+    asked = step(RESTS, {"old": pods(4, ready=0)}, in_force(old=100)).state
+    served = step(asked, {"old": pods(4, ready=1), "new": pods(4, ready=0)}, in_force(old=100), later=1).state
+    plan = step(served, {"old": pods(4, ready=0), "new": pods(4)}, in_force(old=100, new=0), later=2)
+    assert (plan.state.stable, plan.state.step_index) == ("old", 0)
+
+
+PHASES = {
+    "prepares": PREPARES,
+    "in its first step": at(1, 25, held=10),
+    "held, and judged well": at(1, 25, held=60),
+    "in its last step": at(2, 100, held=1),
+    "paused": at(1, 25, held=60, is_paused=True),
+}
+
+
+@pytest.mark.parametrize("phase", PHASES)
+def test_while_stable_has_no_ready_pod_requests_go_to_the_canary_and_nothing_else_changes(phase: str) -> None:
+    memory = PHASES[phase]
+    world = {"old": pods(4, ready=0), "new": pods(4)}
+    split = in_force(old=100 - memory.weight_percent, new=memory.weight_percent)
+    asked = wanted(is_judged=True)
+    first = step(memory, world, split, asked, verdict=PASS)
+    second = step(first.state, world, split, asked, later=1, verdict=PASS)
+    after = step(second.state, world, in_force(old=0, new=100), asked, later=9_999, verdict=FAIL)
+    assert (second.weights, after.weights) == ({"old": 0, "new": 100}, {"old": 0, "new": 100})
+    for plan in (first, second, after):
+        assert (plan.state.stable, plan.state.canary, plan.promotion_reason) == ("old", "new", None)
+        assert (plan.state.step_index, plan.state.step_since) == (memory.step_index, memory.step_since)
+        assert (plan.state.is_paused, plan.newly_rejected) == (memory.is_paused, None)
+    back = step(after.state, BOTH, in_force(old=0, new=100), asked, later=10_000)
+    if memory.step_index == 1:
+        assert (back.state.stable, back.state.step_index, back.weights) == ("old", 1, {"old": 75, "new": 25})
+        assert memory.step_since is not None
+        assert back.state.step_since == memory.step_since + timedelta(seconds=10_000)
+
+
+def test_a_person_may_promote_while_stable_has_no_ready_pod() -> None:
+    world = {"old": pods(4, ready=0), "new": pods(4)}
+    said = replace(at(2, 100), is_promote_requested=True)
+    plan = step(said, world, in_force(old=0, new=100))
+    assert (plan.state.stable, plan.promotion_reason) == ("new", PromotionReason.PERSON)
+
+
+def test_scaled_to_zero_in_mid_rollout_it_goes_on_where_it_was() -> None:
+    asleep = step(at(1, 25, held=60), ONE, in_force(old=75, new=25), wanted(replicas=0, is_judged=True), verdict=PASS)
+    assert (asleep.state.stable, asleep.state.canary, asleep.replicas) == ("old", "new", {"old": 0, "new": 0})
+    none = {"old": pods(0), "new": pods(0)}
+    night = step(asleep.state, none, None, wanted(replicas=0), later=9 * 3600)
+    assert (night.state.stable, night.state.step_index, night.newly_rejected) == ("old", 1, None)
+    woken = step(night.state, none, None, later=9 * 3600)
+    assert woken.replicas == {"old": 4, "new": 0}  # stable comes first
+    assert woken.newly_rejected is None
+    one = {"old": pods(4, ready=1), "new": pods(0)}
+    served = step(woken.state, one, in_force(old=100, new=0), later=9 * 3600 + 20)
+    assert (served.replicas, served.weights) == ({"old": 4, "new": 1}, {"old": 100, "new": 0})
+    ready = step(served.state, ONE, in_force(old=100, new=0), later=9 * 3600 + 40)
+    assert (ready.weights, ready.state.step_index) == ({"old": 75, "new": 25}, 1)
+    gated = GateVerdict(GateState.WAITING, message="the signature is read")
+    held = step(served.state, ONE, in_force(old=100, new=0), later=9 * 3600 + 40, gates=gated)
+    assert held.weights == {"old": 100, "new": 0}
+
+
+@pytest.mark.parametrize("memory", [PREPARES, at(1, 25), at(2, 25)], ids=["prepares", "first step", "last step"])
+def test_want_of_room_is_no_missed_deadline(memory: RolloutState) -> None:
+    world = {"old": pods(4), "new": pods(4, ready=memory.step_index, waits_for_room=NO_ROOM)}
+    split = in_force(old=100 - memory.weight_percent, new=memory.weight_percent)
+    waiting = step(memory, world, split)
+    assert "gpu" in waiting.waits_for
+    late = step(waiting.state, world, split, later=10 * DEADLINE_SECONDS)
+    assert (late.newly_rejected, late.state.canary) == (None, "new")
+    assert late.state.progress_since == waiting.state.progress_since
+    found = {"old": pods(4), "new": pods(4, ready=memory.step_index)}
+    placed = step(late.state, found, split, later=10 * DEADLINE_SECONDS + 1)
+    assert (placed.newly_rejected, placed.state.halt) == (None, None)
+
+
+def test_after_its_time_for_room_stable_has_everything_and_it_is_tried_again() -> None:
+    asked = wanted(capacity_seconds=900)
+    world = {"old": pods(4), "new": pods(1, ready=0, waits_for_room=NO_ROOM)}
+    waiting = step(PREPARES, world, in_force(old=100, new=0), asked).state
+    assert step(waiting, world, in_force(old=100, new=0), asked, later=899).replicas == {"old": 4, "new": 1}
+    over = step(waiting, world, in_force(old=100, new=0), asked, later=900)
+    assert (over.replicas, over.newly_rejected, over.promotion) == ({"old": 4}, None, Promotion.IN_PROGRESS)
+    rests = step(over.state, {"old": pods(4)}, in_force(old=100), asked, later=901)
+    assert rests.replicas == {"old": 4}
+    again = step(rests.state, {"old": pods(4)}, in_force(old=100), asked, later=900 + 300)
+    assert again.replicas == {"old": 4, "new": 1}
+
+
+def test_a_canary_whose_routers_cannot_come_is_not_rejected() -> None:
+    trouble = Trouble("ImagePullFailed", "the node can't pull image nosuch:1 of container router")
+    waiting = step(PREPARES, ONE, None, router_trouble=trouble)
+    late = step(waiting.state, ONE, None, later=10 * DEADLINE_SECONDS, router_trouble=trouble)
+    assert (late.newly_rejected, late.state.step_index) == (None, 0)
+    assert "nosuch:1" in late.waits_for
 
 
 def test_when_stable_has_no_ready_pod_a_revision_that_was_rejected_does_not_come_back() -> None:
@@ -613,6 +747,20 @@ def test_rollout_settings_apply_at_once() -> None:
     assert step(at(1, 25, held=10), ONE, split, wanted(steps=(Step(25, 1, 5), Step(100, 4)))).state.step_index == 2
     lower = step(at(1, 25, held=10), ONE, split, wanted(steps=(Step(10, 1, 60), Step(100, 4))))
     assert lower.weights == {"old": 90, "new": 10}
+
+
+def test_steps_edited_in_mid_rollout_begin_anew_at_the_first_with_no_larger_share_than_it_allows() -> None:
+    second = at(2, 50, held=30, steps="before")
+    split = in_force(old=50, new=50)
+    lower = step(second, BOTH, split, wanted(steps=(Step(10, 1, 60), Step(100, 4)), steps_name="after"))
+    assert (lower.state.step_index, lower.weights, lower.state.steps) == (1, {"old": 90, "new": 10}, "after")
+    higher = step(second, BOTH, split, wanted(steps=(Step(75, 4, 60), Step(100, 4)), steps_name="after"))
+    assert (higher.state.step_index, higher.state.step_since) == (1, None)
+    promoted = replace(second, is_promote_requested=True)
+    assert step(promoted, BOTH, split, wanted(steps_name="after")).state.step_index == 2
+
+
+def test_fewer_steps_of_a_former_release_go_on_at_the_last_one() -> None:
     fewer = step(at(4, 50), BOTH, in_force(old=50, new=50))
     assert (fewer.state.step_index, fewer.weights) == (2, {"old": 0, "new": 100})
 
@@ -794,15 +942,17 @@ def assert_ended(world: World, plan: Plan) -> None:
             assert plan.weights == {plan.state.stable: 100}
         case Promotion.PAUSED:
             assert plan.state.canary == world.wanted().revision
-            assert plan.waits_for == "a person to resume"
+            assert world.replicas == 0 or plan.waits_for == "a person to resume"
         case Promotion.IN_PROGRESS if plan.state.stable is None:  # the first one, and nothing to go back to
             assert world.wanted().revision in (NEVER_READY, REFUSED)
+        case Promotion.IN_PROGRESS if world.replicas == 0:  # it goes on once there are some
+            assert plan.state.halt is not None
         case Promotion.IN_PROGRESS:
             assert target == SILENT
             assert world.is_judged
             assert world.holds
             assert plan.waits_for.startswith("evidence")
-    if target in (GOOD, ALSO_GOOD) and not world.pinned and not world.memory.rejected:
+    if target in (GOOD, ALSO_GOOD) and world.replicas and not world.pinned and not world.memory.rejected:
         assert plan.promotion in (Promotion.PROMOTED, Promotion.PAUSED)
 
 

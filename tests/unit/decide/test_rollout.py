@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from slipway.decide import rollout
+from slipway.decide.catch_up import recall_stable
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, Target
 from slipway.model.rollout_state import Rejection, RolloutState
@@ -120,7 +121,7 @@ def test_stable(replicas: int, world: dict[str, Workload], expected: dict[str, i
 
 @pytest.mark.parametrize(
     ("replicas", "here", "is_stable"),
-    [(1, 0, False), (1, 1, True), (2, 1, False), (4, 2, False), (4, 3, True), (8, 6, True), (0, 0, True)],
+    [(1, 0, False), (1, 1, True), (2, 1, False), (4, 2, False), (4, 3, True), (8, 6, True), (0, 0, False)],
 )
 def test_the_first_revision_is_stable_once_enough_pods_are_ready(replicas: int, here: int, *, is_stable: bool) -> None:
     plan = step(wanted(replicas=replicas), RolloutState(), {"new": pods(replicas, ready=here)}, NOW)
@@ -156,11 +157,24 @@ def test_the_spec_set_back_is_a_rollback_at_once_and_new_pods_serve_until_old_on
     assert planned(plan) == ("old", None, {"old": 3, "new": 2}, Promotion.PROMOTED)
 
 
-def test_without_status_the_revision_with_most_ready_pods_is_stable() -> None:
-    world = {"a": pods(1), "b": pods(3), "c": pods(4, ready=0)}
-    plan = step(wanted(replicas=3), RolloutState(), world, NOW)
-    assert plan.state.stable == "b"
-    assert plan.replicas["b"] == 3
+def test_pods_of_a_revision_that_never_became_stable_serve_until_the_next_one_does() -> None:
+    world = {"first": pods(3, ready=1), "second": pods(3, ready=0)}
+    assert step(wanted("second", 3), RolloutState(), world, NOW).replicas == {"second": 3, "first": 1}
+    world["second"] = pods(3, ready=3)
+    assert step(wanted("second", 3), RolloutState(), world, NOW).replicas == {"second": 3, "first": 0}
+
+
+@pytest.mark.parametrize("workload", ["new", "old"], ids=["rolling", "in place"])
+def test_scaled_to_zero_nothing_is_promoted_and_no_deadline_passes(workload: str) -> None:
+    world = {"old": Workload("new", 0, 0, 0, replaces="old") if workload == "old" else pods(0), "new": pods(0)}
+    target = replace(wanted(replicas=0), workload=workload)
+    plan = step(target, since(DEADLINE_SECONDS - 1), world, NOW)
+    assert (plan.state.stable, plan.state.canary, plan.newly_rejected) == ("old", "new", None)
+    night = NOW + timedelta(hours=9)
+    plan = step(target, plan.state, world, night)
+    assert (plan.state.stable, plan.state.canary, plan.newly_rejected) == ("old", "new", None)
+    plan = step(replace(target, replicas=2), plan.state, world, night)
+    assert (plan.newly_rejected, plan.state.canary, plan.state.halt) == (None, "new", None)
 
 
 # ---- the deadline
@@ -238,6 +252,7 @@ class Anywhere(Counted):
     """Pods that start, die and stay behind; a controller that comes when it comes; an operator that may be ended.
 
     scale: revision → what its Deployment says. pods: revision → one True (ready) or False for each pod.
+    named: the stable revision, as the Service names it.
     """
 
     never_ready = (BAD,)
@@ -245,6 +260,7 @@ class Anywhere(Counted):
     scale: dict[str, int] = field(default_factory=dict)
     pods: dict[str, list[bool]] = field(default_factory=dict)
     memory: RolloutState = field(default_factory=RolloutState)
+    named: str | None = ""
     now: datetime = NOW
     rejected: frozenset[Rejection] = frozenset()
 
@@ -257,7 +273,8 @@ class Anywhere(Counted):
     def operate(self, *, is_ended_before_status: bool = False) -> Plan:
         """One pass: plan, check the laws, write the children, then the status unless the operator is ended."""
         world = self.snapshot()
-        plan = step(self.spec, self.memory, world, self.now)
+        plan = step(self.spec, self.remembered(world), world, self.now)
+        self.named = plan.state.stable or ""
         self.check_capacity(plan, world)
         self.check_rejected(plan, world)
         self.scale = dict(plan.replicas)
@@ -272,6 +289,9 @@ class Anywhere(Counted):
         )
         self.check_repeated(plan)
         return plan
+
+    def remembered(self, world: dict[str, Workload]) -> RolloutState:
+        return recall_stable(self.memory, self.named, world, {}, self.spec.revision)
 
     def check_capacity(self, plan: Plan, world: dict[str, Workload]) -> None:
         """Of the pods that serve and were to stay, the plan gives none up that is needed.
@@ -295,7 +315,8 @@ class Anywhere(Counted):
 
     def check_repeated(self, plan: Plan) -> None:
         """The same world again, as far as we ask for it: nothing else is asked."""
-        again = step(self.spec, self.memory, self.snapshot(), self.now)
+        world = self.snapshot()
+        again = step(self.spec, self.remembered(world), world, self.now)
         assert again.replicas == {
             revision: count
             for revision, count in plan.replicas.items()
@@ -545,11 +566,11 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
     replicas: int, path: list[tuple[str, Any]]
 ) -> None:
     """c can't be loaded by any pod. A pod that is told serves what it has until it has what it is told."""
-    orders, memory, now, asked = Assignment("a"), RolloutState("a"), NOW, "a"
+    orders, memory, now, asked, named = Assignment("a"), RolloutState("a"), NOW, "a", "a"
     serving: list[str] = ["a"] * replicas
 
     def operate() -> Plan:
-        nonlocal orders, memory
+        nonlocal orders, memory, named
         here = Workload(
             orders.revision,
             replicas,
@@ -560,7 +581,8 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
             is_refused=orders.revision == "c",
         )
         wanted_now = Target(asked, "", replicas, DEADLINE_SECONDS, "a", 300)
-        plan = rollout.step(wanted_now, memory, {"a": here}, now)
+        plan = rollout.step(wanted_now, recall_stable(memory, named, {"a": here}, {}, asked), {"a": here}, now)
+        named = plan.state.stable or ""
         assert plan.replicas == {"a": replicas}
         orders = plan.assignments["a"]
         rejected = tuple(entry for entry in memory.rejected if entry.revision == asked)
@@ -590,7 +612,7 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
                 serving[argument] = ""
             case "wait":
                 now += timedelta(seconds=argument)
-            case "lose status" if all(serving):  # with both lost, nothing tells what was stable
+            case "lose status":
                 memory = RolloutState()
         operate()
     for _ in range(6):
