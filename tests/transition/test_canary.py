@@ -440,47 +440,51 @@ def test_a_version_whose_server_ends_under_traffic_is_taken_back_at_once() -> No
 
 
 @pytest.mark.parametrize(
-    ("happens", "seconds", "reason", "words", "loses"),
+    ("happens", "seconds", "reason", "words"),
     [
-        pytest.param(lambda world, _: world.crash(NEW), 2, "CanaryCrashed", "in bake", False, id="its server ends"),
-        pytest.param(
-            lambda world, _: happen(world, {"unschedulable": {NEW}}),
-            3,
-            "NoReadyPods",
-            "none of its pods was ready",
-            True,
-            id="no ready pod",
-        ),
-        pytest.param(
-            lambda world, revision: world.lose("Deployment", f"{NAME}-{revision}"),
-            10,
-            "NoReadyPods",
-            "none of its pods was ready",
-            True,
-            id="its Deployment is deleted",
-        ),
+        pytest.param(lambda world, _: world.crash(NEW), 2, "CanaryCrashed", "in bake", id="its server ends"),
         pytest.param(
             lambda world, revision: world.command("abort", revision),
             6,
             "Aborted",
             "a person aborted it",
-            False,
             id="a person aborts it",
         ),
     ],
 )
 def test_in_bake_the_old_version_comes_back_within_seconds(
-    happens: Callable[[World, str], None], seconds: int, reason: str, words: str, *, loses: bool
+    happens: Callable[[World, str], None], seconds: int, reason: str, words: str
 ) -> None:
     world, operator, revision = baking()
     happens(world, revision)
     run(operator, seconds)
     assert world.routed[-1].get(revision, 0) == 0
     assert status(world)["stable"]["version"] == OLD
-    if loses:
-        world.lost = 0  # those of the seconds without a ready pod
     run(operator, 5)
     assert_taken_back(world, operator, reason, words, revision)
+
+
+@pytest.mark.parametrize(
+    "happens",
+    [
+        pytest.param(lambda world, _: happen(world, {"unschedulable": {NEW}}), id="its pods are drained"),
+        pytest.param(lambda world, revision: world.lose("Deployment", f"{NAME}-{revision}"), id="its Deployment goes"),
+    ],
+)
+def test_in_bake_pods_that_go_are_no_failure_and_the_old_version_answers_until_they_are_back(
+    happens: Callable[[World, str], None],
+) -> None:
+    world, operator, revision = baking()
+    happens(world, revision)
+    run(operator, 10)
+    assert status(world)["stable"]["version"] == NEW
+    assert status(world).get("rejected", []) == []
+    world.lost = 0  # those of the seconds without a ready pod
+    run(operator, 5)
+    assert world.lost == 0
+    world.unschedulable = set()
+    until_ready(operator, 90)
+    assert_rested(world, operator, NEW)
 
 
 def test_in_bake_errors_above_the_limit_bring_the_old_version_back() -> None:
@@ -873,9 +877,47 @@ def test_scaled_to_zero_in_mid_rollout_nothing_serves_and_the_spec_stands() -> N
     run(operator, 10)
     assert world.ready_by_version() == {}
     assert phase(world) == "ScaledToZero"
+    assert status(world)["stable"]["version"] == OLD
     world.edit({"replicas": 2})
     run(operator, 15)
+    assert status(world)["stable"]["version"] == OLD
+    assert weights(world) == (75, 25)
+    world.command("promote", canary_of(world))
+    until_ready(operator)
     assert_rested(world, operator, NEW)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+def test_stable_without_a_ready_pod_in_mid_rollout_is_no_promotion(*, is_paused: bool) -> None:
+    world, operator = arriving(LONG)
+    world.requests_per_second = 0
+    if is_paused:
+        world.command("pause", canary_of(world))
+        run(operator, 2)
+    split = weights(world)
+    world.unschedulable = {OLD}
+    run(operator, 10)
+    assert status(world)["stable"]["version"] == OLD
+    assert world.conditions()["Degraded"] == ("True", "StableUnavailable")
+    assert weights(world) == (0, 100)
+    world.unschedulable = set()
+    run(operator, 15)
+    assert (status(world)["stable"]["version"], weights(world)) == (OLD, split)
+    assert world.conditions()["Degraded"] == ("False", "AsExpected")
+
+
+def test_steps_that_are_taken_out_of_a_paused_rollout_do_not_promote_it() -> None:
+    world, operator = arriving({"rollout": {"steps": [{"weight": 25}, {"pause": {}}]}})
+    run(operator, 10)
+    assert phase(world) == "Paused"
+    world.edit({"rollout": None})
+    run(operator, 30)
+    assert status(world)["stable"]["version"] == OLD
+    assert phase(world) == "Paused"
+    world.command("resume", canary_of(world))
+    until_ready(operator, 90)
+    assert world.ready_by_version() == {NEW: 2}
+    assert world.lost == 0
 
 
 def test_stable_without_a_ready_pod_is_replaced_at_once() -> None:

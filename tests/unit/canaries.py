@@ -78,7 +78,7 @@ class World(Counted):
     gates_wait: bool = False
     said: dict[str, Outcome] = field(default_factory=dict)
     crashes: dict[str, Crash] = field(default_factory=dict)
-    named: str | None = ""
+    named: str | None = None
     memory: RolloutState = field(default_factory=RolloutState)
     pinned: Pinned | None = None
     command: Command | None = None
@@ -155,14 +155,14 @@ class World(Counted):
         steps = self.wanted().steps
         told = self.asked[-1] if self.asked else {}
         going = self.pinned.revision if self.pinned and self.pinned.instead_of == self.revision else self.revision
-        memory = recall_stable(memory, self.named, workloads, {}, self.revision)
+        memory = recall_stable(memory, self.named, workloads, {}, self.revision, is_lost=memory == RolloutState())
         memory = catch_up(memory, told, workloads, steps, going, is_commanded=self.command is not None)
         outcome = carry_out(self.command, replace(memory, pinned=self.pinned), self.revision, set(REVISIONS), steps)
         pinned, self.pinned = self.pinned, outcome.state.pinned
         wanted = self.wanted()
         signals = replace(self.signals(wanted, outcome.state), abort=outcome.abort)
         plan = step(wanted, outcome.state, workloads, self.now, signals)
-        self.named = plan.state.stable or ""
+        self.named = plan.state.stable
         self.told &= {*outcome.state.rejected}
         self.check(plan, wanted, outcome.state, workloads, signals)
         self.scale = dict(plan.replicas)

@@ -21,17 +21,22 @@ def recall_stable(
     workloads: Mapping[str, Workload],
     revisions: Mapping[str, Revision],
     spec_revision: str,
+    *,
+    is_lost: bool,
 ) -> RolloutState:
-    """The state with its stable revision, where a status that was lost (a restore) doesn't tell it.
+    """The state with its stable revision, where status doesn't tell it.
 
-    named: as Service `<name>` says. One of 0.1 says nothing: then the oldest revision that serves and isn't the spec's
-    was stable, for what is younger was on its way; one that another was replacing in place is older than that.
+    named: as Service `<name>` says. is_lost: there is no status at all (a restore). Where the Service names none, too,
+    there was no rollout yet, or release 0.1 wrote it. Then the oldest revision that serves and isn't the spec's was
+    stable: what is younger was on its way, and one that another was replacing in place is older than that.
     """
-    if state.stable is not None or named == "":
+    if state.stable is not None:
         return state
-    if named is not None:
-        is_there = named in revisions or any(named in (here.revision, here.replaces) for here in workloads.values())
-        return replace(state, stable=named) if is_there else state
+    carried = {revision for here in workloads.values() for revision in (here.revision, here.replaces)}
+    if named is not None and (named in revisions or named in carried):
+        return replace(state, stable=named)
+    if not is_lost:
+        return state
     serving = {
         here.replaces or here.revision
         for here in workloads.values()

@@ -66,7 +66,9 @@ def gather_inputs(
     carried = {here.revision for here in snapshot.workloads.values()}
     steps = steps_of(deployment)
     state = read_state(stored, {*snapshot.revisions, *carried}, held)
-    state = recall_stable(state, snapshot.named_stable, snapshot.workloads, snapshot.revisions, named)
+    state = recall_stable(
+        state, snapshot.named_stable, snapshot.workloads, snapshot.revisions, named, is_lost=not stored.phase
+    )
     state = _hold_pause(state, stored, steps)
     pinned = state.pinned
     going = pinned.revision if pinned is not None and pinned.instead_of == named else named

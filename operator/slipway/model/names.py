@@ -28,7 +28,7 @@ REPLACES_ANNOTATION = f"{GROUP}/replaces"
 """On a workload's ConfigMap: the revision before it in place, until bake is over."""
 
 STABLE_ANNOTATION = f"{GROUP}/stable"
-"""On Service `<name>`: the stable revision, empty before there is one, so that a lost status loses nothing."""
+"""On Service `<name>`, from its first rollout on: the stable revision, so that a lost status loses nothing."""
 
 ROUTER_SUFFIX = ".router"
 

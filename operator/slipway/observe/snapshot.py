@@ -55,7 +55,7 @@ class Snapshot:
     workloads: Deployments by their revision label; troubles likewise. agent_orders: likewise, from the ConfigMaps.
     left_over: workloads without a Deployment that have pods yet: the garbage collector is about to come to these.
     service_target: what Service <name> reaches; None without that Service. named_stable: the stable revision as that
-    Service names it; empty: none was yet; None: the Service is of release 0.1, which named none, or isn't there.
+    Service names it; None: it doesn't.
     """
 
     live: Mapping[tuple[str, str], Json]

@@ -74,7 +74,7 @@ def render(
     routing = _render_routing(deployment, workloads, target, snapshot, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
     serving = [
-        render_service(deployment, target.workload, to_router=target.is_router, stable=plan.state.stable),
+        render_service(deployment, target.workload, to_router=target.is_router, stable=_named(plan, snapshot)),
         *_children(each for each in workloads if given.is_stable(each.name)),
     ]
     others = _children(each for each in workloads if not given.is_stable(each.name))
@@ -108,6 +108,12 @@ def _once(children: Iterable[Child]) -> tuple[Child, ...]:
     for child in children:
         first.setdefault((child.kind, child.name), child)
     return tuple(first.values())
+
+
+def _named(plan: Plan, snapshot: Snapshot) -> str | None:
+    """The stable revision, where the Service names it: with one revision alone there is nothing to confuse it with."""
+    is_worth_a_write = plan.state.canary is not None or snapshot.named_stable is not None
+    return plan.state.stable if is_worth_a_write else None
 
 
 def _service_target(deployment: ModelDeployment, plan: Plan, snapshot: Snapshot) -> ServiceTarget:

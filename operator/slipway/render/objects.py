@@ -63,7 +63,7 @@ def render_service(
 ) -> Child:
     """The Service that clients use: the routers, one workload's ready pods, or all ready pods.
 
-    stable: the stable revision, which it names.
+    stable: the stable revision, which it is to name.
     """
     runtime = RUNTIMES[deployment.spec.runtime.name]
     ports = [
@@ -85,7 +85,7 @@ def render_service(
         SERVICE,
         deployment.name,
         {"spec": {"selector": selector, "ports": ports}},
-        annotations={STABLE_ANNOTATION: stable or ""},
+        annotations={STABLE_ANNOTATION: stable} if stable else None,
     )
 
 

@@ -12,8 +12,9 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
+from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
-from slipway.model.rollout_state import Rejection
+from slipway.model.rollout_state import HaltReason, Rejection
 from slipway.model.workload import Trouble, enough, workload_of
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import Snapshot
@@ -138,7 +139,13 @@ def versions_ready_condition(result: PassResult, versions: list[VersionStatus], 
 def degraded_condition(
     result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
 ) -> Condition:
-    troubles = (result.problem, _trouble(snapshot, canary), _trouble(snapshot, stable), result.listing)
+    troubles = (
+        result.problem,
+        _stable_unavailable(result, snapshot, stable),
+        _trouble(snapshot, canary),
+        _trouble(snapshot, stable),
+        result.listing,
+    )
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)
@@ -149,6 +156,21 @@ def degraded_condition(
         if condition.reason == "RolledBack" or has_bad_version:
             return _condition("Degraded", True, condition.reason, condition.message)
     return _condition("Degraded", False, "AsExpected", "nothing needs a person")
+
+
+def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | None) -> Trouble | None:
+    """In a rollout or a bake, no pod of the stable revision is ready."""
+    halt = result.plan.state.halt if result.plan is not None else None
+    if result.plan is None or halt is None or halt.reason is not HaltReason.STABLE_UNAVAILABLE:
+        return None
+    beside = result.plan.state.canary or result.plan.state.previous
+    cause = _trouble(snapshot, stable)
+    return Trouble(
+        halt.reason.value,
+        f"no pod of the stable revision {stable} is ready since {time_of_day(halt.since)}: requests go to revision "
+        f"{beside} where it has ready pods, until stable has one again. The rollout stands still meanwhile. "
+        + (cause.message if cause is not None else f"See why: kubectl describe pods -l {selector_of(result.name)}"),
+    )
 
 
 def phase_of(result: PassResult, conditions: list[Condition], stable: str | None, canary: str | None) -> str:

@@ -260,7 +260,8 @@ class Anywhere(Counted):
     scale: dict[str, int] = field(default_factory=dict)
     pods: dict[str, list[bool]] = field(default_factory=dict)
     memory: RolloutState = field(default_factory=RolloutState)
-    named: str | None = ""
+    named: str | None = None
+    is_lost: bool = False
     now: datetime = NOW
     rejected: frozenset[Rejection] = frozenset()
 
@@ -274,7 +275,7 @@ class Anywhere(Counted):
         """One pass: plan, check the laws, write the children, then the status unless the operator is ended."""
         world = self.snapshot()
         plan = step(self.spec, self.remembered(world), world, self.now)
-        self.named = plan.state.stable or ""
+        self.named = plan.state.stable
         self.check_capacity(plan, world)
         self.check_rejected(plan, world)
         self.scale = dict(plan.replicas)
@@ -287,11 +288,12 @@ class Anywhere(Counted):
         self.memory = RolloutState(
             plan.state.stable, plan.state.canary, plan.state.canary_ready, plan.state.progress_since, kept + newly
         )
+        self.is_lost = False
         self.check_repeated(plan)
         return plan
 
     def remembered(self, world: dict[str, Workload]) -> RolloutState:
-        return recall_stable(self.memory, self.named, world, {}, self.spec.revision)
+        return recall_stable(self.memory, self.named, world, {}, self.spec.revision, is_lost=self.is_lost)
 
     def check_capacity(self, plan: Plan, world: dict[str, Workload]) -> None:
         """Of the pods that serve and were to stay, the plan gives none up that is needed.
@@ -371,7 +373,7 @@ def happen(world: Anywhere, what: str, argument: object) -> None:
                 world.spec.revision, content, world.spec.replicas, DEADLINE_SECONDS, world.spec.revision
             )
         case "lose status", _:
-            world.memory = RolloutState()
+            world.memory, world.is_lost = RolloutState(), True
     world.operate(is_ended_before_status=what == "end before status")
 
 
@@ -566,7 +568,8 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
     replicas: int, path: list[tuple[str, Any]]
 ) -> None:
     """c can't be loaded by any pod. A pod that is told serves what it has until it has what it is told."""
-    orders, memory, now, asked, named = Assignment("a"), RolloutState("a"), NOW, "a", "a"
+    orders, memory, now, asked = Assignment("a"), RolloutState("a"), NOW, "a"
+    named: str | None = "a"
     serving: list[str] = ["a"] * replicas
 
     def operate() -> Plan:
@@ -581,8 +584,9 @@ def test_in_place_no_pod_is_ever_told_to_give_up_the_version_that_serves(
             is_refused=orders.revision == "c",
         )
         wanted_now = Target(asked, "", replicas, DEADLINE_SECONDS, "a", 300)
-        plan = rollout.step(wanted_now, recall_stable(memory, named, {"a": here}, {}, asked), {"a": here}, now)
-        named = plan.state.stable or ""
+        recalled = recall_stable(memory, named, {"a": here}, {}, asked, is_lost=memory == RolloutState())
+        plan = rollout.step(wanted_now, recalled, {"a": here}, now)
+        named = plan.state.stable
         assert plan.replicas == {"a": replicas}
         orders = plan.assignments["a"]
         rejected = tuple(entry for entry in memory.rejected if entry.revision == asked)
