@@ -432,6 +432,14 @@ class Rollout(_Part):
     progress_deadline_seconds: int = Field(
         default=600, ge=10, le=86_400, description="A new revision without progress for this long is taken back."
     )
+    capacity_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="How long a new revision may wait for room (a node, a quota, an image that is being pulled) before "
+        "the stable one gets everything back. The new one isn't rejected: it is tried again when room may have come. "
+        "Default: none, it waits.",
+    )
     bake_seconds: int = Field(
         default=300,
         ge=0,

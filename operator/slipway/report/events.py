@@ -6,8 +6,8 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from slipway.api import GROUP, KIND, VERSION
@@ -18,6 +18,22 @@ from slipway.report.conditions import ENDS, time_of_day
 from slipway.report.pass_result import PassResult
 
 MAX_TRANSITIONS = 10
+
+STABLE_BECAUSE: Mapping[str, str] = {
+    "First": "nothing served before it, and it passed its gates",
+    "StepsDone": "each step's weight was in force, was held, and passed",
+    "Person": "a person asked for it",
+    "SetBack": "the spec names it again, and its pods were still warm",
+    "RolledOver": "all its pods are ready",
+    "LoadedEverywhere": "all pods serve it",
+    "StableWasDown": "no pod of the stable revision has been ready since this one was asked for; it passed its gates",
+    "Switched": "all its pods were ready and had passed their gates when requests were switched to them",
+    "Recreated": "its pods are ready; those of the old revision had to go first",
+    "ScaledToZero": "no pods are wanted",
+    "StableUnavailable": "no pod of the stable revision was ready; it passed its gates",
+    "FoundServing": "it was serving when Slipway found no status",
+}
+"""Each `PromotionReason`, in words for a person. It is all that is said of why a revision is stable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +54,9 @@ def transitions_after(
         return told
     plan, steps = result.carried_out.plan, result.carried_out.inputs.steps
 
-    def tell(revision: str, reason: str, message: str) -> None:
-        told.append(Transition(at=write_time(now), revision=revision, reason=reason, message=message[:1024]))
+    def tell(revision: str, reason: str, message: str, because: str | None = None) -> None:
+        at = write_time(now)
+        told.append(Transition(at=at, revision=revision, reason=reason, message=message[:1024], because=because))
 
     outcome = result.carried_out.inputs.outcome
     if outcome.command is not None and outcome.is_accepted:
@@ -66,7 +83,8 @@ def transitions_after(
             if plan.state.previous
             else ""
         )
-        tell(plan.state.stable, "Promoted", f"revision {plan.state.stable} gets all requests{bakes}")
+        because = plan.promotion_reason.value if plan.promotion_reason is not None else None
+        tell(plan.state.stable, "Promoted", f"revision {plan.state.stable} is stable{_why(because)}{bakes}", because)
     if (
         was_previous is not None
         and plan.state.previous is None
@@ -75,6 +93,14 @@ def transitions_after(
     ):
         tell(plan.state.stable or "", "Baked", f"the bake is over; revision {was_previous} goes")
     return told[-MAX_TRANSITIONS:]
+
+
+def _why(because: str | None) -> str:
+    """The reason and what it means, to be put behind "is stable"."""
+    if because is None:
+        return ""
+    words = STABLE_BECAUSE.get(because)
+    return f" ({because}: {words})" if words else f" ({because})"
 
 
 def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list[Notice]:
@@ -99,13 +125,25 @@ def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list
     for transition in fresh:
         if transition.reason == "RolledBack":
             found.setdefault("RolledBack", Notice(True, "RolledBack", transition.message))
-        if transition.reason == "Promoted" and (before.stable is None or not found.keys().isdisjoint(ENDS)):
-            continue  # Ready tells the first revision, condition Promoted one that ends without a bake
+        if transition.reason == "Promoted" and (tells := _told_by(found, before)) is not None:
+            found[tells.reason] = replace(tells, message=_both(tells, transition))
+            continue
         if transition.reason in ("Started", "Step", "Promoted", "Baked", "Command"):
             found.setdefault(
                 f"Rollout{transition.reason}", Notice(False, f"Rollout{transition.reason}", transition.message)
             )
     return list(found.values())
+
+
+def _told_by(found: Mapping[str, Notice], before: ModelDeploymentStatus) -> Notice | None:
+    """The event that tells a promotion already: Promoted or RolledBack without a bake; for the first, Ready."""
+    reasons = (*ENDS, "MinimumReplicasReady") if before.stable is None else ENDS
+    return next((found[reason] for reason in reasons if reason in found), None)
+
+
+def _both(notice: Notice, transition: Transition) -> str:
+    """What a condition says of a promotion, and why it was: condition Promoted says nothing that the line doesn't."""
+    return transition.message if notice.reason == "Promoted" else f"{notice.message}; {transition.message}"
 
 
 def event_of(notice: Notice, meta: Json, now: datetime) -> Json:

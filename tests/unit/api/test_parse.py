@@ -207,6 +207,8 @@ def test_every_rule_of_the_crd_has_its_twin_here() -> None:
         ({"resources": {"limits": {"cpu": "much"}}}, ["spec.resources.limits", "'much' is no quantity", "500m"]),
         ({"versionPolicy": {"latest": {"count": 0}}}, ["spec.versionPolicy.latest.count"]),
         ({"rollout": {"progressDeadlineSeconds": 1}}, ["spec.rollout.progressDeadlineSeconds"]),
+        ({"rollout": {"capacityDeadlineSeconds": 0}}, ["spec.rollout.capacityDeadlineSeconds"]),
+        ({"rollout": {"capacityDeadlineSeconds": 86_401}}, ["spec.rollout.capacityDeadlineSeconds"]),
         ({"rollout": {"strategy": "Sideways"}}, ["spec.rollout.strategy"]),
         (
             {"model": {"uri": "volume://models/x"}},
