@@ -71,8 +71,7 @@ def gather_inputs(
     state = catch_up(
         state, snapshot.routers.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None
     )
-    warm = snapshot.workloads.get(workload_of(state.previous or "", snapshot.workloads) or "", ABSENT)
-    outcome = carry_out(command, state, named, snapshot.revisions, steps, is_warm=warm.ready > 0)
+    outcome = carry_out(command, state, named, snapshot.revisions, steps, warm=_warm(state, snapshot))
     pinned = outcome.state.pinned
     placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
@@ -86,6 +85,15 @@ def gather_inputs(
         placement=placement,
         target=_target(deployment, placement, steps, is_rollback=pinned is not None),
     )
+
+
+def _warm(state: RolloutState, snapshot: Snapshot) -> str | None:
+    """What is still warm of the revision before the stable one, while that bakes; None: nothing."""
+    if state.previous is not None:
+        here = snapshot.workloads.get(workload_of(state.previous, snapshot.workloads) or "", ABSENT)
+        return state.previous if here.ready > 0 else None
+    here = snapshot.workloads.get(workload_of(state.stable or "", snapshot.workloads) or "", ABSENT)
+    return here.other_than(state.stable) if state.bake_until is not None else None
 
 
 def still_rejected(
