@@ -74,6 +74,19 @@ def test_a_new_version_is_loaded_into_the_pods_that_serve() -> None:
     assert_at_rest(operator)
 
 
+def test_its_bake_is_told_from_its_beginning_to_its_end() -> None:
+    world, operator = in_place()
+    begun = len(world.events)
+    world.edit({"model": {"version": 2}})
+    run(operator, 20 + BAKE_SECONDS)
+    told = [(each["reason"], each["message"]) for each in world.events[begun:]]
+    [promoted] = [message for reason, message in told if reason == "Promoted"]
+    assert "(LoadedEverywhere: all pods serve it); the version before stays loaded until" in promoted
+    [baked] = [message for reason, message in told if reason == "RolloutBaked"]
+    assert baked == "the bake is over; the version before is unloaded"
+    assert_at_rest(operator)
+
+
 def test_without_bake_the_version_before_goes_at_once() -> None:
     world, operator = in_place({"rollout": {"bakeSeconds": 0}})
     world.edit({"model": {"version": 2}})

@@ -13,6 +13,7 @@ from datetime import datetime
 from slipway.api import GROUP, KIND, VERSION
 from slipway.api.status import ModelDeploymentStatus, Transition, write_time
 from slipway.model.revision import Json
+from slipway.model.rollout import Plan
 from slipway.model.rollout_state import Rejection
 from slipway.report.conditions import ENDS, time_of_day
 from slipway.report.pass_result import PassResult
@@ -78,21 +79,28 @@ def transitions_after(
         message = f"back to revision {plan.state.stable}: {plan.cause.reason}: {plan.cause.message}"
         tell(was_stable or "", "RolledBack", message)
     elif plan.state.stable is not None and plan.state.stable != was_stable:
-        bakes = (
-            f"; revision {plan.state.previous} stays warm until {time_of_day(plan.state.bake_until)}"
-            if plan.state.previous
-            else ""
-        )
         because = plan.promotion_reason.value if plan.promotion_reason is not None else None
-        tell(plan.state.stable, "Promoted", f"revision {plan.state.stable} is stable{_why(because)}{bakes}", because)
-    if (
-        was_previous is not None
-        and plan.state.previous is None
-        and plan.newly_rejected is None
-        and plan.state.stable == was_stable
+        tell(
+            plan.state.stable,
+            "Promoted",
+            f"revision {plan.state.stable} is stable{_why(because)}{_bake(plan)}",
+            because,
+        )
+    is_over = stored.bake_until is not None and plan.state.bake_until is None
+    if (is_over or (was_previous is not None and plan.state.previous is None)) and (
+        plan.newly_rejected is None and plan.state.stable == was_stable
     ):
-        tell(plan.state.stable or "", "Baked", f"the bake is over; revision {was_previous} goes")
+        goes = f"revision {was_previous} goes" if was_previous else "the version before is unloaded"
+        tell(plan.state.stable or "", "Baked", f"the bake is over; {goes}")
     return told[-MAX_TRANSITIONS:]
+
+
+def _bake(plan: Plan) -> str:
+    """How long the one before is kept; empty where it is not."""
+    if plan.state.bake_until is None:
+        return ""
+    kept = f"revision {plan.state.previous} stays warm" if plan.state.previous else "the version before stays loaded"
+    return f"; {kept} until {time_of_day(plan.state.bake_until)}"
 
 
 def _why(because: str | None) -> str:
