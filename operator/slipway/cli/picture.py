@@ -228,7 +228,8 @@ def _progress(view: View, canvas: Canvas) -> Facts:
     if view.waits_for and not (view.current_step and view.current_step.left_seconds):
         text = Text(view.waits_for, "yellow" if view.waits_for_person else "")
         if view.patience_seconds is not None and not view.waits_for_person:
-            text.append(f"{canvas.sign('between')}{duration(view.patience_seconds)} at most", "dim")
+            left = f"{duration(view.patience_seconds)} left, then it is taken back"
+            text.append(f"{canvas.sign('between')}{left}", "dim")
         yield "waits for", text
     if view.bake_left_seconds is not None:
         yield "bake", _bake(view, room, canvas)

@@ -109,7 +109,9 @@ def carry_out(
         return CommandOutcome(state)
     ask = Ask(command, state, spec_revision, history=history, steps=steps, warm=warm)
     if not command.verb:
-        return ask.refuse(f"annotation {COMMAND_ANNOTATION} is no VERB/REVISION/ID; write it with kubectl slipway")
+        return ask.refuse(
+            f"annotation {COMMAND_ANNOTATION} is not of the form VERB/REVISION/ID; let kubectl slipway write it"
+        )
     if command.verb not in VERBS:
         return ask.refuse(f"{command.verb} is no command; there are {', '.join(VERBS)}")
     is_canary = state.canary is not None and state.canary == command.revision and state.stable is not None
@@ -148,7 +150,8 @@ def _promote(ask: Ask) -> CommandOutcome:
         return ask.accept(f"the bake of revision {revision} is over", replace(state, bake_until=None))
     index = len(ask.steps) if state.step_index else 0
     changed = replace(state, is_paused=False, is_promote_requested=True, step_index=index, step_since=None)
-    return ask.accept(f"revision {revision} goes to 100 % now", replace(changed, progress_since=None))
+    when = "now" if state.step_index else "once its pods are ready and its gates have passed"
+    return ask.accept(f"revision {revision} goes to 100 % {when}", replace(changed, progress_since=None))
 
 
 def _pause(ask: Ask) -> CommandOutcome:
@@ -191,13 +194,13 @@ def _roll_back(ask: Ask) -> CommandOutcome:
         known = ", ".join(sorted(ask.history)) or "none"
         return ask.refuse(f"revision {target} isn't in the history ({known})")
     if target == ask.spec_revision and state.pinned is None:
-        what = "and rejected; kubectl slipway retry tries it again" if forgiven != state else "already"
+        what = "already, but rejected: kubectl slipway retry tries it again" if forgiven != state else "already"
         return ask.refuse(f"revision {target} is the spec's own {what}")
     if target == ask.spec_revision:
         return ask.accept(f"the spec's revision {target} serves again", replace(forgiven, pinned=None))
     return ask.accept(
-        f"revision {target} serves instead of {ask.spec_revision}, until the spec names another, a newer version is "
-        "found, or kubectl slipway retry",
+        f"revision {target} serves instead of {ask.spec_revision} as soon as its pods are ready, until the spec names "
+        "another, a newer version is found, or kubectl slipway retry",
         replace(forgiven, pinned=Pinned(revision=target, instead_of=ask.spec_revision)),
     )
 

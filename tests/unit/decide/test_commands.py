@@ -146,6 +146,11 @@ def test_a_command_is_carried_out_on_the_memory(text: str, before: RolloutState,
     assert outcome.message
 
 
+def test_promote_while_it_prepares_says_what_is_waited_for() -> None:
+    assert "once its pods are ready and its gates have passed" in said("promote/new", PREPARES).message
+    assert said("promote/new", AT_STEP_1).message == "revision new goes to 100 % now"
+
+
 @pytest.mark.parametrize("memory", [PREPARES, AT_STEP_1, AT_PAUSE, AT_100, BAKES, BAKES_IN_PLACE])
 def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: RolloutState) -> None:
     outcome = said("abort/new", memory)
