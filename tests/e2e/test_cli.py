@@ -51,7 +51,7 @@ def slipway(plugin_folder: Path) -> Slipway:
     """`slipway("status", …, stdin=…, NAME=value)`: the command as a process; capitals are its environment."""
 
     # pytest-xdist sets COLUMNS in its workers, and a pipe has no width.
-    here = {name: value for name, value in os.environ.items() if name != "COLUMNS"}
+    here = {name: value for name, value in os.environ.items() if name != "COLUMNS"} | {"LC_ALL": "C.UTF-8"}
 
     def run(*words: str, stdin: bytes | None = None, seconds: float = 120, **environment: str) -> Ran:
         done = subprocess.run(
@@ -70,7 +70,7 @@ def slipway(plugin_folder: Path) -> Slipway:
 def watched(slipway: Path, *words: str, until: str, seconds: float = 30) -> tuple[int, str]:
     """Watches on a terminal until it shows that text, then types Ctrl-C: the exit status, and all that was drawn."""
     ours, theirs = pty.openpty()
-    terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40"}
+    terminal = {"TERM": "xterm-256color", "COLUMNS": "100", "LINES": "40", "LC_ALL": "C.UTF-8"}
     process = subprocess.Popen(
         [slipway, *words],
         stdin=theirs,

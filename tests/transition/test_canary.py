@@ -556,6 +556,21 @@ def test_skip_goes_to_the_next_step() -> None:
     assert_rested(world, operator, NEW)
 
 
+def test_skip_leaves_a_persons_pause_in_force() -> None:
+    steps = [{"weight": 25, "holdSeconds": 600}, {"weight": 50, "holdSeconds": 1}, {"weight": 75, "holdSeconds": 1}]
+    world, operator = arriving({"rollout": {"steps": steps}})
+    revision = canary_of(world)
+    world.command("pause", revision)
+    run(operator, 3)
+    world.command("skip", revision, 2)
+    run(operator, 2 * DEADLINE_SECONDS)
+    assert status(world)["lastCommand"]["accepted"]
+    assert (phase(world), weights(world), status(world)["step"]["index"]) == ("Paused", (50, 50), 2)
+    world.command("resume", revision, 3)
+    until_ready(operator, 40)
+    assert_rested(world, operator, NEW)
+
+
 def test_abort_takes_it_back_and_retry_tries_it_again() -> None:
     world, operator = arriving()
     revision = canary_of(world)

@@ -29,6 +29,7 @@ from tests.transition.test_canary import (
     serving,
     status,
 )
+from tests.transition.test_in_place import following
 from tests.transition.test_transitions import stable_of
 from tests.transition.world import World
 from tests.unit.specs import NAME
@@ -59,6 +60,18 @@ def baking() -> World:
     world.edit({"model": {"version": NEW}})
     until(operator, lambda: phase(world) == "Baking" and "settled" in status(world))
     return world
+
+
+def baking_in_place() -> World:
+    world, operator = following(1, bakeSeconds=600)
+    world.at_source = {1, 2}
+    until(operator, lambda: "bakeUntil" in status(world) and "settled" in status(world))
+    return world
+
+
+def former_of(world: World) -> str:
+    """The revision that was stable before."""
+    return str(next(each["revision"] for each in status(world)["transitions"] if each["reason"] == "Promoted"))
 
 
 def rejected() -> World:
@@ -108,6 +121,9 @@ CASES: dict[str, tuple[Callable[[], World], Callable[[World], None]]] = {
     "abort in bake": (baking, says("abort", stable_of)),
     "promote in bake": (baking, says("promote", stable_of)),
     "rollback": (baking, says("rollback", lambda world: str(status(world)["previous"]["revision"]))),
+    "abort in bake in place": (baking_in_place, says("abort", stable_of)),
+    "promote in bake in place": (baking_in_place, says("promote", stable_of)),
+    "rollback of a found version": (baking_in_place, says("rollback", former_of)),
     "a crash": (paused, lambda world: world.crash(NEW)),
     "a crash in bake": (baking, lambda world: world.crash(NEW)),
     "status is lost": (paused, World.lose_status),

@@ -74,6 +74,19 @@ def test_a_new_version_is_loaded_into_the_pods_that_serve() -> None:
     assert_at_rest(operator)
 
 
+def test_its_bake_is_told_from_its_beginning_to_its_end() -> None:
+    world, operator = in_place()
+    begun = len(world.events)
+    world.edit({"model": {"version": 2}})
+    run(operator, 20 + BAKE_SECONDS)
+    told = [(each["reason"], each["message"]) for each in world.events[begun:]]
+    [promoted] = [message for reason, message in told if reason == "Promoted"]
+    assert "(LoadedEverywhere: all pods serve it); the version before stays loaded until" in promoted
+    [baked] = [message for reason, message in told if reason == "RolloutBaked"]
+    assert baked == "the bake is over; the version before is unloaded"
+    assert_at_rest(operator)
+
+
 def test_without_bake_the_version_before_goes_at_once() -> None:
     world, operator = in_place({"rollout": {"bakeSeconds": 0}})
     world.edit({"model": {"version": 2}})
@@ -373,3 +386,161 @@ def test_other_bytes_replace_what_was_written_down_only_where_a_person_pins_them
     assert len(world.pods()) == 3
     assert world.objects["ConfigMap", name]["data"][RECORDED_KEY] == f'{{"1": "{kept:064x}"}}'
     assert_at_rest(operator)
+
+
+# ---- a person goes back
+
+
+BY_STEPS: dict[str, Any] = {"steps": [{"weight": 50, "holdSeconds": 2}], "strategy": None}
+
+
+WAYS = pytest.mark.parametrize(
+    ("rollout", "bakes"),
+    [
+        pytest.param({}, True, id="in place"),
+        pytest.param({}, False, id="in place, after the bake"),
+        pytest.param({"strategy": "RollingUpdate"}, False, id="rolling"),
+        pytest.param(BY_STEPS, True, id="by steps"),
+        pytest.param(BY_STEPS, False, id="by steps, after the bake"),
+    ],
+)
+
+
+def found_and_rolled_back(rollout: dict[str, Any], *, bakes: bool) -> tuple[World, Operator, str]:
+    """Versions 1 and then 2 were found and served, and a person rolled back to 1. Returns 2's revision too."""
+    world, operator = following(1, **rollout)
+    first = stable_of(world)
+    world.at_source = {1, 2}
+    run(operator, 30 if bakes else 120)
+    second = stable_of(world)
+    assert second != first
+    world.command("rollback", first)
+    run(operator, 50 if "strategy" in rollout else 20)
+    assert world.deployment()["status"]["lastCommand"]["accepted"]
+    return world, operator, second
+
+
+@WAYS
+def test_a_rollback_stands_although_the_version_is_found_again(rollout: dict[str, Any], bakes: bool) -> None:
+    world, operator, second = found_and_rolled_back(rollout, bakes=bakes)
+    for listing in ({1, 2}, {1}, {1, 2}):
+        world.at_source = listing
+        run(operator, 20)
+        assert world.ready_by_version() == {1: 2}
+        assert world.deployment()["status"]["pinned"]["insteadOf"] == second
+        assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert_at_rest(operator)
+    reborn = Operator(world)
+    run(reborn, 10)
+    assert world.ready_by_version() == {1: 2}
+    assert_at_rest(reborn)
+
+
+@WAYS
+def test_a_rollback_ends_when_a_version_is_found_that_is_newer_than_the_rejected_one(
+    rollout: dict[str, Any], bakes: bool
+) -> None:
+    world, operator, _ = found_and_rolled_back(rollout, bakes=bakes)
+    world.at_source = {1, 2, 3}
+    run(operator, 20 + BAKE_SECONDS)
+    assert_healthy(world, 3)
+    assert "pinned" not in world.deployment()["status"]
+    assert_at_rest(operator)
+
+
+def test_a_version_found_during_a_rollback_waits_for_its_end() -> None:
+    world, operator = following(1, 2, strategy="RollingUpdate")
+    first = stable_of(world)
+    world.at_source = {1, 2, 3}
+    run(operator, 60)
+    third = stable_of(world)
+    world.command("rollback", first)
+    run(operator, 2)
+    assert world.deployment()["status"]["canary"]["revision"] == first
+    world.at_source = {1, 2, 3, 4}
+    run(operator, 1)
+    assert world.deployment()["status"]["pinned"] == {"revision": first, "insteadOf": third}
+    run(operator, 90)
+    assert_healthy(world, 4)
+
+
+def test_abort_in_the_bake_of_a_version_in_place_is_a_switch_back() -> None:
+    world, operator = in_place()
+    first, pods = stable_of(world), pod_names(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    second = stable_of(world)
+    world.command("abort", second)
+    run(operator, 3)
+    assert world.ready_by_version() == {1: 2}
+    assert stable_of(world) == first
+    assert world.deployment()["status"]["lastCommand"]["accepted"]
+    assert world.deployment()["status"]["rejected"][0]["reason"] == "Aborted"
+    run(operator, 2 * BAKE_SECONDS)
+    assert world.least_ready == 2
+    assert (pod_names(world), orders(world)["load"]) == (pods, [1])
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
+    assert_at_rest(operator)
+    world.command("retry", second, 2)
+    run(operator, 20 + BAKE_SECONDS)
+    assert_healthy(world, 2)
+
+
+def test_abort_in_the_bake_of_a_found_version_is_not_undone_by_finding_it_again() -> None:
+    world, operator = following(1)
+    world.at_source = {1, 2}
+    run(operator, 20)
+    world.command("abort", stable_of(world))
+    for listing in ({1, 2}, {1}, {1, 2}):
+        world.at_source = listing
+        run(operator, 20)
+        assert world.ready_by_version() == {1: 2}
+    world.at_source = {1, 2, 3}
+    run(operator, 20)
+    assert_healthy(world, 3)
+
+
+def test_promote_in_the_bake_of_a_version_in_place_ends_it() -> None:
+    world, operator = in_place()
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    world.command("promote", stable_of(world))
+    run(operator, 3)
+    assert world.deployment()["status"]["lastCommand"]["accepted"]
+    assert (orders(world)["served"], orders(world)["load"]) == (2, [2])
+    assert "bakeUntil" not in world.deployment()["status"]
+    assert_healthy(world, 2)
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize("verb", ["abort", "promote"])
+def test_steps_that_come_in_the_bake_of_a_version_in_place_leave_its_commands(verb: str) -> None:
+    world, operator = in_place()
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 10)
+    second = stable_of(world)
+    world.edit({"rollout": BY_STEPS})
+    run(operator, 20)
+    world.command(verb, second)
+    run(operator, 20)
+    assert world.deployment()["status"]["lastCommand"]["accepted"]
+    assert world.ready_by_version() == ({1: 2} if verb == "abort" else {2: 2})
+    assert stable_of(world) == (first if verb == "abort" else second)
+    assert "bakeUntil" not in world.deployment()["status"]
+    assert world.least_ready == 2
+    run(operator, 2 * BAKE_SECONDS)
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize("verb", ["abort", "promote"])
+def test_after_the_bake_of_a_version_in_place_there_is_nothing_to_take_back(verb: str) -> None:
+    world, operator = in_place()
+    world.edit({"model": {"version": 2}})
+    run(operator, 20 + BAKE_SECONDS)
+    world.command(verb, stable_of(world))
+    run(operator, 3)
+    last = world.deployment()["status"]["lastCommand"]
+    assert (last["accepted"], f"nothing to {verb}" in last["message"]) == (False, True)
+    assert_healthy(world, 2)

@@ -109,6 +109,7 @@ def _version() -> Schema:
 def _spec() -> Schema:
     """The spec's schema, each rule where it belongs."""
     spec = _schema_of(ModelDeploymentSpec)
+    _name_defaults(spec)
     for hashed in _of_revisions(spec):
         _leave_defaults_out(hashed)
     for rule in RULES:
@@ -196,15 +197,25 @@ def _of_revisions(spec: Schema) -> Iterator[Schema]:
         yield from [part] if inner is True else [part["properties"][to_camel(each)] for each in sorted(inner)]
 
 
+def _name_defaults(schema: Schema) -> None:
+    """Say each default in words: `kubectl explain` shows descriptions, and no defaults."""
+    for node in _with_parts(schema):
+        if (default := node.get("default")) is not None:
+            said = default if isinstance(default, str) else json.dumps(default)
+            node["description"] = f"{node.get('description', '')} Default: {said}.".lstrip()
+
+
 def _leave_defaults_out(schema: Schema) -> None:
-    """Say them in words instead: the operator knows them."""
-    if (default := schema.pop("default", None)) is not None:
-        said = default if isinstance(default, str) else json.dumps(default)
-        schema["description"] = f"{schema.get('description', '')} Default: {said}.".lstrip()
-    for child in schema.get("properties", {}).values():
-        _leave_defaults_out(child)
-    if "items" in schema:
-        _leave_defaults_out(schema["items"])
+    """The operator knows them, and the descriptions name them."""
+    for node in _with_parts(schema):
+        node.pop("default", None)
+
+
+def _with_parts(schema: Schema) -> Iterator[Schema]:
+    """This schema and all below it."""
+    yield schema
+    for child in (*schema.get("properties", {}).values(), *([schema["items"]] if "items" in schema else [])):
+        yield from _with_parts(child)
 
 
 def _with_description(schema: Schema, node: Schema) -> Schema:

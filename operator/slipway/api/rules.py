@@ -17,7 +17,11 @@ from slipway.api.v1alpha1 import MAX_NAME_LENGTH, Model, ModelDeploymentSpec, Ru
 
 URI_PATTERN = "^(pvc|https|volume|s3|oci)://[^/[:space:]?#]+(/[^[:space:]?#]*)?$"
 """RE2, as CEL reads it."""
-URI_FORM = "must be SCHEME://PLACE/path without spaces, with a scheme of pvc, https, volume, s3, oci"
+URI_FORM = (
+    "must be SCHEME://PLACE/path without spaces, ? or #. SCHEME is s3 or pvc; https or oci where model.versions names "
+    "the versions; volume where podTemplate has that volume"
+)
+"""Each scheme with what it needs beside it: what a person takes from here must not be refused by the next rule."""
 
 
 @dataclass(frozen=True, slots=True)

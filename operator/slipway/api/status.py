@@ -133,6 +133,9 @@ class Transition(_Report):
     revision: str = Field(max_length=63, description="To which revision.")
     reason: str = Field(max_length=128, description="A CamelCase constant.")
     message: str = Field(max_length=1024, description="What, in words.")
+    because: str | None = Field(
+        default=None, max_length=64, description="Promoted: why it became stable, as in First, StepsDone or Person."
+    )
 
 
 class CommandStatus(_Report):
@@ -254,10 +257,10 @@ def read_status(stored: dict[str, Any] | None) -> ModelDeploymentStatus:
 
 def _under_names_of_today(stored: dict[str, Any]) -> dict[str, Any]:
     """The status and the parts of it that had other names."""
-    renamed = {FORMER_NAMES.get(name, name): value for name, value in stored.items()}
+    renamed = {FORMER_NAMES.get(to_camel(name), name): value for name, value in stored.items()}
     for part in ("stable", "canary", "previous", "step", "traffic"):
         if isinstance(renamed.get(part), dict):
-            renamed[part] = {FORMER_NAMES.get(name, name): value for name, value in renamed[part].items()}
+            renamed[part] = {FORMER_NAMES.get(to_camel(name), name): value for name, value in renamed[part].items()}
     return renamed
 
 

@@ -111,12 +111,14 @@ class Runtime(_Part):
         default_factory=list, max_length=16, description="Custom: the container's command. Default: the image's."
     )
     args: list[Annotated[str, Field(max_length=1024)]] = Field(
-        default_factory=list, max_length=64, description="Arguments appended to the server's command line."
+        default_factory=list,
+        max_length=64,
+        description="Arguments appended to the server's command line. Default: none.",
     )
     env: list[dict[str, Any]] = Field(
         default_factory=list,
         max_length=64,
-        description="Environment variables of the server container, as in a Pod.",
+        description="Environment variables of the server container, as in a Pod. Default: none.",
         json_schema_extra={"x-slipway-core": "V1EnvVar"},
     )
     instances: int | None = Field(
@@ -130,7 +132,7 @@ class Runtime(_Part):
         default=None,
         gt=0,
         le=1,
-        description="Share of a GPU's memory that the server may take, where the server can be told.",
+        description="Share of a GPU's memory that the server may take, where the server can be told. Default: its own.",
     )
     http_port: int | None = Field(default=None, ge=1, le=65_535, description="Custom: its HTTP port. Default: 8080.")
     grpc_port: int | None = Field(default=None, ge=1, le=65_535, description="Custom: its gRPC port. Default: none.")
@@ -151,8 +153,8 @@ class Model(_Part):
     uri: str = Field(
         max_length=1024,
         description="Where the model is: a folder with one folder (or file) per version below it, or one model. "
-        "s3://BUCKET/path, oci://REGISTRY/repository, https://HOST/path, pvc://CLAIM/path, volume://VOLUME/path (a "
-        "volume of spec.podTemplate).",
+        "s3://BUCKET/path, pvc://CLAIM/path, volume://VOLUME/path (a volume of spec.podTemplate); with model.versions "
+        "also https://HOST/path, oci://REGISTRY/repository.",
     )
     version: Version | None = Field(
         default=None,
@@ -162,18 +164,19 @@ class Model(_Part):
         default_factory=dict,
         max_length=256,
         description="Version number to path, URL or tag, for layouts that can't be listed. Required for https and "
-        "oci. Paths and URLs may be relative to uri.",
+        "oci. Paths and URLs may be relative to uri. Default: none; what is at uri is listed.",
     )
     sha256: dict[VersionKey, Annotated[str, Field(pattern=SHA256, max_length=64)]] = Field(
         default_factory=dict,
         max_length=256,
         description="Pins: version number to digest. Of a file: its sha256. Of a folder: the sha256 of the "
-        "path-sorted sha256sum lines of its files.",
+        "path-sorted sha256sum lines of its files. Default: none.",
     )
     labels: dict[Annotated[str, Field(max_length=63)], Version] = Field(
         default_factory=dict,
         max_length=32,
-        description="TensorFlowServing: more labels for loaded versions. 'stable' and 'canary' are Slipway's own.",
+        description="TensorFlowServing: more labels for loaded versions. 'stable' and 'canary' are Slipway's own. "
+        "Default: none.",
     )
     memory_factor: float = Field(
         default=1.5,
@@ -220,7 +223,9 @@ class VersionPolicy(_Part):
 class ResourceRequirements(_Part):
     """Resources of the server container, as in a Pod; extended resources such as nvidia.com/gpu go into limits."""
 
-    limits: dict[str, Quantity] = Field(default_factory=dict, max_length=32, description="The most it may use.")
+    limits: dict[str, Quantity] = Field(
+        default_factory=dict, max_length=32, description="The most it may use. Default: no limit."
+    )
     requests: dict[str, Quantity] = Field(
         default_factory=dict, max_length=32, description="What is set aside for it. Default: the limits."
     )
@@ -267,10 +272,10 @@ class Cache(_Part):
 class Storage(_Part):
     """How the model is fetched."""
 
-    allow_redirects: bool = Field(
-        default=False, description="Follow HTTP redirects. Off by default: a redirect can lead anywhere."
+    allow_redirects: bool = Field(default=False, description="Follow HTTP redirects. A redirect can lead anywhere.")
+    ca_bundle: Key | None = Field(
+        default=None, description="Certificates of a private CA, PEM, for https, s3 and oci. Default: public ones."
     )
-    ca_bundle: Key | None = Field(default=None, description="Certificates of a private CA, PEM, for https, s3 and oci.")
     secret_ref: Reference | None = Field(
         default=None,
         description="Secret with credentials for the store. s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
@@ -293,7 +298,9 @@ class Storage(_Part):
         description="oci: the node's container runtime mounts the image; the agent pulls nothing. Another version is "
         "another pod then.",
     )
-    cache: Cache | None = Field(default=None, description="Keep fetched versions on a shared volume.")
+    cache: Cache | None = Field(
+        default=None, description="Keep fetched versions on a shared volume. Default: each pod fetches its own."
+    )
     poll_interval_seconds: int = Field(
         default=60, ge=1, le=86_400, description="How often new versions are looked for."
     )
@@ -322,7 +329,9 @@ class Step(_Part):
     """One step of a canary: a weight, or a pause. Weights rise; after the last step the canary is promoted."""
 
     weight: int | None = Field(default=None, ge=0, le=100, description="Percent of requests to the canary.")
-    hold_seconds: int | None = Field(default=None, ge=0, le=604_800, description="How long the weight is held.")
+    hold_seconds: int | None = Field(
+        default=None, ge=0, le=604_800, description="How long the weight is held. Default: 0."
+    )
     pause: Pause | None = Field(default=None, description="Wait until a person resumes, or for a time.")
 
 
@@ -339,7 +348,10 @@ class GoldenRequest(_Part):
         json_schema_extra={"x-slipway-open": "any"},
     )
     max_latency_milliseconds: int | None = Field(
-        default=None, ge=1, le=3_600_000, description="The longest that the answer may take, once warm."
+        default=None,
+        ge=1,
+        le=3_600_000,
+        description="The longest that the answer may take, once warm. Default: no limit.",
     )
 
 
@@ -367,13 +379,15 @@ class Golden(_Part):
     file: str | None = Field(
         default=None, min_length=1, max_length=512, description="A file of that form in each version's own folder."
     )
-    tolerance: Tolerance = Field(default_factory=Tolerance, description="How far numbers may be off.")
+    tolerance: Tolerance = Field(
+        default_factory=Tolerance, description="How far numbers may be off. Default: as its fields say."
+    )
 
 
 class Gates(_Part):
     """What a new revision must pass before it gets any live traffic."""
 
-    golden: Golden | None = Field(default=None, description="Requests with known answers.")
+    golden: Golden | None = Field(default=None, description="Requests with known answers. Default: none.")
     signature: Literal["Compatible", "Ignore"] | None = Field(
         default=None,
         description="Compatible: clients of the old version can use the new one: every input, output, type and shape "
@@ -399,9 +413,11 @@ class Analysis(_Part):
         description="A difference that nobody cares about: the share of requests by which the canary may fail, or be "
         "slow, more often than stable. A step passes when the difference is surely below it.",
     )
-    max_error_rate: float | None = Field(default=None, ge=0, le=1, description="Share of requests that may fail.")
+    max_error_rate: float | None = Field(
+        default=None, ge=0, le=1, description="Share of requests that may fail. Default: no limit."
+    )
     max_latency_milliseconds: int | None = Field(
-        default=None, ge=1, le=60_000, description="Bound on the latency quantile."
+        default=None, ge=1, le=60_000, description="Bound on the latency quantile. Default: no limit."
     )
     latency_quantile: float = Field(default=0.99, gt=0, lt=1, description="Which quantile that bound is for.")
     on_inconclusive: Literal["RollBack", "Hold"] = Field(
@@ -424,13 +440,23 @@ class Rollout(_Part):
         max_length=32,
         description="Steps of a canary. Default with strategy Canary: 5, 25 and 50 percent for a minute each.",
     )
-    gates: Gates | None = Field(default=None, description="What a new revision must pass before any live traffic.")
+    gates: Gates | None = Field(
+        default=None, description="What a new revision must pass before any live traffic. Default: as its fields say."
+    )
     analysis: Analysis | None = Field(default=None, description="How live traffic is judged. Absent: not at all.")
     surge: Literal["Pods", "Swap"] = Field(
         default="Pods", description="Pods: new pods beside old ones. Swap: one old pod makes room for each new one."
     )
     progress_deadline_seconds: int = Field(
         default=600, ge=10, le=86_400, description="A new revision without progress for this long is taken back."
+    )
+    capacity_deadline_seconds: int | None = Field(
+        default=None,
+        ge=1,
+        le=86_400,
+        description="How long a new revision may wait for room (a node, a quota, an image that is being pulled) before "
+        "the stable one gets everything back. The new one isn't rejected: it is tried again when room may have come. "
+        "Default: none, it waits.",
     )
     bake_seconds: int = Field(
         default=300,
@@ -468,7 +494,7 @@ class Traffic(_Part):
         le=86_400,
         description="Router: the longest a request may take. Default: as long as it takes.",
     )
-    router: RouterPods | None = Field(default=None, description="Router: its pods.")
+    router: RouterPods | None = Field(default=None, description="Router: its pods. Default: as its fields say.")
 
 
 class ModelDeploymentSpec(_Part):
@@ -480,16 +506,21 @@ class ModelDeploymentSpec(_Part):
         default=None, description="Which other versions stay loaded. Default: none."
     )
     replicas: int = Field(default=1, ge=0, le=1000, description="Pods that serve.")
-    resources: ResourceRequirements | None = Field(default=None, description="Resources of the server container.")
-    batching: Batching | None = Field(default=None, description="Dynamic batching in the server.")
-    warmup: Warmup | None = Field(default=None, description="Requests before a version counts as ready.")
-    storage: Storage | None = Field(default=None, description="How the model is fetched.")
-    rollout: Rollout = Field(default_factory=Rollout, description="How a new revision takes over.")
-    traffic: Traffic | None = Field(default=None, description="Who splits the traffic.")
+    resources: ResourceRequirements | None = Field(
+        default=None, description="Resources of the server container. Default: none."
+    )
+    batching: Batching | None = Field(default=None, description="Dynamic batching in the server. Default: none.")
+    warmup: Warmup | None = Field(default=None, description="Requests before a version counts as ready. Default: none.")
+    storage: Storage | None = Field(default=None, description="How the model is fetched. Default: as its fields say.")
+    rollout: Rollout = Field(
+        default_factory=Rollout, description="How a new revision takes over. Default: as its fields say."
+    )
+    traffic: Traffic | None = Field(default=None, description="Who splits the traffic. Default: as its fields say.")
     pod_template: dict[str, Any] | None = Field(
         default=None,
         description="Merged into each model pod by the PodSpec's own keys: nodeSelector, tolerations, volumes, "
-        "more containers and so on. Containers 'server' and 'agent' are Slipway's and can be added to.",
+        "more containers and so on. Containers 'server' and 'agent' are Slipway's and can be added to. Default: "
+        "nothing is added.",
         json_schema_extra={"x-slipway-core": "V1PodTemplateSpec"},
     )
 

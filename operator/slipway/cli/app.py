@@ -18,6 +18,7 @@ import typer
 from typer.core import TyperGroup
 
 from slipway import __version__
+from slipway.cli.ascii_locale import is_ascii_locale
 from slipway.cli.errors import CommandError, Exit, failed, misused
 
 if TYPE_CHECKING:
@@ -73,7 +74,7 @@ def _complain(message: str) -> None:
 
 app = typer.Typer(
     cls=OneLine,
-    rich_markup_mode="rich",
+    rich_markup_mode=None if is_ascii_locale(os.environ) else "rich",
     add_completion=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
@@ -196,7 +197,7 @@ def history(
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """List the revisions: what each one changed, and what became of it."""
+    """List the revisions: what each changed, and what became of it."""
     from slipway.cli.session import open_session
     from slipway.cli.show import show_history
 
@@ -271,7 +272,7 @@ def predict(
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Send a prediction request to one revision, or to both and compare the answers.
+    """Send a prediction to one revision, or compare two answers.
 
     The request goes through the API server to a pod of the revision. Exit 0: every answer is a 2xx.
     """
@@ -311,7 +312,7 @@ STEERING = {
     "promote": "Send the canary to 100 percent now; in bake, end the bake.",
     "pause": "Hold the canary at its weight.",
     "resume": "Continue a paused canary, or end its pause step.",
-    "skip": "End the canary's step now, and begin the next.",
+    "skip": "Go to the next step now; a pause by hand stays in force there.",
     "abort": "Take the canary back; in bake, go back to the warm revision.\n\n"
     "The revision is rejected: only retry, or another spec, tries it again.",
     "retry": "Try a rejected revision again.",
@@ -357,9 +358,9 @@ def rollback(
     kube_context: Context = None,
     kubeconfig: Kubeconfig = None,
 ) -> None:
-    """Serve an earlier revision until the spec names another.
+    """Serve an earlier revision; the spec stays unchanged.
 
-    The spec stays unchanged.
+    It serves until the spec names another, a newer version is found, or retry goes back to the spec's revision.
     """
     flags = (namespace, kube_context, kubeconfig)
     _steer(context, "rollback", name, flags, wait=wait, timeout=timeout, output=output, to=to)

@@ -46,16 +46,23 @@ class Canvas:
         """A sign, or its ASCII form."""
         return SIGNS[name][0 if self.is_unicode else 1]
 
+    def cut(self, text: Text, width: int) -> None:
+        """Shorten a text to that many columns, with a sign at its end where something is missing."""
+        if text.cell_len > width:
+            text.truncate(width - len(self.sign("cut")))
+            text.append(self.sign("cut"))
+
 
 SIGNS = {
     "on": ("●", "*"),
     "taking over": ("◐", "+"),
     "warm": ("○", "o"),
-    "done": ("✓", "x"),
+    "done": ("✓", "ok"),
     "current": ("▶", ">"),
     "next": ("·", "."),
-    "failed": ("✗", "!"),
-    "waiting": ("…", "?"),
+    "failed": ("✗", "FAILED"),
+    "waiting": ("…", "--"),
+    "cut": ("…", "..."),
     "full": ("━", "#"),
     "empty": ("─", "-"),
     "between": (" · ", " - "),
@@ -221,7 +228,8 @@ def _progress(view: View, canvas: Canvas) -> Facts:
     if view.waits_for and not (view.current_step and view.current_step.left_seconds):
         text = Text(view.waits_for, "yellow" if view.waits_for_person else "")
         if view.patience_seconds is not None and not view.waits_for_person:
-            text.append(f"{canvas.sign('between')}{duration(view.patience_seconds)} at most", "dim")
+            left = f"{duration(view.patience_seconds)} left, then it is taken back"
+            text.append(f"{canvas.sign('between')}{left}", "dim")
         yield "waits for", text
     if view.bake_left_seconds is not None:
         yield "bake", _bake(view, room, canvas)
@@ -246,7 +254,7 @@ def _problems(view: View, now: datetime) -> Facts:
     """A rollback that stands, rejected revisions, troubles, and the last command where it was refused."""
     if view.pinned is not None:
         pinned = f"{view.pinned.revision} serves instead of {view.pinned.instead_of}, until the spec names another"
-        yield "rollback", Text(pinned, "yellow")
+        yield "rollback", Text(f"{pinned} or a newer version is found", "yellow")
     for each in view.rejected:
         if not any(each.message in trouble.message for trouble in view.troubles):
             text = Text().append(f"{each.revision} ", "bold").append(each.reason, "red")
@@ -298,7 +306,8 @@ def _hold(view: View, room: int, canvas: Canvas) -> Text | None:
 def _bake(view: View, room: int, canvas: Canvas) -> Text:
     left = view.bake_left_seconds or 0
     previous = view.of_role("previous")
-    words = f" {duration(left)} left" + (f", {previous.revision} stays warm" if previous else "")
+    stays = f"{previous.revision} stays warm" if previous else "the version before stays loaded"
+    words = f" {duration(left)} left, {stays}"
     width = min(30, room - len(words))
     share = 1 - left / view.bake_seconds if view.bake_seconds else 1.0
     bar = _bar(share, width, "blue", canvas) if width >= 8 else Text()
@@ -332,7 +341,7 @@ def _transitions(view: View, now: datetime, canvas: Canvas, most: int) -> Table:
     table = Table.grid(padding=(0, 1, 0, 0))
     table.add_column(justify="right", width=before[0])
     for row in rows:
-        row[-1].truncate(max(10, canvas.width - sum(before) - len(before)), overflow="ellipsis")
+        canvas.cut(row[-1], max(10, canvas.width - sum(before) - len(before)))
         table.add_row(*row)
     return table
 
@@ -371,7 +380,8 @@ def draw_list(views: Sequence[View], now: datetime, canvas: Canvas, *, everywher
         table.add_column("MESSAGE", no_wrap=True)
     for view, row in zip(views, rows, strict=True):
         message = Text(" ".join(view.troubles[0].message.split()) if view.troubles else "", "dim")
-        message.truncate(room, overflow="ellipsis")
+        if room >= MESSAGE_WIDTH:
+            canvas.cut(message, room)
         table.add_row(*row, *([message] if room >= MESSAGE_WIDTH else []))
     return table
 

@@ -176,9 +176,8 @@ def revision_for(verb: str, view: View) -> str:
     if verb == "retry":
         return _rejected(view)
     canary, stable = view.of_role("canary"), view.of_role("stable")
-    is_baking = view.of_role("previous") is not None and stable is not None
     if canary is None:
-        if is_baking and verb in ("promote", "abort") and stable is not None:
+        if view.bakes and verb in ("promote", "abort") and stable is not None:
             return stable.revision  # promote ends the bake, abort goes back to what is warm
         raise failed(_nothing_runs(verb, view))
     if verb == "pause" and view.is_paused:
@@ -209,6 +208,8 @@ def _nothing_runs(verb: str, view: View) -> str:
     stable = view.of_role("stable")
     serving = f"revision {stable.revision} (version {stable.version}) serves alone" if stable else "nothing serves yet"
     nothing = f"no revision of {view.name} is taking over, so there is nothing to {verb}: {serving}"
+    if view.pinned is not None:
+        return f"{nothing}, because a person rolled back to it; retry serves {view.pinned.instead_of} again"
     if view.rejected:
         return f"{nothing}, and {view.rejected[-1].revision} is rejected; retry tries it again"
     if verb == "abort" and stable:
@@ -228,8 +229,9 @@ def next_commands(view: View) -> tuple[Hint, ...]:
         if view.waits_for_person:
             return (Hint(f"resume {name}", "continue with the steps"), onward, back)
         return (onward, Hint(f"pause {name}", "stay at this weight"), back)
-    if canary is None and previous is not None and stable is not None:
-        back = Hint(f"abort {name}", f"back to {previous.revision}, which is warm")
+    if view.bakes:
+        warm = f"{previous.revision}, which is warm" if previous else "the version before, still loaded"
+        back = Hint(f"abort {name}", f"back to {warm}")
         return (back, Hint(f"promote {name}", "end the bake now"))
     if view.pinned is not None:
         return (Hint(f"retry {name}", f"try the spec's revision {view.pinned.instead_of} again"),)

@@ -182,8 +182,10 @@ def _newest(body: Json, view: View, stable: Revision, history: Sequence[Revision
         spec = parse(body).spec
     except SpecError as error:
         raise failed(f"the spec is invalid ({error.message}); name the revisions to compare") from None
-    if spec.model.version is None:  # unset: the newest found; stable serves it, as nothing is taking over
-        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"version": stable.version or None})})
+    if spec.model.version is None:  # unset: the newest found; stable serves it, or it was left or rejected
+        left = [view.pinned.instead_of] if view.pinned else [each.revision for each in view.rejected]
+        newest = max([stable.version, *(by_hash[name].version for name in left if name in by_hash)])
+        spec = spec.model_copy(update={"model": spec.model.model_copy(update={"version": newest or None})})
     choice = user_choice(spec)
     kept = by_hash.get(hash_of(choice))
     is_rejected = hash_of(choice) in {each.revision for each in view.rejected}

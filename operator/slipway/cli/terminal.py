@@ -1,7 +1,8 @@
 """Where commands print: a terminal with its width and colours, or a pipe.
 
 In a pipe lines are not wrapped (unless COLUMNS says otherwise), have no colours and no trailing blanks.
-Colours follow NO_COLOR and TERM=dumb; signs beyond ASCII need an encoding that has them.
+Colours follow NO_COLOR and TERM=dumb; signs beyond ASCII need an encoding that has them, and no locale that says C:
+Python writes UTF-8 even there.
 Must not import: kubernetes.
 """
 
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 
 from rich.console import Console, RenderableType
 
+from slipway.cli.ascii_locale import is_ascii_locale
 from slipway.cli.picture import Canvas
 
 PIPE_WIDTH = 10_000
@@ -60,7 +62,7 @@ def open_terminal() -> Terminal:
     is_terminal = out.isatty()
     width = None if is_terminal or os.environ.get("COLUMNS") else PIPE_WIDTH
     console = Console(file=out, width=width, highlight=False, markup=False, emoji=False)
-    is_unicode = "utf" in (getattr(out, "encoding", None) or "").lower()
+    is_unicode = "utf" in (getattr(out, "encoding", None) or "").lower() and not is_ascii_locale(os.environ)
     return Terminal(console, console.is_terminal and not console.is_dumb_terminal, is_unicode)
 
 

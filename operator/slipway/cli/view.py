@@ -134,6 +134,16 @@ class View:
         return self.is_paused or (is_pause and not self.is_promote_requested)
 
     @property
+    def bakes(self) -> bool:
+        """Whether the stable revision bakes: abort goes back to the one before, promote ends the bake.
+
+        In place the one before has no pods of its own, so it has no role. A person's rollback is left by retry.
+        """
+        if self.of_role("stable") is None or self.of_role("canary") is not None:
+            return False
+        return self.of_role("previous") is not None or (self.bake_left_seconds is not None and self.pinned is None)
+
+    @property
     def outcome(self) -> bool | None:
         """Whether the spec's revision was promoted; None: the rollout goes on."""
         promoted = self.promoted

@@ -42,7 +42,8 @@ class Ask:
     """A command, and what it is carried out on.
 
     spec_revision: the one that the spec names. history: the revisions that are kept. steps: of the canary.
-    is_warm: the revision before the stable one has a ready pod, where it is kept for the bake.
+    warm: the revision before the stable one, which an abort in bake goes back to at once: it has a ready pod, or is
+    loaded in the same pods; None: there is none.
     """
 
     command: Command
@@ -50,7 +51,7 @@ class Ask:
     spec_revision: str
     history: Collection[str]
     steps: Sequence[Step]
-    is_warm: bool
+    warm: str | None
 
     def refuse(self, message: str) -> CommandOutcome:
         """Nothing changes."""
@@ -63,8 +64,15 @@ class Ask:
 
     @property
     def is_of_bake(self) -> bool:
-        """Whether it names the stable revision, which bakes."""
-        return self.state.previous is not None and self.command.revision == self.state.stable
+        """Whether it names the stable revision, which bakes, beside the one before or in the same pods.
+
+        In the same pods it bakes only as long as the spec names it, and what a person rolled back to can't be aborted.
+        """
+        state = self.state
+        if self.command.revision != state.stable:
+            return False
+        is_in_place = state.bake_until is not None and state.canary is None and state.pinned is None
+        return state.previous is not None or (is_in_place and self.spec_revision == state.stable)
 
     @property
     def is_at_endless_pause(self) -> bool:
@@ -91,7 +99,7 @@ def carry_out(
     history: Collection[str],
     steps: Sequence[Step],
     *,
-    is_warm: bool = True,
+    warm: str | None = None,
 ) -> CommandOutcome:
     """Carry a command out on the state; the arguments are as in `Ask`."""
     pinned = state.pinned
@@ -99,22 +107,36 @@ def carry_out(
         state = replace(state, pinned=None)  # the spec names another revision now
     if command is None:
         return CommandOutcome(state)
-    ask = Ask(command, state, spec_revision, history=history, steps=steps, is_warm=is_warm)
+    ask = Ask(command, state, spec_revision, history=history, steps=steps, warm=warm)
     if not command.verb:
-        return ask.refuse(f"annotation {COMMAND_ANNOTATION} is no VERB/REVISION/ID; write it with kubectl slipway")
+        return ask.refuse(
+            f"annotation {COMMAND_ANNOTATION} is not of the form VERB/REVISION/ID; let kubectl slipway write it"
+        )
     if command.verb not in VERBS:
         return ask.refuse(f"{command.verb} is no command; there are {', '.join(VERBS)}")
     is_canary = state.canary is not None and state.canary == command.revision and state.stable is not None
     if command.verb in ON_CANARY and not is_canary and not (ask.is_of_bake and command.verb in IN_BAKE):
-        return ask.refuse(f"revision {command.revision} isn't taking over now, so there is nothing to {command.verb}")
+        return ask.refuse(_nothing_runs(ask))
     if command.verb in BY_STEPS and not ask.is_of_bake and not steps and not state.is_paused:
         return ask.refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
     return VERBS[command.verb](ask)
 
 
+def _nothing_runs(ask: Ask) -> str:
+    revision, pinned = ask.command.revision, ask.state.pinned
+    nothing = f"revision {revision} isn't taking over now, so there is nothing to {ask.command.verb}"
+    if pinned is not None and revision == pinned.revision:
+        return (
+            f"{nothing}: a person rolled back to it. To serve revision {pinned.instead_of} again: kubectl slipway retry"
+        )
+    return nothing
+
+
 def _abort(ask: Ask) -> CommandOutcome:
-    if ask.is_of_bake and not ask.is_warm:
-        before = ask.state.previous
+    before = ask.state.previous
+    if ask.is_of_bake and ask.warm is None and before is None:
+        return ask.refuse("the revision before it isn't loaded any more. To go back to it: kubectl slipway rollback")
+    if ask.is_of_bake and ask.warm is None:
         return ask.refuse(
             f"revision {before}, which it would go back to, has no ready pod now, so requests would be lost. "
             f"Try again, or let it take over once it has: kubectl slipway rollback --to {before}"
@@ -128,7 +150,8 @@ def _promote(ask: Ask) -> CommandOutcome:
         return ask.accept(f"the bake of revision {revision} is over", replace(state, bake_until=None))
     index = len(ask.steps) if state.step_index else 0
     changed = replace(state, is_paused=False, is_promote_requested=True, step_index=index, step_since=None)
-    return ask.accept(f"revision {revision} goes to 100 % now", replace(changed, progress_since=None))
+    when = "now" if state.step_index else "once its pods are ready and its gates have passed"
+    return ask.accept(f"revision {revision} goes to 100 % {when}", replace(changed, progress_since=None))
 
 
 def _pause(ask: Ask) -> CommandOutcome:
@@ -148,7 +171,10 @@ def _skip(ask: Ask) -> CommandOutcome:
         return ask.refuse("the canary still prepares: there is no step to skip yet")
     if index >= len(ask.steps):
         return ask.refuse("the canary is in its last step: there is none to skip to")
-    return ask.accept(f"step {index} is skipped", _in_next_step(replace(ask.state, is_paused=False)))
+    still = "; it is still paused there, until kubectl slipway resume" if ask.state.is_paused else ""
+    return ask.accept(
+        f"step {index} is skipped, and the canary goes to step {index + 1}{still}", _in_next_step(ask.state)
+    )
 
 
 def _retry(ask: Ask) -> CommandOutcome:
@@ -168,12 +194,13 @@ def _roll_back(ask: Ask) -> CommandOutcome:
         known = ", ".join(sorted(ask.history)) or "none"
         return ask.refuse(f"revision {target} isn't in the history ({known})")
     if target == ask.spec_revision and state.pinned is None:
-        what = "and rejected; kubectl slipway retry tries it again" if forgiven != state else "already"
+        what = "already, but rejected: kubectl slipway retry tries it again" if forgiven != state else "already"
         return ask.refuse(f"revision {target} is the spec's own {what}")
     if target == ask.spec_revision:
         return ask.accept(f"the spec's revision {target} serves again", replace(forgiven, pinned=None))
     return ask.accept(
-        f"revision {target} serves instead of {ask.spec_revision}, until the spec names another",
+        f"revision {target} serves instead of {ask.spec_revision} as soon as its pods are ready, until the spec names "
+        "another, a newer version is found, or kubectl slipway retry",
         replace(forgiven, pinned=Pinned(revision=target, instead_of=ask.spec_revision)),
     )
 

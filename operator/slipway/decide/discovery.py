@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from slipway.api import ModelDeployment
-from slipway.api.status import ModelDeploymentStatus
+from slipway.api.status import ModelDeploymentStatus, RevisionStatus
 from slipway.api.v1alpha1 import VersionPolicy
 from slipway.model.revision import Revision, place_of
 from slipway.model.workload import Trouble
@@ -24,12 +24,21 @@ MAX_LISTED = 256
 def resolve_version(
     deployment: ModelDeployment, snapshot: Snapshot, stored: ModelDeploymentStatus, found: tuple[int, ...]
 ) -> ModelDeployment:
-    """The deployment with its served version in the spec: the one named, or the newest found; none while none is."""
-    spec = deployment.spec
+    """The deployment with its served version in the spec: the one named, or the newest found; none while none is.
+
+    A person's rollback is no finding: what it serves, or is to serve, counts as the version that it serves instead of.
+    Only a newer one than that ends it.
+    """
+    spec, pinned = deployment.spec, stored.pinned
     here = of_same_place(deployment, snapshot)
-    stable = stored.stable.version if stored.stable and stored.stable.revision in here else None
-    canary = stored.canary.version if stored.canary and stored.canary.revision in here else None
-    version = resolve_served(spec.model.version, found, stable, canary)
+
+    def version_of(role: RevisionStatus | None) -> int | None:
+        if role is None:
+            return None
+        revision = pinned.instead_of if pinned is not None and role.revision == pinned.revision else role.revision
+        return snapshot.revisions[revision].version if revision in here else None
+
+    version = resolve_served(spec.model.version, found, version_of(stored.stable), version_of(stored.canary))
     if version == spec.model.version:
         return deployment
     return deployment.model_copy(

@@ -75,8 +75,7 @@ def gather_inputs(
     state = catch_up(
         state, snapshot.routers.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None
     )
-    warm = snapshot.workloads.get(workload_of(state.previous or "", snapshot.workloads) or "", ABSENT)
-    outcome = carry_out(command, state, named, snapshot.revisions, steps, is_warm=warm.ready > 0)
+    outcome = carry_out(command, state, named, snapshot.revisions, steps, warm=_warm(state, snapshot))
     pinned = outcome.state.pinned
     placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
@@ -98,6 +97,15 @@ def _hold_pause(state: RolloutState, stored: ModelDeploymentStatus, steps: tuple
     is_at_pause = promoted is not None and promoted.reason == Promotion.PAUSED.value
     is_cut_short = not steps and state.canary is not None and state.step_index > 0
     return replace(state, is_paused=True) if is_cut_short and is_at_pause else state
+
+
+def _warm(state: RolloutState, snapshot: Snapshot) -> str | None:
+    """What is still warm of the revision before the stable one, while that bakes; None: nothing."""
+    if state.previous is not None:
+        here = snapshot.workloads.get(workload_of(state.previous, snapshot.workloads) or "", ABSENT)
+        return state.previous if here.ready > 0 else None
+    here = snapshot.workloads.get(workload_of(state.stable or "", snapshot.workloads) or "", ABSENT)
+    return here.other_than(state.stable) if state.bake_until is not None else None
 
 
 def still_rejected(
@@ -137,5 +145,5 @@ def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step
         steps_name=hash_of([step.model_dump(mode="json", by_alias=True) for step in rollout.steps or ()])
         if steps
         else "",
-        capacity_seconds=getattr(rollout, "capacity_deadline_seconds", None),
+        capacity_seconds=rollout.capacity_deadline_seconds,
     )

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from slipway.decide.step_input import StepInput, assignments_for, former_of, progress_of
-from slipway.decide.take_back import bake_failed_by
+from slipway.decide.step_input import StepInput, assignments_for, back_in_place, former_of, progress_of
+from slipway.decide.take_back import bake_failed_by, bake_in_place_failed_by
 from slipway.decide.unsplit import serving_meanwhile
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, PromotionReason
@@ -52,6 +52,8 @@ def keep(given: StepInput) -> Plan:
         if not is_targets:  # another revision waits; what failed isn't the spec's any more, and need not be remembered
             return replace(back(before, cause=cause), promotion=Promotion.IN_PROGRESS)
         return back(before, given.rejection, cause)
+    if cause := bake_in_place_failed_by(given):
+        return back(replace(given, stable=given.replaced_in_place), given.rejection, cause)
     is_baking = until is not None and given.now < until
     replicas = {home: target.replicas}
     if previous is not None and is_baking:
@@ -155,7 +157,7 @@ def back(given: StepInput, rejection: Rejection | None = None, cause: Cause | No
     return Plan(
         replace(given.lasting, stable=stable, rejected=rejected),
         everything,
-        assignments_for(everything, given, {home: Assignment(stable)}),
+        assignments_for(everything, given, {home: back_in_place(given)}),
         Promotion.ROLLED_BACK,
         weights({home: 100}, everything),
         newly_rejected=rejection,

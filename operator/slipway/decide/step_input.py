@@ -121,6 +121,17 @@ class StepInput:
         return self.is_carried and self.here.ready > 0 and is_proven
 
     @property
+    def replaced_in_place(self) -> str | None:
+        """What the stable revision replaced in its own pods, where it stays loaded through the bake; None: nothing.
+
+        A person's abort that came in time counts though the bake ends in this very step.
+        """
+        until, is_aborted = self.state.bake_until, self.signals.abort is not None
+        if until is None or self.state.previous is not None or (self.now >= until and not is_aborted):
+            return None
+        return self.stable_here.other_than(self.stable)
+
+    @property
     def has_passed_gates(self) -> bool:
         """Whether the target's revision may get its first request."""
         return self.signals.gates.state is GateState.PASSED
@@ -163,6 +174,18 @@ def former_of(given: StepInput) -> str | None:
     if here.revision == given.target.revision:
         return here.replaces
     return here.revision if here.ready else None
+
+
+def back_in_place(given: StepInput) -> Assignment:
+    """What the stable revision's workload carries when it gets everything back.
+
+    What was stable until now, in the same pods, is named until status tells of the change: an operator that starts
+    before that finds out by it where both are.
+    """
+    assert given.stable is not None
+    here, until_now = given.stable_here, given.state.stable
+    is_both = until_now not in (None, given.stable) and until_now in (here.revision, here.replaces)
+    return Assignment(given.stable, until_now if is_both else None)
 
 
 def assignments_for(

@@ -34,6 +34,7 @@ class When(Flag):
     IN_PLACE = auto()
     ROLLING = auto()
     BAKE = auto()
+    BAKE_IN_PLACE = auto()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,13 @@ def bake_failed_by(given: StepInput) -> Cause | None:
     if previous is None or given.workloads[previous].ready == 0 or given.target.is_rollback:
         return None
     return _first_cause(given, When.BAKE)
+
+
+def bake_in_place_failed_by(given: StepInput) -> Cause | None:
+    """Why the stable revision, which bakes in the pods of the one before it, is taken back now; None: it isn't."""
+    if given.replaced_in_place is None or given.stable != given.target.revision or given.target.is_rollback:
+        return None
+    return _first_cause(given, When.BAKE_IN_PLACE)
 
 
 def _first_cause(given: StepInput, when: When) -> Cause | None:
@@ -135,7 +143,7 @@ def made_no_progress(given: StepInput) -> Cause | None:
 
 
 WAYS: tuple[Way, ...] = (
-    Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE, aborted),
+    Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE | When.BAKE_IN_PLACE, aborted),
     Way(When.BAKE, stayed_down),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
     Way(When.STEPS, gate_failed),

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from slipway.decide.step_input import Arrival, StepInput, assignments_for, former_of, progress_of
-from slipway.decide.take_back import deadline_of
+from slipway.decide.step_input import Arrival, StepInput, assignments_for, back_in_place, former_of, progress_of
+from slipway.decide.take_back import bake_in_place_failed_by, deadline_of
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, PromotionReason
 from slipway.model.rollout_state import Rejection
@@ -43,7 +43,9 @@ def serving_meanwhile(given: StepInput) -> dict[str, int]:
 
 
 def keep(given: StepInput) -> Plan:
-    """The target's revision is stable."""
+    """The target's revision is stable; until its bake ends, the one before it is a switch away."""
+    if cause := bake_in_place_failed_by(given):
+        return back(replace(given, stable=given.replaced_in_place), given.rejection, cause)
     until, replaces = given.state.bake_until, given.here.replaces
     bakes = replaces not in (None, given.target.revision) and until is not None and given.now < until
     return _stands(given, replaces if bakes else None, until if bakes else None, None)
@@ -103,7 +105,7 @@ def back(given: StepInput, rejection: Rejection | None = None, cause: Cause | No
     return Plan(
         replace(given.lasting, stable=given.stable, rejected=rejected),
         replicas,
-        assignments_for(replicas, given, {home: Assignment(given.stable)}),
+        assignments_for(replicas, given, {home: back_in_place(given)}),
         Promotion.ROLLED_BACK,
         newly_rejected=rejection,
         cause=cause,

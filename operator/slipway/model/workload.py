@@ -58,6 +58,10 @@ class Workload:
     is_refused: bool = False
     crashes: tuple[Crash, ...] = ()
 
+    def other_than(self, revision: str | None) -> str | None:
+        """In place, the revision that its pods have loaded beside that one, or go over to; None: none."""
+        return next((each for each in (self.replaces, self.revision) if each and each != revision), None)
+
 
 ABSENT = Workload("", 0, 0, 0)
 

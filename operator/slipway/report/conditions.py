@@ -84,8 +84,8 @@ def promoted_condition(
                 "Promoted",
                 False,
                 "RolledBack",
-                f"a person rolled back to revision {pinned.revision}; the spec's, {pinned.instead_of}, "
-                "is not tried again until the spec asks for another revision, or kubectl slipway retry",
+                f"a person rolled back to revision {pinned.revision}; the spec's, {pinned.instead_of}, is not tried "
+                "again until the spec asks for another revision, a newer version is found, or kubectl slipway retry",
             )
         case Promotion.ROLLED_BACK:
             why = next((entry.message for entry in reversed(rejected) if entry.revision == result.revision), "")

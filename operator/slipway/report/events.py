@@ -6,18 +6,30 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from slipway.api import GROUP, KIND, VERSION
 from slipway.api.status import ModelDeploymentStatus, Transition, write_time
 from slipway.model.revision import Json
+from slipway.model.rollout import Plan
 from slipway.model.rollout_state import Rejection
 from slipway.report.conditions import ENDS, time_of_day
 from slipway.report.pass_result import PassResult
 
 MAX_TRANSITIONS = 10
+
+STABLE_BECAUSE: Mapping[str, str] = {
+    "First": "nothing served before it, and it passed its gates",
+    "StepsDone": "each step's weight was in force, was held, and passed",
+    "Person": "a person asked for it",
+    "SetBack": "the spec names it again, and its pods were still warm",
+    "RolledOver": "all its pods are ready",
+    "LoadedEverywhere": "all pods serve it",
+    "StableWasDown": "no pod of the stable revision has been ready since this one was asked for; it passed its gates",
+}
+"""Each `PromotionReason`, in words for a person. It is all that is said of why a revision is stable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +50,9 @@ def transitions_after(
         return told
     plan, steps = result.carried_out.plan, result.carried_out.inputs.steps
 
-    def tell(revision: str, reason: str, message: str) -> None:
-        told.append(Transition(at=write_time(now), revision=revision, reason=reason, message=message[:1024]))
+    def tell(revision: str, reason: str, message: str, because: str | None = None) -> None:
+        at = write_time(now)
+        told.append(Transition(at=at, revision=revision, reason=reason, message=message[:1024], because=because))
 
     outcome = result.carried_out.inputs.outcome
     if outcome.command is not None and outcome.is_accepted:
@@ -61,20 +74,36 @@ def transitions_after(
         message = f"back to revision {plan.state.stable}: {plan.cause.reason}: {plan.cause.message}"
         tell(was_stable or "", "RolledBack", message)
     elif plan.state.stable is not None and plan.state.stable != was_stable:
-        bakes = (
-            f"; revision {plan.state.previous} stays warm until {time_of_day(plan.state.bake_until)}"
-            if plan.state.previous
-            else ""
+        because = plan.promotion_reason.value if plan.promotion_reason is not None else None
+        tell(
+            plan.state.stable,
+            "Promoted",
+            f"revision {plan.state.stable} is stable{_why(because)}{_bake(plan)}",
+            because,
         )
-        tell(plan.state.stable, "Promoted", f"revision {plan.state.stable} gets all requests{bakes}")
-    if (
-        was_previous is not None
-        and plan.state.previous is None
-        and plan.newly_rejected is None
-        and plan.state.stable == was_stable
+    is_over = stored.bake_until is not None and plan.state.bake_until is None
+    if (is_over or (was_previous is not None and plan.state.previous is None)) and (
+        plan.newly_rejected is None and plan.state.stable == was_stable
     ):
-        tell(plan.state.stable or "", "Baked", f"the bake is over; revision {was_previous} goes")
+        goes = f"revision {was_previous} goes" if was_previous else "the version before is unloaded"
+        tell(plan.state.stable or "", "Baked", f"the bake is over; {goes}")
     return told[-MAX_TRANSITIONS:]
+
+
+def _bake(plan: Plan) -> str:
+    """How long the one before is kept; empty where it is not."""
+    if plan.state.bake_until is None:
+        return ""
+    kept = f"revision {plan.state.previous} stays warm" if plan.state.previous else "the version before stays loaded"
+    return f"; {kept} until {time_of_day(plan.state.bake_until)}"
+
+
+def _why(because: str | None) -> str:
+    """The reason and what it means, to be put behind "is stable"."""
+    if because is None:
+        return ""
+    words = STABLE_BECAUSE.get(because)
+    return f" ({because}: {words})" if words else f" ({because})"
 
 
 def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list[Notice]:
@@ -99,13 +128,25 @@ def notices(before: ModelDeploymentStatus, after: ModelDeploymentStatus) -> list
     for transition in fresh:
         if transition.reason == "RolledBack":
             found.setdefault("RolledBack", Notice(True, "RolledBack", transition.message))
-        if transition.reason == "Promoted" and (before.stable is None or not found.keys().isdisjoint(ENDS)):
-            continue  # Ready tells the first revision, condition Promoted one that ends without a bake
+        if transition.reason == "Promoted" and (tells := _told_by(found, before)) is not None:
+            found[tells.reason] = replace(tells, message=_both(tells, transition))
+            continue
         if transition.reason in ("Started", "Step", "Promoted", "Baked", "Command"):
             found.setdefault(
                 f"Rollout{transition.reason}", Notice(False, f"Rollout{transition.reason}", transition.message)
             )
     return list(found.values())
+
+
+def _told_by(found: Mapping[str, Notice], before: ModelDeploymentStatus) -> Notice | None:
+    """The event that tells a promotion already: Promoted or RolledBack without a bake; for the first, Ready."""
+    reasons = (*ENDS, "MinimumReplicasReady") if before.stable is None else ENDS
+    return next((found[reason] for reason in reasons if reason in found), None)
+
+
+def _both(notice: Notice, transition: Transition) -> str:
+    """What a condition says of a promotion, and why it was: condition Promoted says nothing that the line doesn't."""
+    return transition.message if notice.reason == "Promoted" else f"{notice.message}; {transition.message}"
 
 
 def event_of(notice: Notice, meta: Json, now: datetime) -> Json:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
+from pydantic import BaseModel
 from pydantic.alias_generators import to_camel
+from pydantic.fields import FieldInfo
 
 from slipway.api.crd import HEADER, render
 from slipway.api.rules import RULES
 from slipway.api.status import FORMER_NAMES
-from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeploymentSpec
+from slipway.api.v1alpha1 import REVISION_FIELDS, Golden, ModelDeploymentSpec, Step, VersionPolicy
 from tests.unit.specs import SMALLEST
 
 Json = dict[str, Any]
@@ -69,6 +72,40 @@ def test_every_field_of_ours_is_described_for_kubectl_explain() -> None:
         if path.startswith((".podTemplate.", ".runtime.env[]")) or path.endswith("[]") or not path:
             continue
         assert node.get("description") or node.get("x-kubernetes-int-or-string"), path
+
+
+ONE_OF = {
+    (VersionPolicy, ("latest", "specific", "all")),
+    (Step, ("weight", "pause")),
+    (Golden, ("requests", "config_map", "file")),
+}
+"""A person has to choose one of them: nothing is taken for one that is left out."""
+
+
+def optional_fields(model: type[BaseModel], schema: Json, path: str) -> Iterator[tuple[str, FieldInfo, str]]:
+    """Each field that may be left out, below this model too: its path, the field, what kubectl explain says."""
+    chosen = {name for kind, names in ONE_OF if kind is model for name in names}
+    for name, field in model.model_fields.items():
+        child = schema["properties"][to_camel(name)]
+        where = f"{path}.{to_camel(name)}"
+        if not field.is_required() and name not in chosen:
+            yield where, field, child.get("description", "")
+        for part in {field.annotation, *get_args(field.annotation)}:
+            if isinstance(part, type) and issubclass(part, BaseModel):
+                yield from optional_fields(part, child.get("items", child), where)
+
+
+def test_every_field_that_may_be_left_out_says_its_default_for_kubectl_explain() -> None:
+    fields = list(optional_fields(ModelDeploymentSpec, SPEC, "spec"))
+    assert len(fields) > 50
+    for path, field, said in fields:
+        default = field.get_default(call_default_factory=True, validated_data={})
+        if isinstance(default, bool | int | float | str):
+            words = default if isinstance(default, str) else json.dumps(default)
+            assert said.endswith(f" Default: {words}."), path
+            assert said.count("efault") == 1, path
+        else:
+            assert re.search(r"\b[Dd]efault( with strategy Canary)?: |\bAbsent: ", said), path
 
 
 def test_every_text_and_list_of_ours_is_bounded() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import re
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.api import SpecError, parse
-from slipway.api.rules import RULES
+from slipway.api.rules import RULES, URI_FORM
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, body, deployment, merged
 
 HTTPS = {"uri": "https://h/m", "versions": {"1": "a.onnx"}}
@@ -77,7 +78,7 @@ def then_refused(changes: Json, reason: str, words: list[str]) -> None:
 
 # rule of RULES → a spec that breaks it, and the words that say so
 BROKEN_RULES: list[tuple[str, Json, list[str]]] = [
-    ("uri must be", {"model": {"uri": "ftp://models/x"}}, ["'ftp://models/x'", "pvc, https, volume"]),
+    ("uri must be", {"model": {"uri": "ftp://models/x"}}, ["'ftp://models/x'", "SCHEME is s3 or pvc"]),
     ("uri must be", {"model": {"uri": "models/digits"}}, ["'models/digits'", "SCHEME://PLACE/path"]),
     ("uri must be", {"model": {"uri": "pvc://"}}, ["SCHEME://PLACE/path"]),
     ("uri must be", {"model": {"uri": "pvc:///digits"}}, ["SCHEME://PLACE/path"]),
@@ -207,6 +208,8 @@ def test_every_rule_of_the_crd_has_its_twin_here() -> None:
         ({"resources": {"limits": {"cpu": "much"}}}, ["spec.resources.limits", "'much' is no quantity", "500m"]),
         ({"versionPolicy": {"latest": {"count": 0}}}, ["spec.versionPolicy.latest.count"]),
         ({"rollout": {"progressDeadlineSeconds": 1}}, ["spec.rollout.progressDeadlineSeconds"]),
+        ({"rollout": {"capacityDeadlineSeconds": 0}}, ["spec.rollout.capacityDeadlineSeconds"]),
+        ({"rollout": {"capacityDeadlineSeconds": 86_401}}, ["spec.rollout.capacityDeadlineSeconds"]),
         ({"rollout": {"strategy": "Sideways"}}, ["spec.rollout.strategy"]),
         (
             {"model": {"uri": "volume://models/x"}},
@@ -241,13 +244,30 @@ NOT_BUILT: list[tuple[Json, list[str]]] = [
     ({"traffic": {"provider": "GatewayAPI"}}, ["spec.traffic.provider", "'Router' or 'Replicas'"]),
     ({"rollout": {"strategy": "BlueGreen"}}, ["spec.rollout.strategy", "'RollingUpdate', 'Canary' or 'InPlace'"]),
     ({"rollout": {"strategy": "Recreate"}}, ["spec.rollout.strategy", "'RollingUpdate', 'Canary' or 'InPlace'"]),
-    ({"model": {"uri": "gs://b/m"}}, ["'gs://b/m'", "a scheme of pvc, https, volume, s3, oci"]),
-    ({"model": {"uri": "az://b/m"}}, ["'az://b/m'", "a scheme of pvc, https, volume, s3, oci"]),
+    ({"model": {"uri": "gs://b/m"}}, ["'gs://b/m'", "SCHEME is s3 or pvc; https or oci where model.versions"]),
+    ({"model": {"uri": "az://b/m"}}, ["'az://b/m'", "SCHEME is s3 or pvc; https or oci where model.versions"]),
     (
         {"model": {"uri": "hf://b/m", "versions": {"1": "main"}}},
-        ["'hf://b/m'", "a scheme of pvc, https, volume, s3, oci"],
+        ["'hf://b/m'", "SCHEME is s3 or pvc; https or oci where model.versions"],
     ),
 ]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": {"uri": "s3://place/path"}},
+        {"model": {"uri": "pvc://place/path"}},
+        {"model": {"uri": "https://place/path", "versions": {"1": "a.onnx"}}},
+        {"model": {"uri": "oci://place/path", "versions": {"1": "v1"}}},
+        {"model": {"uri": "volume://models/path"}, "podTemplate": VOLUMES},
+    ],
+    ids=str,
+)
+def test_a_scheme_that_the_message_offers_is_not_refused_next(changes: Json) -> None:
+    scheme = changes["model"]["uri"].partition("://")[0]
+    assert re.search(rf"\b{scheme}\b", URI_FORM.partition("SCHEME is ")[2])
+    deployment(changes)
 
 
 @pytest.mark.parametrize(("changes", "words"), NOT_BUILT, ids=str)

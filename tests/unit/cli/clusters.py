@@ -143,6 +143,18 @@ def in_bake() -> Json:
     )
 
 
+def in_bake_in_place() -> Json:
+    """Version 3 was promoted in the pods of version 2, which stays loaded in them."""
+    body = model(
+        model={"uri": "s3://models/digits", "version": 3},
+        status={"stable": serving(CANARY, 3) | {"workload": STABLE}, "bakeUntil": ago(seconds=-192)},
+    )
+    because = {"because": "LoadedEverywhere"}
+    why = f"revision {CANARY} is stable (LoadedEverywhere: all pods serve it)"
+    body["status"]["transitions"] = [transition("Promoted", why, seconds=108) | because]
+    return body
+
+
 def rolled_back() -> Json:
     """Version 3 failed; the operator does not try it again."""
     message = "golden request 2 of 8: outputs[0].data[3] is 0.91, not 0.11 (tolerance 0.0001)"
@@ -304,6 +316,8 @@ class Cli:
     cluster: FakeCluster
     connections: list[ClusterFlags]
 
-    def __call__(self, *words: str, columns: int | None = 100, stdin: bytes | None = None) -> Result:
-        environment = {"COLUMNS": str(columns) if columns else "", "SLIPWAY_TRACE": ""}
+    def __call__(
+        self, *words: str, columns: int | None = 100, stdin: bytes | None = None, locale: str = "C.UTF-8"
+    ) -> Result:
+        environment = {"COLUMNS": str(columns) if columns else "", "SLIPWAY_TRACE": "", "LC_ALL": locale}
         return CliRunner().invoke(app, list(words), input=stdin, env=environment, prog_name="kubectl slipway")

@@ -121,6 +121,20 @@ def test_a_reader_that_stops_reading_is_no_error() -> None:
     assert done.stderr == b""
 
 
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_help_fits_80_columns_and_is_ascii_in_a_c_locale(locale: str) -> None:
+    for words in ([], ["rollback"], ["status"], ["predict"]):
+        done = subprocess.run(
+            [sys.executable, "-m", "slipway.cli", *words, "--help"],
+            capture_output=True,
+            env={"PYTHONPATH": str(OPERATOR), "COLUMNS": "80", "LC_ALL": locale},
+            check=False,
+        )
+        assert done.returncode == 0
+        assert max(map(len, done.stdout.decode().splitlines())) <= 80
+        assert done.stdout.isascii() == (locale == "C")
+
+
 def test_words_that_the_terminal_does_not_know_are_replaced() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "slipway.cli", "status", "größe"],

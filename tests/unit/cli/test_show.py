@@ -88,6 +88,19 @@ def test_diff_without_a_canary_is_against_the_spec(cli: Cli) -> None:
     assert "+    cpu: '3'" in cli("diff", "digits").stdout.splitlines()
 
 
+@pytest.mark.parametrize("left_by", ["rollback", "abort"])
+def test_diff_where_versions_are_found_is_against_the_one_that_was_left(cli: Cli, left_by: str) -> None:
+    body = clusters.rolled_back()
+    body["spec"]["model"] = {"uri": "s3://models/digits"}
+    if left_by == "rollback":
+        body["status"] |= {"rejected": [], "pinned": {"revision": STABLE, "insteadOf": CANARY}}
+    body["spec"]["resources"] = {"limits": {"cpu": "4"}}
+    cli.cluster.models = [body]
+    shown = cli("diff", "digits").stdout.splitlines()
+    assert shown[0] == f"--- stable {STABLE} (version 2)"
+    assert "+  version: 3" in shown
+
+
 def test_diff_with_a_spec_that_cant_be_read_says_why(cli: Cli) -> None:
     cli.cluster.models = [model(runtime={"name": "Abacus"})]
     shown = cli("diff", "digits")

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from slipway.cli.picture import SIGNS
 from slipway.cli.view import GATE_REASONS
 from slipway.decide.gates import SIGNATURE_CHANGED
 from slipway_agent.model.errors import Reason
@@ -97,6 +98,7 @@ PICTURES: dict[str, Callable[[], Json]] = {
     "canary": clusters.in_canary,
     "pause": clusters.at_pause,
     "bake": clusters.in_bake,
+    "bake-in-place": clusters.in_bake_in_place,
     "rolled-back": clusters.rolled_back,
     "first": first,
     "preparing": preparing,
@@ -124,6 +126,44 @@ def test_status_draws_what_a_person_needs(cli: Cli, request: pytest.FixtureReque
     assert shown.exit_code == 0, shown.output
     assert max(map(len, shown.stdout.splitlines())) <= columns
     agree(request, f"status-{name}-{columns}", shown.stdout)
+
+
+@pytest.mark.parametrize("name", ["canary", "preparing", "rolled-back"])
+@pytest.mark.parametrize("locale", ["C", "POSIX"])
+def test_in_a_c_locale_signs_are_ascii(cli: Cli, request: pytest.FixtureRequest, name: str, locale: str) -> None:
+    cli.cluster.models = [PICTURES[name]()]
+    shown = cli("status", "digits", columns=80, locale=locale).stdout
+    assert shown.isascii()
+    assert max(map(len, shown.splitlines())) <= 80
+    agree(request, f"status-{name}-ascii", shown)
+
+
+@pytest.mark.parametrize(
+    ("name", "gates_line"),
+    [
+        ("canary", "gates     ok golden   ok signature"),
+        ("preparing", "gates     -- golden   -- signature"),
+        ("rolled-back", "gates     FAILED golden"),
+    ],
+)
+def test_in_ascii_a_gate_that_passed_does_not_look_like_one_that_failed(cli: Cli, name: str, gates_line: str) -> None:
+    cli.cluster.models = [PICTURES[name]()]
+    assert gates_line in cli("status", "digits", locale="C").stdout.splitlines()
+
+
+@pytest.mark.parametrize("place", [0, 1], ids=["unicode", "ascii"])
+def test_signs_of_one_kind_differ(place: int) -> None:
+    for kind in (("on", "taking over", "warm"), ("done", "current", "next"), ("done", "failed", "waiting")):
+        assert len({SIGNS[name][place] for name in kind}) == len(kind)
+    assert all(signs[1].isascii() for signs in SIGNS.values())
+
+
+def test_in_ascii_a_long_line_is_cut_with_dots(cli: Cli) -> None:
+    cli.cluster.models = [refused()]
+    lines = cli("status", "digits", columns=80, locale="C").stdout.splitlines()
+    [cut] = [line for line in lines if "RolledBack" in line and "ago" in line]
+    assert len(cut) == 80
+    assert cut.endswith("...")
 
 
 def test_a_pipe_gets_long_lines_and_no_colours(cli: Cli) -> None:

@@ -21,6 +21,13 @@ def rejected_by_person() -> Json:
     return body
 
 
+def rolled_back_in_place() -> Json:
+    """The version that was left stays loaded for a while, and there is nothing to abort."""
+    body = rejected_by_person()
+    body["status"]["bakeUntil"] = clusters.ago(seconds=-60)
+    return body
+
+
 @pytest.mark.parametrize(
     ("verb", "make", "revision"),
     [
@@ -31,10 +38,13 @@ def rejected_by_person() -> Json:
         ("abort", clusters.in_canary, CANARY),
         ("promote", clusters.in_bake, CANARY),
         ("abort", clusters.in_bake, CANARY),
+        ("promote", clusters.in_bake_in_place, CANARY),
+        ("abort", clusters.in_bake_in_place, CANARY),
         ("retry", clusters.rolled_back, CANARY),
         ("retry", rejected_by_person, STABLE),
         ("rollback", model, OLD),
         ("rollback", clusters.in_bake, STABLE),
+        ("rollback", clusters.in_bake_in_place, STABLE),
     ],
 )
 def test_a_command_is_one_annotation_that_names_its_revision(
@@ -145,6 +155,9 @@ def only_first() -> Json:
     [
         (("promote", "digits"), model, "no revision of digits is taking over, so there is nothing to promote"),
         (("abort", "digits"), model, "rollback goes back to the revision before it"),
+        (("abort", "digits"), rejected_by_person, f"a person rolled back to it; retry serves {STABLE} again"),
+        (("abort", "digits"), rolled_back_in_place, f"a person rolled back to it; retry serves {STABLE} again"),
+        (("pause", "digits"), clusters.in_bake_in_place, "nothing to pause"),
         (("promote", "digits"), clusters.rolled_back, f"{CANARY} is rejected; retry tries it again"),
         (("pause", "digits"), clusters.in_bake, "nothing to pause"),
         (("pause", "digits"), paused, "is paused already; resume continues it"),

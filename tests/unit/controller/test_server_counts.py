@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from datetime import UTC, datetime
 
 import pytest
 from aiohttp import web
@@ -19,7 +18,7 @@ from slipway.runtimes import RUNTIMES
 from tests.unit.controller.pages import Handler, closing, goes_on, says, serving
 
 PAGE = 'nv_inference_request_success{model="digits",version="2"} 10\n'
-CRASH = Crash(datetime(2026, 1, 1, tzinfo=UTC), "out of memory")
+CRASH = Crash("a", 1, "out of memory")
 
 
 def pod(
@@ -66,7 +65,7 @@ def test_each_ready_pod_is_a_source_of_its_workload_s_counts() -> None:
 
 
 def test_a_server_that_was_started_again_is_another_source() -> None:
-    assert list(read(whole, pod("a", crash=CRASH)).counts) == ["a@2026-01-01T00:00:00+00:00"]
+    assert list(read(whole, pod("a", crash=CRASH)).counts) == ["a@1"]
 
 
 async def silent(_: web.Request) -> web.StreamResponse:

@@ -22,6 +22,7 @@ AT_STEP_1 = replace(PREPARES, step_index=1, step_since=NOW, weight_percent=5)
 AT_PAUSE = replace(AT_STEP_1, step_index=2)
 AT_100 = replace(AT_STEP_1, step_index=4, weight_percent=100)
 BAKES = RolloutState("new", previous="old", bake_until=NOW, progress_since=NOW)
+BAKES_IN_PLACE = RolloutState("new", bake_until=NOW)
 RESTS = RolloutState("new")
 REJECTED = RolloutState("old", rejected=(Rejection("new", "c"),))
 PINNED = Pinned(revision="older", instead_of="new")
@@ -38,7 +39,7 @@ def said(
 ) -> CommandOutcome:
     """What comes of VERB/REVISION."""
     verb, _, revision = text.partition("/")
-    return carry_out(Command(verb, revision, "1"), replace(memory, pinned=pinned), asked, HISTORY, steps)
+    return carry_out(Command(verb, revision, "1"), replace(memory, pinned=pinned), asked, HISTORY, steps, warm="old")
 
 
 def body(annotation: Any) -> dict[str, Any]:
@@ -115,6 +116,24 @@ ACCEPTED = [
         id="promote while it prepares: pods and gates are still waited for",
     ),
     pytest.param("promote/new", BAKES, replace(BAKES, bake_until=None), id="promote in bake: it is over"),
+    pytest.param(
+        "skip/new",
+        replace(AT_STEP_1, is_paused=True),
+        replace(AT_STEP_1, is_paused=True, step_index=2, step_since=None, progress_since=None),
+        id="skip while a person's pause stands: it stands in the next step",
+    ),
+    pytest.param(
+        "skip/new",
+        AT_PAUSE,
+        replace(AT_PAUSE, step_index=3, step_since=None, progress_since=None),
+        id="skip a step that is a pause",
+    ),
+    pytest.param(
+        "promote/new",
+        BAKES_IN_PLACE,
+        replace(BAKES_IN_PLACE, bake_until=None),
+        id="promote in bake, in place: likewise",
+    ),
     pytest.param("retry/new", REJECTED, replace(REJECTED, rejected=()), id="retry"),
 ]
 
@@ -127,7 +146,12 @@ def test_a_command_is_carried_out_on_the_memory(text: str, before: RolloutState,
     assert outcome.message
 
 
-@pytest.mark.parametrize("memory", [PREPARES, AT_STEP_1, AT_PAUSE, AT_100, BAKES])
+def test_promote_while_it_prepares_says_what_is_waited_for() -> None:
+    assert "once its pods are ready and its gates have passed" in said("promote/new", PREPARES).message
+    assert said("promote/new", AT_STEP_1).message == "revision new goes to 100 % now"
+
+
+@pytest.mark.parametrize("memory", [PREPARES, AT_STEP_1, AT_PAUSE, AT_100, BAKES, BAKES_IN_PLACE])
 def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: RolloutState) -> None:
     outcome = said("abort/new", memory)
     assert outcome.is_accepted
@@ -137,10 +161,35 @@ def test_abort_takes_back_what_is_on_its_way_or_bakes(memory: RolloutState) -> N
 
 
 def test_abort_in_bake_is_refused_while_there_is_nothing_to_go_back_to() -> None:
-    outcome = carry_out(Command("abort", "new", "1"), BAKES, "new", HISTORY, STEPS, is_warm=False)
+    outcome = carry_out(Command("abort", "new", "1"), BAKES, "new", HISTORY, STEPS, warm=None)
     assert (outcome.is_accepted, outcome.abort, outcome.state) == (False, None, BAKES)
     assert "revision old" in outcome.message
     assert "rollback --to old" in outcome.message
+
+
+def test_abort_in_bake_in_place_is_refused_once_the_version_before_is_not_loaded() -> None:
+    outcome = carry_out(Command("abort", "new", "1"), BAKES_IN_PLACE, "new", HISTORY, (), warm=None)
+    assert (outcome.is_accepted, outcome.abort, outcome.state) == (False, None, BAKES_IN_PLACE)
+    assert "kubectl slipway rollback" in outcome.message
+
+
+@pytest.mark.parametrize("verb", ["abort", "promote"])
+def test_a_bake_in_place_ends_once_the_spec_names_another(verb: str) -> None:
+    outcome = said(f"{verb}/new", BAKES_IN_PLACE, asked="newer")
+    assert (outcome.is_accepted, outcome.abort, outcome.state) == (False, None, BAKES_IN_PLACE)
+
+
+@pytest.mark.parametrize("verb", ["abort", "promote"])
+def test_what_a_person_rolled_back_to_is_left_by_retry(verb: str) -> None:
+    memory = RolloutState("older", bake_until=NOW)
+    outcome = said(f"{verb}/older", memory, PINNED)
+    assert (outcome.is_accepted, outcome.abort, outcome.state) == (False, None, replace(memory, pinned=PINNED))
+    assert "To serve revision new again: kubectl slipway retry" in outcome.message
+
+
+def test_skip_says_that_the_pause_stays() -> None:
+    assert "still paused there" in said("skip/new", replace(AT_STEP_1, is_paused=True)).message
+    assert "paused" not in said("skip/new", AT_STEP_1).message
 
 
 REFUSED = [

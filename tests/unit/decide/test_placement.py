@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from slipway.api.status import ModelDeploymentStatus, RevisionStatus
+from slipway.api.status import ModelDeploymentStatus, Pinned, RevisionStatus
 from slipway.decide.discovery import resolve_version
 from slipway.decide.placement import place
 from slipway.model.revision import Revision
@@ -174,6 +174,33 @@ def test_the_served_version_is_resolved(
     stored = status(revisions[stable] if stable else None, revisions[canary] if canary else None)
     asked = resolve_version(deployment(FOLLOWED), snapshot(*revisions.values()), stored, listed)
     assert asked.spec.model.version == version
+
+
+@pytest.mark.parametrize(
+    ("listed", "stable", "canary", "version"),
+    [
+        pytest.param((2, 3), 3, 2, 3, id="it is on its way: nothing is found but what was left"),
+        pytest.param((2, 3), 2, None, 3, id="it serves: what was left is found again"),
+        pytest.param((2,), 2, None, 3, id="it serves: what was left is gone from the place"),
+        pytest.param((2, 3, 4), 3, 2, 3, id="a newer one waits for the rollback to end"),
+        pytest.param((2, 3, 4), 2, None, 4, id="and then ends it"),
+        pytest.param((2, 3, 4), 2, 4, 4, id="a newer one is on its way"),
+    ],
+)
+def test_what_a_person_rolled_back_to_is_no_version_that_was_found(
+    listed: tuple[int, ...], stable: int, canary: int | None, version: int
+) -> None:
+    revisions = {number: kept({"model": {"version": number}}) for number in (2, 3, 4)}
+    pinned = Pinned(revision=revisions[2].hash, instead_of=revisions[3].hash)
+    stored = status(revisions[stable], revisions[canary] if canary else None).model_copy(update={"pinned": pinned})
+    asked = resolve_version(deployment(FOLLOWED), snapshot(*revisions.values()), stored, listed)
+    assert asked.spec.model.version == version
+
+
+def test_a_rollback_from_a_revision_that_is_no_longer_kept_counts_for_nothing() -> None:
+    old = kept(VERSION_2)
+    stored = status(old).model_copy(update={"pinned": Pinned(revision=old.hash, instead_of="gone")})
+    assert resolve_version(deployment(FOLLOWED), snapshot(old), stored, (2, 3)).spec.model.version == 3
 
 
 def test_versions_of_another_place_do_not_count() -> None:

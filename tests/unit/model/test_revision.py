@@ -63,6 +63,7 @@ MAKES_NONE: list[Json] = [
     {"versionPolicy": {"all": {}}},
     {"storage": {"allowRedirects": True}},
     {"rollout": {"progressDeadlineSeconds": 60, "revisionHistoryLimit": 2}},
+    {"rollout": {"capacityDeadlineSeconds": 60}},
     # defaults written out, as the API server does
     {"storage": {"caBundle": {"key": "ca.crt"}}},
     {"rollout": {"surge": "Pods", "progressDeadlineSeconds": 600, "steps": []}},

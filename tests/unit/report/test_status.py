@@ -24,13 +24,13 @@ from slipway.api.status import (
 )
 from slipway.decide.inputs import still_rejected
 from slipway.model.revision import Assignment, Revision
-from slipway.model.rollout import Promotion, Step
+from slipway.model.rollout import Promotion, PromotionReason, Step
 from slipway.model.rollout_state import Rejection, read_rejections, read_state
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import Snapshot
-from slipway.report.events import MAX_TRANSITIONS, Notice, notices
+from slipway.report.events import MAX_TRANSITIONS, STABLE_BECAUSE, Notice, notices
 from slipway.report.pass_result import PassResult
 from slipway.report.status import assess
 from tests.unit.plans import changed, plan_of
@@ -561,13 +561,62 @@ def test_a_promotion_by_steps_is_told_from_its_beginning_to_its_end() -> None:
         told.append(in_short(notices(status, after)))
         status = after
     assert told == [
-        [],
+        ["Normal RolloutPromoted"],
         ["Normal InProgress", "Normal RolloutStarted"],
         ["Normal RolloutStep"],
         ["Normal RolloutPromoted"],
         ["Normal Promoted", "Normal RolloutBaked"],
     ]
     assert "stays warm until 12:05:00 UTC" in status.transitions[-2].message
+
+
+@pytest.mark.parametrize("reason", PromotionReason)
+def test_a_promotion_says_by_which_reason_in_its_transition(reason: PromotionReason) -> None:
+    stored = assess(result_of(ROLLING), snapshot(*OLD_SERVES), EMPTY, NOW)
+    status = assess(result_of(replace(STABLE, promotion_reason=reason)), SERVING, stored, LATER)
+    last = status.transitions[-1]
+    assert (last.reason, last.because, last.revision) == ("Promoted", reason.value, "new")
+    assert f"revision new is stable ({reason.value}: {STABLE_BECAUSE[reason.value]})" in last.message
+
+
+def test_only_a_promotion_has_a_reason_to_be_stable() -> None:
+    serves = assess(result_of(TAKEN_BACK), snapshot(*OLD_SERVES), EMPTY, NOW)
+    status = assess(result_of(ROLLING), snapshot(*OLD_SERVES), serves, LATER)
+    assert [(each.reason, each.because) for each in status.transitions][-1] == ("Started", None)
+    assert "because" not in write_status(status)["transitions"][-1]
+
+
+WHY = "revision b is stable (Person: a person asked for it)"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        pytest.param(
+            after_these(Ready=("False", "Deploying"), Promoted=("False", "InProgress")),
+            SERVES | STABLE_BEFORE,
+            {"MinimumReplicasReady": f"m; {WHY}"},
+            id="the first one",
+        ),
+        pytest.param(after_these(**BAKES), BAKES, {"RolloutPromoted": WHY}, id="it bakes"),
+        pytest.param(after_these(**BAKES), SERVES | STABLE_BEFORE, {"Promoted": WHY}, id="without a bake"),
+        pytest.param(after_these(**BAKES), TAKEN, {"RolledBack": f"m; {WHY}"}, id="a person's rollback"),
+        pytest.param(
+            after_these(), STABLE_BEFORE, {"RolloutPromoted": WHY}, id="found serving: no condition tells it"
+        ),
+    ],
+)  # fmt: skip
+def test_the_event_of_a_promotion_says_by_which_reason(
+    before: ModelDeploymentStatus, after: dict[str, Any], told: dict[str, str]
+) -> None:
+    line = Transition(at=write_time(NOW), revision="b", reason="Promoted", message=WHY, because="Person")
+    found = notices(before, status_with(**after).model_copy(update={"transitions": [line]}))
+    assert {each.reason: each.message for each in found} == told
+
+
+def test_each_reason_of_a_promotion_is_explained() -> None:
+    explained = (ROOT / "docs/conditions.md").read_text().partition("## Why a revision is stable")[2]
+    assert {each.value for each in PromotionReason} <= set(re.findall(r"`([A-Z][A-Za-z]+)`", explained))
 
 
 def test_the_eleventh_transition_drops_the_oldest() -> None:
