@@ -97,6 +97,11 @@ class StepStatus(_Report):
     promote_requested: bool = Field(default=False, description="A person said promote.")
     hurried: bool | None = Field(default=None, description=FORMER)
     waits_for: str | None = Field(default=None, max_length=1024, description="What it waits for, in words.")
+    judging: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="That nobody judges the canary, and why; or by what, where spec.rollout.analysis is not written.",
+    )
 
 
 class VerdictStatus(_Report):

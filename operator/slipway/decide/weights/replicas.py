@@ -84,19 +84,30 @@ def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
     if analysis is None or analysis.mode == "Off":
         return tuple(refused)
     runtime = RUNTIMES[spec.runtime.name]
-    if runtime.metrics is None:
+    if why := uncounted(runtime.name):
         refused.append(
-            f"spec.rollout.analysis: provider Replicas judges by what the servers count, and {runtime.name} "
-            f"{runtime.uncounted}; write spec.traffic.provider: Router, which counts for every server, or remove "
-            "analysis"
+            f"spec.rollout.analysis: {why}; write spec.traffic.provider: Router, which counts for every server, or "
+            "remove analysis"
         )
-    elif runtime.metrics.latency is None and analysis.max_latency_milliseconds is not None:
+    elif runtime.metrics is not None and runtime.metrics.latency is None and analysis.max_latency_milliseconds is not None:
         refused.append(
             f"spec.rollout.analysis.maxLatencyMilliseconds: provider Replicas judges by what the servers count, and "
             f"{runtime.name} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
             "remove it"
         )
     return tuple(refused)
+
+
+def uncounted(server: str) -> str:
+    """Why such a server's pods don't say how many requests they failed, in a clause; empty where they do.
+
+    >>> uncounted("Custom"), uncounted("Triton")
+    ('provider Replicas judges by what the servers count, and Custom counts in a way of its own, if it does', '')
+    """
+    runtime = RUNTIMES[server]
+    if runtime.metrics is not None:
+        return ""
+    return f"provider Replicas judges by what the servers count, and {runtime.name} {runtime.uncounted}"
 
 
 def in_force(selected: str | None, ready: Mapping[str, int]) -> InForce | None:
@@ -156,4 +167,5 @@ PROVIDER = Provider(
     explain=explain,
     refusals=refusals,
     in_force=lambda standing: in_force(standing.selected, standing.ready),
+    uncounted=uncounted,
 )

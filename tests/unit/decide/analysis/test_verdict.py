@@ -388,8 +388,9 @@ def test_a_healthy_canary_passes_when_enough_was_seen() -> None:
 @pytest.mark.parametrize(
     ("canary", "reason", "says"),
     [
-        (0, "NoTraffic", "no request"),
-        (99, "TooFewRequests", "99 of the 100 requests that a step needs; needs 1 more"),
+        (0, "NoTraffic", "too little traffic: canary answered none of the 100 requests that a step needs; needs 100"),
+        (0, "NoTraffic", "about 268 in all to exclude a difference of 1.00%"),
+        (99, "TooFewRequests", "99 of the 100 requests that a step needs; needs 1 more, and about 268 in all"),
         (150, "DifferenceNotSurelySmall", "needs about 118 more requests"),
         (267, "DifferenceNotSurelySmall", "needs about 1 more"),
     ],
