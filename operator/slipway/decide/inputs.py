@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
-from slipway.decide.analysis.settings import Judging, judging_of
+from slipway.decide.analysis.settings import NOBODY, Judging, judging_of
 from slipway.decide.catch_up import catch_up
 from slipway.decide.commands import CommandOutcome, carry_out
 from slipway.decide.discovery import known_stamps, known_versions, resolve_version
@@ -43,8 +43,8 @@ class Inputs:
     outcome: CommandOutcome
     steps: tuple[Step, ...]
     placement: Placement
-    judging: Judging
     target: Target
+    judging: Judging = NOBODY
 
     @property
     def state(self) -> RolloutState:
@@ -87,8 +87,8 @@ def gather_inputs(
         outcome=outcome,
         steps=steps,
         placement=placement,
-        judging=judging,
         target=_target(deployment, placement, steps, judging, is_rollback=pinned is not None),
+        judging=judging,
     )
 
 

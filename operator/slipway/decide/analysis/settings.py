@@ -49,10 +49,14 @@ class Judging:
         return self.settings is not None and self.settings.on_inconclusive == "Hold"
 
 
+NOBODY = Judging()
+"""No requests are split."""
+
+
 def judging_of(deployment: ModelDeployment, servers: Iterable[str] = ()) -> Judging:
     """How this deployment's rollouts are judged. servers: those that other revisions with requests run on."""
     if not wants_split(deployment):
-        return Judging()
+        return NOBODY
     written, spec = deployment.spec.rollout.analysis, deployment.spec
     if written is not None and written.mode == "Off":
         return Judging(message=f"nobody judges this rollout: spec.rollout.analysis.mode is Off; {INSTEAD}")

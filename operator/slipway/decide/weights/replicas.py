@@ -89,7 +89,11 @@ def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
             f"spec.rollout.analysis: {why}; write spec.traffic.provider: Router, which counts for every server, or "
             "remove analysis"
         )
-    elif runtime.metrics is not None and runtime.metrics.latency is None and analysis.max_latency_milliseconds is not None:
+    elif (
+        runtime.metrics is not None
+        and runtime.metrics.latency is None
+        and analysis.max_latency_milliseconds is not None
+    ):
         refused.append(
             f"spec.rollout.analysis.maxLatencyMilliseconds: provider Replicas judges by what the servers count, and "
             f"{runtime.name} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
