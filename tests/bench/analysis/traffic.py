@@ -31,7 +31,8 @@ class Traces:
     """What was counted between looks, of many rollouts.
 
     weights: percent of requests to the canary at each look; enters: looks before which a step is entered, with the
-    canary's pods. stable_pods: all the while. cells: rollout, look, revision, latency bucket → answers. errors, refusals: rollout, look, revision.
+    canary's pods. stable_pods: all the while. cells: rollout, look, revision, latency bucket → answers. errors,
+    refusals: rollout, look, revision.
     """
 
     look_seconds: float

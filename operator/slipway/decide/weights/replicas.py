@@ -83,20 +83,16 @@ def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
         refused.append("spec.traffic.router: provider Replicas has no router; write provider: Router, or remove it")
     if analysis is None or analysis.mode == "Off":
         return tuple(refused)
-    runtime = RUNTIMES[spec.runtime.name]
-    if why := uncounted(runtime.name):
+    server = spec.runtime.name
+    if why := uncounted(server):
         refused.append(
             f"spec.rollout.analysis: {why}; write spec.traffic.provider: Router, which counts for every server, or "
             "remove analysis"
         )
-    elif (
-        runtime.metrics is not None
-        and runtime.metrics.latency is None
-        and analysis.max_latency_milliseconds is not None
-    ):
+    elif analysis.max_latency_milliseconds is not None and not _times_each(server):
         refused.append(
             f"spec.rollout.analysis.maxLatencyMilliseconds: provider Replicas judges by what the servers count, and "
-            f"{runtime.name} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
+            f"{server} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
             "remove it"
         )
     return tuple(refused)
@@ -112,6 +108,12 @@ def uncounted(server: str) -> str:
     if runtime.metrics is not None:
         return ""
     return f"provider Replicas judges by what the servers count, and {runtime.name} {runtime.uncounted}"
+
+
+def _times_each(server: str) -> bool:
+    """Whether such servers say how many answers took longer than a bound."""
+    metrics = RUNTIMES[server].metrics
+    return metrics is not None and metrics.latency is not None
 
 
 def in_force(selected: str | None, ready: Mapping[str, int]) -> InForce | None:
