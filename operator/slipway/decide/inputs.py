@@ -113,7 +113,7 @@ def still_rejected(
 def _servers_beside(deployment: ModelDeployment, snapshot: Snapshot, state: RolloutState) -> Iterator[str]:
     """The servers of the revisions that a canary, or what bakes, is compared with."""
     for name in (state.stable, state.previous):
-        if name in snapshot.revisions:
+        if name is not None and name in snapshot.revisions:
             yield spec_of(deployment, snapshot.revisions[name]).runtime.name
 
 

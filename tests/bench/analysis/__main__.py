@@ -28,7 +28,7 @@ SECONDS = Kind("50 requests/s", looks_per_step=600, weights=(5,))
 RESTARTED = Kind("restarted at every look", look_seconds=20, looks_per_step=10)
 HELD = "every 10 minutes, 3-8 s"
 """The row that is held to 2 alpha."""
-OUT = {"pod_bursts_per_minute": 0.1, "burst_seconds": (3.0, 8.0)}
+OUT: dict[str, Any] = {"pod_bursts_per_minute": 0.1, "burst_seconds": (3.0, 8.0)}
 BEYOND: tuple[tuple[str, dict[str, Any]], ...] = (
     ("every 10 minutes, 1-4 s", {"pod_bursts_per_minute": 0.1, "burst_seconds": (1.0, 4.0)}),
     ("every 30 minutes, 3-8 s", {"pod_bursts_per_minute": 1 / 30, "burst_seconds": (3.0, 8.0)}),

@@ -25,9 +25,7 @@ from tests.unit.specs import deployment
 START = datetime(2026, 11, 30, 12, 0, tzinfo=UTC)
 ONE: list[Any] = [{"weight": 25, "holdSeconds": 60}, {"weight": 50}]
 OTHER: list[Any] = [{"weight": 10}, {"weight": 25, "holdSeconds": 60}, {"weight": 50}]
-SNAPSHOT = Snapshot(
-    {}, frozenset(), {}, {"old": Workload("old", 4, 4, 4), "new": Workload("new", 1, 1, 1)}, {}, (), {}
-)
+SNAPSHOT = Snapshot({}, frozenset(), {}, {"old": Workload("old", 4, 4, 4), "new": Workload("new", 1, 1, 1)}, {}, (), {})
 
 
 def inputs_of(steps: list[Any], state: RolloutState) -> Inputs:

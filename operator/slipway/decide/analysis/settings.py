@@ -71,6 +71,6 @@ def judging_of(deployment: ModelDeployment, servers: Iterable[str] = ()) -> Judg
         )
     return Judging(
         UNWRITTEN,
-        "spec.rollout.analysis is not written, so it is judged with mode Enforce and onInconclusive Hold; mode Off "
-        "lets steps go by time",
+        "spec.rollout.analysis is not written, so it is judged with mode Enforce and onInconclusive Hold; "
+        'analysis: {mode: "Off"} lets steps go by time',
     )
