@@ -103,8 +103,8 @@ def by_steps(
         "bakeSeconds": bake_seconds,
         "revisionHistoryLimit": 2,
     }
-    if has_analysis:
-        rollout["analysis"] = {"minRequests": 20}
+    # Written either way: without a word of it, steps are judged.
+    rollout["analysis"] = {"mode": "Enforce", "minRequests": 20} if has_analysis else {"mode": "Off"}
     return apply(model=version(number), rollout=rollout, traffic={"provider": provider})
 
 

@@ -34,7 +34,9 @@ COMMAND = "slipway.dev/command"
 STORY_SECONDS = 600.0
 
 QUICK_STEPS = [{"weight": 20, "holdSeconds": 1}, {"weight": 50, "holdSeconds": 1}, {"weight": 100}]
-QUICK_ANALYSIS = {"minRequests": 50, "margin": 0.05}
+QUICK_ANALYSIS = {"mode": "Enforce", "minRequests": 50, "margin": 0.05}
+UNJUDGED = {"mode": "Off"}
+"""Without a word of it, steps are judged, and wait for requests."""
 """Passes a healthy canary within seconds at 80 requests a second."""
 SLOW_STEPS = [{"weight": 20, "holdSeconds": 600}, {"weight": 50, "holdSeconds": 600}, {"weight": 100}]
 """For what happens in mid-rollout: nothing goes on by itself."""

@@ -25,6 +25,7 @@ from tests.e2e.rollouts import (
     QUICK_ANALYSIS,
     QUICK_STEPS,
     SLOW_STEPS,
+    UNJUDGED,
     agreed_sample,
     asked,
     command,
@@ -53,7 +54,7 @@ ROUNDS = 80
 BACK_SECONDS = 30.0
 """A tenth of the bake: on a machine that is busy with other things. How soon: make bench-rollout."""
 HALF = {"steps": [{"weight": 50, "holdSeconds": 1}, {"weight": 100}]}
-NEVER_PASSES = {"minRequests": 100_000, "margin": 0.01}
+NEVER_PASSES = {"mode": "Enforce", "minRequests": 100_000, "margin": 0.01}
 NEW_DEFAULTS = {"progressDeadlineSeconds": 900, "bakeSeconds": 200, "revisionHistoryLimit": 7}
 """Of spec.rollout, as another release may have them."""
 
@@ -104,7 +105,7 @@ def served(deployed: Served, digits: Digits) -> Served:
     spec = {"model": {"version": GOOD}, "rollout": rollout(digits), "traffic": None, "replicas": 1}
     if (status_of(deployed).get("stable") or {"version": GOOD})["version"] != GOOD:
         # nobody asks now, so nothing could be judged
-        deployed.when({"spec": spec}).when_spec(rollout={"steps": [{"weight": 100}], "analysis": None})
+        deployed.when({"spec": spec}).when_spec(rollout={"steps": [{"weight": 100}], "analysis": UNJUDGED})
         then_quiet(deployed, GOOD)
     if merged(deployed.manifest, {"spec": spec}) != deployed.manifest:
         deployed.when({"spec": spec})
@@ -187,7 +188,7 @@ def test_a_better_version_is_promoted_step_by_step_and_no_request_is_lost(served
 @pytest.mark.alone  # load of which nothing may be lost
 def test_back_in_bake_takes_seconds_and_loses_nothing(served: Served, digits: Digits) -> None:
     served.when_spec(
-        model={"version": BETTER}, rollout={"bakeSeconds": 300, "steps": [{"weight": 100}], "analysis": None}
+        model={"version": BETTER}, rollout={"bakeSeconds": 300, "steps": [{"weight": 100}], "analysis": UNJUDGED}
     )
     then_baking(served, BETTER)
     with asked(served, prediction(digits)) as loaded:
@@ -304,7 +305,7 @@ def test_a_version_that_crashes_after_some_traffic_is_rolled_back(served: Served
 @pytest.mark.alone  # load of which nothing may be lost
 def test_a_bake_that_fails_is_back_in_seconds(served: Served, digits: Digits) -> None:
     steps = [{"weight": 100}]
-    served.when_spec(model={"version": TALKATIVE}, rollout={"steps": steps, "analysis": None, "bakeSeconds": 300})
+    served.when_spec(model={"version": TALKATIVE}, rollout={"steps": steps, "analysis": UNJUDGED, "bakeSeconds": 300})
     then_baking(served, TALKATIVE)
     with asked(served, prediction(digits), rate=50) as loaded:
         poison(served, digits)
@@ -320,7 +321,7 @@ def test_a_bake_that_fails_is_back_in_seconds(served: Served, digits: Digits) ->
 
 
 def test_commands_of_a_person_are_carried_out_once(served: Served, digits: Digits) -> None:
-    served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS, "analysis": None, "bakeSeconds": 300})
+    served.when_spec(model={"version": BETTER}, rollout={"steps": SLOW_STEPS, "analysis": UNJUDGED, "bakeSeconds": 300})
     revision = then_weight(served, 20)
 
     assert command(served, "pause", revision)["accepted"]
@@ -350,7 +351,7 @@ def test_rollback_to_a_revision_of_the_history_serves_it_until_the_spec_names_an
     served: Served, digits: Digits
 ) -> None:
     # The tests before made more revisions than are kept by default, and GOOD is the oldest of them.
-    one_step = {"steps": [{"weight": 100}], "analysis": None, "revisionHistoryLimit": 20}
+    one_step = {"steps": [{"weight": 100}], "analysis": UNJUDGED, "revisionHistoryLimit": 20}
     served.when_spec(model={"version": BETTER}, rollout=one_step)
     then_quiet(served, BETTER)
     good = by_version(served)[GOOD]
@@ -409,7 +410,7 @@ def test_a_new_spec_replaces_the_canary_and_scaling_goes_on_beside_it(served: Se
 
 def test_a_new_spec_in_bake_waits_for_its_end(served: Served, digits: Digits) -> None:
     steps = [{"weight": 100}]
-    served.when_spec(model={"version": BETTER}, rollout={"steps": steps, "analysis": None, "bakeSeconds": 8})
+    served.when_spec(model={"version": BETTER}, rollout={"steps": steps, "analysis": UNJUDGED, "bakeSeconds": 8})
     better = then_baking(served, BETTER)
     served.when_spec(model={"version": FAILING})
     status = then_status(served, "it is seen", lambda status: status)
@@ -431,7 +432,7 @@ def test_a_stable_without_a_ready_pod_is_replaced_at_once(stage: Stage, kube: Ku
             "volume://models/digits",
             1,
             podTemplate={"spec": {"volumes": [volume], "nodeSelector": {mark: "here"}}},
-            rollout={"steps": SLOW_STEPS},
+            rollout={"steps": SLOW_STEPS, "analysis": UNJUDGED},
         ).then_ready()
     finally:
         kube.patch("Node", node, None, [{"op": "remove", "path": pointer}])
@@ -597,7 +598,7 @@ def test_replicas_split_by_pods_and_say_which_weights_they_cannot_reach(served: 
         served.when_spec(
             model={"version": BETTER},
             traffic={"provider": "Replicas"},
-            rollout={"steps": [{"weight": 20, "holdSeconds": 2}, {"weight": 100}], "analysis": None},
+            rollout={"steps": [{"weight": 20, "holdSeconds": 2}, {"weight": 100}], "analysis": UNJUDGED},
         )
         revision = then_weight_in_force(served, 50)
         assert "20" in status_of(served)["traffic"]["message"]

@@ -297,15 +297,14 @@ def test_what_a_visitor_may_not_do_is_said(slipway: Slipway, stage: Stage, visit
 # --- steering ---
 
 STEPS = [{"weight": 50, "holdSeconds": 1}, {"pause": {}}, {"weight": 100}]
+STEPPED = {"steps": STEPS, "analysis": {"mode": "Off"}, "bakeSeconds": 600}
 
 
 @pytest.fixture(scope="module")
 def two_versions(module_stage: Stage, digits: Digits) -> Served:
     """Version 1 of the digits, to be replaced by steps."""
     module_stage.given_digits(digits)
-    served = module_stage.given(
-        "digits", "volume://models/digits", 1, [digits_volume()], rollout={"steps": STEPS, "bakeSeconds": 600}
-    )
+    served = module_stage.given("digits", "volume://models/digits", 1, [digits_volume()], rollout=STEPPED)
     return served.then_ready()
 
 
@@ -381,9 +380,7 @@ def test_a_person_leads_a_canary_to_the_end_and_back(
 
 def test_an_abort_is_remembered_until_retried(slipway: Slipway, stage: Stage, digits: Digits) -> None:
     stage.given_digits(digits)
-    served = stage.given(
-        "digits", "volume://models/digits", 1, [digits_volume()], rollout={"steps": STEPS, "bakeSeconds": 600}
-    ).then_ready()
+    served = stage.given("digits", "volume://models/digits", 1, [digits_volume()], rollout=STEPPED).then_ready()
     flags = ("digits", "-n", stage.namespace)
     served.when_spec(model={"version": 2}).then("Promoted", "False", "Paused")
     second = served.stored()["status"]["canary"]["revision"]

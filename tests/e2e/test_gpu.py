@@ -84,7 +84,12 @@ def test_with_swap_a_new_version_takes_over_where_all_is_in_use(stage: Stage, di
         [digits_volume()],
         replicas=2,
         resources=merged(SMALL, {"limits": {two_seats: 1}}),
-        rollout={"steps": [{"weight": 50}, {"weight": 100}], "surge": "Swap", "bakeSeconds": 0},
+        rollout={
+            "steps": [{"weight": 50}, {"weight": 100}],
+            "analysis": {"mode": "Off"},
+            "surge": "Swap",
+            "bakeSeconds": 0,
+        },
     ).then_ready()
     then_routed(served)
     with asked(served, prediction(digits)) as loaded:

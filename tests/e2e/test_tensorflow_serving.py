@@ -234,7 +234,7 @@ def test_a_label_on_a_version_that_isnt_loaded_is_said_and_the_others_stand(modu
 
 @needs_service
 def test_labels_lead_to_stable_and_canary_while_requests_are_split(module_stage: Stage, claim: str) -> None:
-    rollout = {"steps": [{"weight": 1}, {"pause": {}}], "bakeSeconds": 0}
+    rollout = {"steps": [{"weight": 1}, {"pause": {}}], "analysis": {"mode": "Off"}, "bakeSeconds": 0}
     served = given(module_stage, claim, "split", 1, VERSIONS, rollout=rollout).then_ready()
     then_routed(served)
     served.when_spec(model={"version": 2})

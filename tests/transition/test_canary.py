@@ -33,11 +33,13 @@ CANARY: Json = {
     "rollout": {
         "strategy": None,
         "steps": STEPS,
+        "analysis": {"mode": "Off"},
         "bakeSeconds": BAKE_SECONDS,
         "progressDeadlineSeconds": DEADLINE_SECONDS,
     },
 }
-RESULT: Json = {"rollout": {"analysis": {"minRequests": 50, "margin": 0.1}}}
+RESULT: Json = {"rollout": {"analysis": {"mode": "Enforce", "minRequests": 50, "margin": 0.1}}}
+UNWRITTEN: Json = {"rollout": {"analysis": None}}
 GOLDEN: Json = {"rollout": {"gates": {"golden": {"requests": [{"request": {"x": 1}, "response": {"y": 2}}]}}}}
 LONG: Json = {"rollout": {"steps": [{"weight": 25, "holdSeconds": 600}]}}
 OLD, NEW, NEWER = 1, 2, 3
@@ -203,7 +205,7 @@ def test_without_requests_nothing_that_is_judged_advances() -> None:
 
 @pytest.mark.parametrize("word", ["RollBack", "Hold"])
 def test_the_deadline_does_with_missing_evidence_what_is_asked_of_it(word: str) -> None:
-    analysis = {"rollout": {"analysis": {"minRequests": 50, "onInconclusive": word}}}
+    analysis = {"rollout": {"analysis": {"mode": "Enforce", "minRequests": 50, "onInconclusive": word}}}
     world, operator = arriving(analysis, requests_per_second=0)
     run(operator, 4 + DEADLINE_SECONDS + 5)
     if word == "Hold":
@@ -212,6 +214,69 @@ def test_the_deadline_does_with_missing_evidence_what_is_asked_of_it(word: str) 
         return
     assert status(world)["rejected"][0]["reason"] == "Inconclusive"
     assert_rested(world, operator, OLD)
+
+
+@pytest.mark.parametrize("strategy", [{}, {"rollout": {"steps": None, "strategy": "Canary"}}], ids=["steps", "Canary"])
+def test_without_an_analysis_block_too_little_traffic_holds_beyond_the_deadline_and_says_what_is_missing(
+    strategy: Json,
+) -> None:
+    world, operator = serving(UNWRITTEN, strategy, requests_per_second=0)
+    world.edit(VERSION_2)
+    until(operator, lambda: status(world).get("step", {}).get("index") == 1)
+    run(operator, 60 + 2 * DEADLINE_SECONDS)
+    assert (status(world)["step"]["index"], phase(world)) == (1, "RollingOut")
+    promoted = next(each for each in status(world)["conditions"] if each["type"] == "Promoted")
+    assert "canary answered none of the 100 requests that a step needs; needs 100 more" in promoted["message"]
+    assert "mode Enforce and onInconclusive Hold" in promoted["message"]
+    assert "mode Enforce and onInconclusive Hold" in status(world)["step"]["judging"]
+
+
+@pytest.mark.parametrize("provider", ["Router", "Replicas"])
+def test_without_an_analysis_block_a_version_that_is_well_is_promoted_by_evidence(provider: str) -> None:
+    world, operator = serving(UNWRITTEN, {"traffic": {"provider": provider}})
+    world.edit(VERSION_2)
+    until(operator, lambda: status(world).get("verdict", {}).get("reason") == "NotWorse", 60)
+    until(operator, lambda: phase(world) == "Baking", 120)
+    assert status(world)["rejected"] == []
+
+
+@pytest.mark.parametrize("provider", ["Router", "Replicas"])
+def test_without_an_analysis_block_a_version_that_fails_one_request_of_seven_is_taken_back(provider: str) -> None:
+    world, operator = serving(UNWRITTEN, {"traffic": {"provider": provider}})
+    world.error_rate = {NEW: 0.14}
+    world.edit(VERSION_2)
+    until(operator, lambda: phase(world) == "RolledBack", 60)
+    assert status(world)["rejected"][0]["reason"] == "ErrorsRose"
+
+
+def test_with_analysis_off_the_same_version_is_promoted_and_status_says_that_nobody_judges() -> None:
+    world, operator = arriving()
+    world.error_rate = {NEW: 0.14}
+    assert "nobody judges this rollout: spec.rollout.analysis.mode is Off" in status(world)["step"]["judging"]
+    assert "verdict" not in status(world)
+    until(operator, lambda: phase(world) == "Baking")
+
+
+def counted_in(world: World) -> Json:
+    """What the analysis counted."""
+    found: Json = status(world)["evidence"]["counted"]
+    return found
+
+
+def test_what_speaks_against_a_canary_outlasts_an_edit_of_the_steps_and_the_step_counts_anew() -> None:
+    world, operator = arriving(LONG, RESULT)
+    world.error_rate = {NEW: 0.02}
+    run(operator, 20)
+    before = counted_in(world)
+    assert before["step"][1][0] > 100
+    world.edit({"rollout": {"steps": [{"weight": 25, "holdSeconds": 900}]}})
+    run(operator, 2)
+    after = counted_in(world)
+    assert after["step"][1][0] < 50
+    assert after["rollout"][1][0] >= before["rollout"][1][0]
+    assert after["seconds"][0] >= before["seconds"][0]
+    run(operator, 10)
+    assert counted_in(world)["step"][1][0] > 50, "it starts anew once, not at each look"
 
 
 def test_a_weight_that_reaches_one_router_late_is_waited_for() -> None:
@@ -488,8 +553,8 @@ def test_in_bake_pods_that_go_are_no_failure_and_the_old_version_answers_until_t
 
 
 def test_in_bake_errors_above_the_limit_bring_the_old_version_back() -> None:
-    limits = {"rollout": {"analysis": {"minRequests": 50, "margin": 0.1, "maxErrorRate": 0.05}, "bakeSeconds": 60}}
-    world, operator, revision = baking(limits)
+    limits = {"rollout": {"analysis": {"maxErrorRate": 0.05}, "bakeSeconds": 60}}
+    world, operator, revision = baking(RESULT, limits)
     world.error_rate = {NEW: 0.5}
     until(operator, lambda: status(world)["stable"]["version"] == OLD, 30)
     run(operator, 5)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from tests.simulation.agents import LOAD_FAILED
 from tests.transition.operators import Operator, live_on, run, writes_of
-from tests.transition.test_canary import GOLDEN, RESULT, canary_of, phase, serving, status
+from tests.transition.test_canary import GOLDEN, RESULT, UNWRITTEN, canary_of, phase, serving, status
 from tests.transition.test_transitions import assert_at_rest, assert_healthy
 from tests.transition.world import World
 from tests.unit.specs import NAME, merged
@@ -30,7 +30,8 @@ STEPS: tuple[list[Json], ...] = (
     [{"weight": 50}],
     [{"weight": 100}],
 )
-EXTRA: tuple[Json, ...] = ({}, RESULT, GOLDEN, merged(RESULT, {"rollout": {"analysis": {"onInconclusive": "Hold"}}}))
+HOLDS: Json = merged(RESULT, {"rollout": {"analysis": {"onInconclusive": "Hold"}}})
+EXTRA: tuple[Json, ...] = ({}, RESULT, GOLDEN, HOLDS, UNWRITTEN)
 HEALS_SECONDS = 150
 
 SPECS = st.builds(

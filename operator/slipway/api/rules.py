@@ -108,7 +108,8 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "rollout",
-        "!has(self.analysis) || (has(self.steps) && size(self.steps) > 0) || "
+        "!has(self.analysis) || (has(self.analysis.mode) && self.analysis.mode == 'Off') || "
+        "(has(self.steps) && size(self.steps) > 0) || "
         "(has(self.strategy) && self.strategy == 'Canary')",
         "analysis judges the traffic of steps: add steps, or remove analysis",
     ),
@@ -230,7 +231,7 @@ def _broken_in_rollout(spec: ModelDeploymentSpec) -> Iterator[str]:
         yield f"spec.rollout.steps: weights must rise, and {weights} do not; to take a revision back, abort it"
     if rollout.steps and rollout.strategy not in (None, "Canary"):
         yield f"spec.rollout.steps are for strategy Canary, and spec.rollout.strategy is {rollout.strategy}: remove one"
-    if rollout.analysis is not None and not has_steps:
+    if rollout.analysis is not None and rollout.analysis.mode != "Off" and not has_steps:
         yield "spec.rollout.analysis judges the traffic of steps: add spec.rollout.steps, or remove it"
     if rollout.surge == "Swap" and not has_steps:
         yield "spec.rollout.surge Swap is for canaries: add spec.rollout.steps, or remove it"

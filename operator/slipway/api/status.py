@@ -104,6 +104,11 @@ class StepStatus(_Report):
     )
     steps: str = Field(default="", max_length=63, description="Hash of the steps that it goes through.")
     waits_for: str | None = Field(default=None, max_length=1024, description="What it waits for, in words.")
+    judging: str | None = Field(
+        default=None,
+        max_length=1024,
+        description="That nobody judges the canary, and why; or by what, where spec.rollout.analysis is not written.",
+    )
 
 
 class HaltStatus(_Report):

@@ -400,7 +400,9 @@ class Analysis(_Part):
     """How live traffic is judged."""
 
     mode: Literal["Enforce", "Observe", "Off"] = Field(
-        default="Enforce", description="Enforce: evidence decides. Observe: verdicts are shown. Off: none."
+        default="Enforce",
+        description="Enforce: evidence decides. Observe: verdicts are shown. Off: nobody judges, steps go by time; "
+        "this has to be written. Default: Enforce.",
     )
     alpha: float = Field(
         default=0.01, gt=0, lt=1, description="Most that a healthy canary may be rolled back wrongly, per rollout."
@@ -421,7 +423,9 @@ class Analysis(_Part):
     )
     latency_quantile: float = Field(default=0.99, gt=0, lt=1, description="Which quantile that bound is for.")
     on_inconclusive: Literal["RollBack", "Hold"] = Field(
-        default="RollBack", description="What the deadline does when evidence is missing."
+        default="RollBack",
+        description="What the deadline does when evidence is missing. Default: RollBack; without an analysis block, "
+        "Hold.",
     )
 
 
@@ -443,7 +447,12 @@ class Rollout(_Part):
     gates: Gates | None = Field(
         default=None, description="What a new revision must pass before any live traffic. Default: as its fields say."
     )
-    analysis: Analysis | None = Field(default=None, description="How live traffic is judged. Absent: not at all.")
+    analysis: Analysis | None = Field(
+        default=None,
+        description="How live traffic is judged. Absent: wherever somebody counts requests (provider Router always; "
+        "provider Replicas where the servers count failures), as with mode Enforce and onInconclusive Hold; elsewhere "
+        "status says that nobody judges. mode: Off switches it off. Default: absent.",
+    )
     surge: Literal["Pods", "Swap"] = Field(
         default="Pods", description="Pods: new pods beside old ones. Swap: one old pod makes room for each new one."
     )

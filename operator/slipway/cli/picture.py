@@ -243,6 +243,8 @@ def _judgement(view: View, canvas: Canvas) -> Facts:
         text = Text().append(view.verdict.result, RESULT_STYLES[view.verdict.result])
         text.append(f"{canvas.sign('between')}{view.verdict.reason}", "dim")
         yield "verdict", text.append(f"\n{view.verdict.message}" if view.verdict.message else "")
+    if view.judging:
+        yield "judging", Text(view.judging, "yellow" if view.verdict is None else "dim")
     if view.traffic_message:
         yield "traffic", Text(view.traffic_message, "yellow")
     for revision in view.revisions:

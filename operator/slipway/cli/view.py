@@ -82,7 +82,8 @@ class View:
 
     More than twelve fields, because it is the document of `status -o json`, whose scripts read one flat object.
     ready_pods: of all revisions; desired_pods: the spec's replicas. is_current: the operator has acted on this
-    generation of the spec. step_index: 0 while the canary prepares. patience_seconds: the time left until the canary's
+    generation of the spec. judging: that nobody judges the canary, or by what without a word of it in the spec.
+    step_index: 0 while the canary prepares. patience_seconds: the time left until the canary's
     deadline; None: no deadline. bake_left_seconds: None: no bake. service_target: what Service NAME selects.
     gates: of the canary; without a canary, the gate that the spec's revision was rejected for.
     troubles: the conditions that a healthy model would not have. transitions: the newest first.
@@ -103,6 +104,7 @@ class View:
     is_paused: bool
     is_promote_requested: bool
     waits_for: str
+    judging: str
     gates: tuple[GateView, ...]
     verdict: VerdictStatus | None
     patience_seconds: int | None
@@ -182,6 +184,7 @@ def view_of(body: Json, now: datetime) -> View:
         is_paused=step is not None and step.paused,
         is_promote_requested=step is not None and step.promote_requested,
         waits_for=(step.waits_for or "") if step is not None else "",
+        judging=(step.judging or "") if step is not None else "",
         gates=_gates(spec, status, is_current=is_current),
         verdict=status.verdict,
         patience_seconds=_seconds_until(turns, now) if turns is not None and canary is not None else None,

@@ -7,18 +7,19 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
+from slipway.decide.analysis.settings import NOBODY, Judging, judging_of
 from slipway.decide.catch_up import catch_up, recall_stable
 from slipway.decide.commands import CommandOutcome, carry_out
 from slipway.decide.discovery import known_stamps, known_versions, resolve_version
 from slipway.decide.placement import Placement, place
 from slipway.decide.steps import steps_of
 from slipway.decide.weights import provider_of
-from slipway.model.revision import content_hash, hash_of, user_choice
+from slipway.model.revision import content_hash, hash_of, spec_of, user_choice
 from slipway.model.rollout import Promotion, Step, Target
 from slipway.model.rollout_state import Rejection, RolloutState, read_rejections, read_state
 from slipway.model.signals import Command
@@ -32,7 +33,7 @@ class Inputs:
 
     asked: the spec as it stands. deployment: with its served version in it. listed: the versions known to be there.
     stamps: version → name of its bytes at the source.
-    steps: of the canary; with a person's rollback, the last one alone.
+    steps: of the canary; with a person's rollback, the last one alone. judging: how what arrives is judged.
     """
 
     asked: ModelDeployment
@@ -43,6 +44,7 @@ class Inputs:
     steps: tuple[Step, ...]
     placement: Placement
     target: Target
+    judging: Judging = NOBODY
 
     @property
     def state(self) -> RolloutState:
@@ -79,6 +81,7 @@ def gather_inputs(
     pinned = outcome.state.pinned
     placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
+    judging = judging_of(deployment, _servers_beside(deployment, snapshot, outcome.state))
     return Inputs(
         asked=asked,
         deployment=deployment,
@@ -87,7 +90,8 @@ def gather_inputs(
         outcome=outcome,
         steps=steps,
         placement=placement,
-        target=_target(deployment, placement, steps, is_rollback=pinned is not None),
+        target=_target(deployment, placement, steps, judging, is_rollback=pinned is not None),
+        judging=judging,
     )
 
 
@@ -126,9 +130,17 @@ def still_rejected(
     ]
 
 
-def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step, ...], *, is_rollback: bool) -> Target:
+def _servers_beside(deployment: ModelDeployment, snapshot: Snapshot, state: RolloutState) -> Iterator[str]:
+    """The servers of the revisions that a canary, or what bakes, is compared with."""
+    for name in (state.stable, state.previous):
+        if name is not None and name in snapshot.revisions:
+            yield spec_of(deployment, snapshot.revisions[name]).runtime.name
+
+
+def _target(
+    deployment: ModelDeployment, placement: Placement, steps: tuple[Step, ...], judging: Judging, *, is_rollback: bool
+) -> Target:
     rollout = deployment.spec.rollout
-    analysis = rollout.analysis
     return Target(
         revision=placement.revision.hash,
         content=content_hash(deployment.spec),
@@ -138,8 +150,8 @@ def _target(deployment: ModelDeployment, placement: Placement, steps: tuple[Step
         bake_seconds=rollout.bake_seconds,
         steps=steps,
         is_exact=provider_of(deployment.spec).is_exact,
-        is_judged=analysis is not None and analysis.mode == "Enforce" and not is_rollback,
-        holds_on_inconclusive=analysis is not None and analysis.on_inconclusive == "Hold",
+        is_judged=judging.is_enforced and not is_rollback,
+        holds_on_inconclusive=judging.holds_on_inconclusive,
         is_swap=rollout.surge == "Swap",
         is_rollback=is_rollback,
         steps_name=hash_of([step.model_dump(mode="json", by_alias=True) for step in rollout.steps or ()])

@@ -1,7 +1,9 @@
 """Gathers what a step is decided on: gates, what was counted, how requests are split now.
 
 The accumulators of the analysis are read from status, fed with this look's counts and given back to be kept there, so
-that an operator that is restarted at every look reaches the same verdict.
+that an operator that is restarted at every look reaches the same verdict. What speaks against a revision is kept for as
+long as it is on its way: through every step, back to an earlier one, to other steps, to no weight at all and into its
+bake. What a step needs to pass counts anew whenever another step is entered, or the same number of other steps.
 Pure.
 """
 
@@ -14,13 +16,15 @@ from slipway.decide.analysis import verdict as analysis
 from slipway.decide.gates import judge_gates
 from slipway.decide.inputs import Inputs
 from slipway.decide.service_target import in_force_now
-from slipway.decide.steps import wants_router
+from slipway.decide.steps import steps_name, wants_router
 from slipway.model.revision import Json
 from slipway.model.signals import OPEN, GateVerdict, Reading, Signals, Verdict
 from slipway.model.workload import workload_of
 from slipway.observe.snapshot import Snapshot
 
-REVISION, STEP, COUNTED = "revision", "step", "counted"
+REVISION, STEP, STEPS, COUNTED = "revision", "step", "steps", "counted"
+BAKE = -1
+"""The step that a bake is to the analysis."""
 
 
 def gather_signals(
@@ -44,17 +48,20 @@ def gather_signals(
 
 
 def is_judged_now(inputs: Inputs, stored: ModelDeploymentStatus) -> bool:
-    """Whether counts are wanted: a canary has requests, or bakes."""
-    settings, state = inputs.deployment.spec.rollout.analysis, inputs.state
-    if settings is None or settings.mode == "Off" or stored.pinned is not None:
+    """Whether counts are wanted: a canary has requests, or had some before it lost its weight; or one bakes."""
+    state = inputs.state
+    if inputs.judging.settings is None or stored.pinned is not None:
         return False
-    return state.previous is not None or (state.canary is not None and state.step_index > 0)
+    if state.previous is not None:
+        return True
+    has_had_requests = state.step_index > 0 or (stored.evidence or {}).get(REVISION) == state.canary
+    return state.canary is not None and has_had_requests
 
 
 def _judge(
     inputs: Inputs, snapshot: Snapshot, stored: ModelDeploymentStatus, reading: Reading, now: datetime
 ) -> tuple[Verdict | None, Json | None]:
-    settings, state = inputs.deployment.spec.rollout.analysis, inputs.state
+    settings, state = inputs.judging.settings, inputs.state
     assert settings is not None
     bakes = state.previous is not None
     old, new = (state.previous, state.stable) if bakes else (state.stable, state.canary)
@@ -63,13 +70,27 @@ def _judge(
         return None, stored.evidence
     kept = stored.evidence or {}
     counted = analysis.read(kept.get(COUNTED)) if kept.get(REVISION) == new else None
-    counted = analysis.begin(reading, stable, canary, now) if counted is None else analysis.look(counted, reading, now)
-    step = -1 if bakes else state.step_index
-    if kept.get(STEP) != step:
-        counted = analysis.enter_step(counted, max(1, snapshot.workloads[canary].ready))
     weight = stored.canary.weight_percent if stored.canary is not None else None
-    verdict = analysis.judge(counted, settings, is_split=not bakes and weight not in (None, 0, 100))
-    return verdict, {REVISION: new, STEP: step, COUNTED: analysis.write(counted)}
+    is_divert = not bakes and weight == 100 and _weight_of_step(inputs) < 100
+    if counted is None:
+        counted = analysis.begin(reading, stable, canary, now)
+    elif is_divert:
+        counted = analysis.skip(counted, reading, now)
+    else:
+        counted = analysis.look(counted, reading, now)
+    step, steps = BAKE if bakes else state.step_index, steps_name(inputs.deployment)
+    if kept.get(STEP) != step or (not bakes and kept.get(STEPS, steps) != steps):
+        pods = (max(1, snapshot.workloads[each].ready) for each in (canary, stable))
+        counted = analysis.enter_step(counted, *pods)
+    is_split = not bakes and (is_divert or weight not in (None, 0, 100))
+    verdict = analysis.judge(counted, settings, is_split=is_split)
+    return verdict, {REVISION: new, STEP: step, STEPS: steps, COUNTED: analysis.write(counted)}
+
+
+def _weight_of_step(inputs: Inputs) -> int:
+    """Of the step that the canary is in; 100 where it is in none. With more in force, it stands in for stable."""
+    index = inputs.state.step_index
+    return inputs.steps[index - 1].weight_percent if 0 < index <= len(inputs.steps) else 100
 
 
 def _gates(inputs: Inputs, snapshot: Snapshot) -> GateVerdict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from slipway.api import ModelDeployment
 from slipway.api.v1alpha1 import Step as AskedStep
 from slipway.decide.weights import provider_of
+from slipway.model.revision import hash_of
 from slipway.model.rollout import Step
 
 DEFAULT_STEPS = tuple(AskedStep(weight=weight, hold_seconds=60) for weight in (5, 25, 50))
@@ -31,6 +32,11 @@ def steps_of(deployment: ModelDeployment) -> tuple[Step, ...]:
     if not steps or steps[-1].weight_percent < 100 or steps[-1].is_pause:
         steps.append(Step(100, reach(deployment, 100)[1]))
     return tuple(steps)
+
+
+def steps_name(deployment: ModelDeployment) -> str:
+    """Names the steps as the spec has them: other ones begin anew, whatever the provider makes of their weights."""
+    return hash_of([step.model_dump(mode="json", by_alias=True) for step in deployment.spec.rollout.steps])
 
 
 def reach(deployment: ModelDeployment, weight: int) -> tuple[int, int]:

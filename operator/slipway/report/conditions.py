@@ -18,7 +18,7 @@ from slipway.model.rollout_state import HaltReason, Rejection
 from slipway.model.workload import Trouble, enough, workload_of
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import Snapshot
-from slipway.report.pass_result import PassResult
+from slipway.report.pass_result import CarriedOut, PassResult
 from slipway.report.versions import OTHER_BYTES
 
 ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
@@ -105,9 +105,17 @@ def promoted_condition(
                 text += f"; it waits for {plan.waits_for}"
             if rolls_because:
                 text += f" in pods of its own: {rolls_because}"
+            if plan.state.canary is not None and plan.weights is not None and plan.state.stable is not None:
+                text += _judging(result.carried_out)
             return _condition(
                 "Promoted", False, "InProgress", f"{text}; {trouble.reason}: {trouble.message}" if trouble else text
             )
+
+
+def _judging(carried_out: CarriedOut) -> str:
+    """That nobody judges the canary, or by what where the spec doesn't say it."""
+    message = carried_out.inputs.judging.message
+    return f"; {message}" if message and not carried_out.inputs.target.is_rollback else ""
 
 
 def label_trouble(result: PassResult, pods: list[Pod]) -> Trouble | None:

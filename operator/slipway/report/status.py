@@ -188,7 +188,9 @@ def _step(carried: CarriedOut, step: StepStatus) -> StepStatus | None:
     plan = carried.plan
     if plan.state.canary is None or plan.weights is None or plan.state.stable is None:
         return None
-    return step.model_copy(update={"count": len(carried.inputs.steps), "waits_for": plan.waits_for[:1024] or None})
+    judging = "" if carried.inputs.target.is_rollback else carried.inputs.judging.message
+    said = {"waits_for": plan.waits_for[:1024] or None, "judging": judging[:1024] or None}
+    return step.model_copy(update={"count": len(carried.inputs.steps), **said})
 
 
 def _verdict(verdict: Verdict | None) -> VerdictStatus | None:

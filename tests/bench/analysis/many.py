@@ -1,12 +1,14 @@
 """The mathematics of slipway.analysis for many rollouts at once, with numpy.
 
 Invariant: the same verdicts and the same evidence as slipway.analysis gives one rollout after the other; the bench and
-tests/unit/test_analysis_bench.py compare them on samples.
+tests/unit/bench/test_analysis.py compare them on samples.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +19,8 @@ from slipway.decide.analysis import eprocess as statistics
 from slipway.decide.analysis import verdict as analysis
 
 from .traffic import CANARY, CELLS, FIRST, STABLE, Traces
+
+Numbers = NDArray[np.float64]
 
 KINDS = ("errors", "refusals", "slow", "slowest")
 RISKS = np.array(statistics.RELATIVE_RISKS)
@@ -33,13 +37,23 @@ class Failures:
     highest: NDArray[np.float64]
 
 
-def judge(traces: Traces, settings: Analysis) -> Failures:
-    """What slipway.analysis says of each rollout, at every look: `Fail`, and of what kind."""
+class Purse(Protocol):
+    """How much evidence a look may add, for all rollouts and kinds at once: slipway.analysis' way, or another."""
+
+    def refill(self, pods: tuple[int, int], bad: Numbers, look_seconds: float) -> Numbers:
+        """What there is for this look. bad: rollout, kind, revision."""
+
+    def pay(self, left: Numbers, bad: Numbers, of: Numbers, pods: tuple[int, int], look_seconds: float) -> None:
+        """After the look: what it left, and what was seen in it."""
+
+
+def judge(traces: Traces, settings: Analysis, purses: Callable[[int], Purse] | None = None) -> Failures:
+    """What slipway.analysis says of each rollout, at every look: `Fail`, and of what kind. purses: by rollouts."""
     rollouts, looks = traces.errors.shape[:2]
+    purse = (purses or Outages)(rollouts)
     needed = 1 / settings.alpha
     weights = np.array([kind_weight(kind) for kind in range(4)])
     bets = np.full((rollouts, 4, len(RISKS)), 0.5)
-    purse, short_seconds = np.full((rollouts, 4), statistics.PURSE), np.zeros((rollouts, 4))
     seconds = np.zeros(rollouts)
     step_seconds = np.zeros(rollouts)
     bounds = np.full((rollouts, 2), -1)
@@ -48,10 +62,11 @@ def judge(traces: Traces, settings: Analysis) -> Failures:
     highest = np.zeros(rollouts)
     rows = np.arange(rollouts)
     keep = np.exp(-traces.look_seconds / tallies.RECENT_SECONDS)
-    cold_requests = 0
+    cold_requests, pods = 0, (1, 1)
     for look in range(looks):
         if look in traces.enters:
-            cold_requests = tallies.COLD_REQUESTS * traces.enters[look]
+            pods = traces.stable_pods, traces.enters[look]
+            cold_requests = tallies.COLD_REQUESTS * pods[1]
             if look:
                 chosen = _choose_bounds(step.cells[:, STABLE])
                 bounds = np.where(chosen >= 0, chosen, bounds)
@@ -69,9 +84,9 @@ def judge(traces: Traces, settings: Analysis) -> Failures:
         )  # rollout, kind, revision
         of = np.stack([requests, requests, timed.sum(axis=2), timed.sum(axis=2)], axis=1)
         bad[:, 2:] = np.where((bounds >= 0)[:, :, None], bad[:, 2:], 0)
-        purse = _refill(purse, short_seconds, traces.look_seconds, bad.sum(axis=2) > 0)
-        bets, purse = _gather(bets, purse, bad, of, seconds, look_seconds)
-        short_seconds = np.where(purse >= statistics.PURSE, 0, short_seconds + traces.look_seconds)
+        held = purse.refill(pods, bad, traces.look_seconds)
+        bets, left = _gather(bets, held, bad, of, seconds, look_seconds)
+        purse.pay(left, bad, of, pods, traces.look_seconds)
         seconds = seconds + look_seconds
         step.add(requests, errors, refusals, timed)
         recent.keep(keep)
@@ -117,12 +132,61 @@ def _unbet(seconds: NDArray[np.float64]) -> NDArray[np.float64]:
     return 0.5 * statistics.START_SECONDS / (statistics.START_SECONDS + seconds)
 
 
-def _refill(
-    purse: NDArray[np.float64], short_seconds: NDArray[np.float64], look_seconds: float, is_bad: NDArray[np.bool_]
-) -> NDArray[np.float64]:
-    in_burst = np.where(is_bad, np.minimum(look_seconds, np.maximum(0, statistics.BURST_SECONDS - short_seconds)), 0)
-    gain = statistics.GAIN_IN_BURST * in_burst + statistics.GAIN_PER_SECOND * (look_seconds - in_burst)
-    return np.asarray(np.minimum(np.maximum(statistics.PURSE, gain), purse + gain))
+class Outages:
+    """As in slipway.analysis: nothing comes in while a canary's pod is out no longer than stable's are."""
+
+    def __init__(self, rollouts: int) -> None:
+        self.held = np.full((rollouts, 4), statistics.PURSE)
+        self.seconds, self.well = np.zeros((rollouts, 4, 2)), np.zeros((rollouts, 4, 2))
+        self.longest, self.stable_bad, self.stable_of = (np.zeros((rollouts, 4)) for _ in range(3))
+
+    def refill(self, pods: tuple[int, int], bad: Numbers, look_seconds: float) -> Numbers:
+        learned = statistics.LONGER_THAN_STABLE * self.longest + statistics.BESIDES_SECONDS
+        least, most = statistics.BURST_SECONDS, statistics.MOST_BURST_SECONDS
+        burst = np.where(self.longest > 0, np.clip(learned, least, most), least)
+        out = self.seconds[:, :, CANARY]
+        later = np.maximum(0, look_seconds - np.maximum(0, burst - out))
+        gain = statistics.GAIN_AFTER_BURST * later
+        rested = np.minimum(statistics.PURSE, self.held + statistics.REFILL_PER_SECOND * look_seconds)
+        return np.where(
+            out > 0,
+            np.minimum(np.maximum(statistics.PURSE, gain), self.held + gain),
+            rested + statistics.REFILL_PER_SECOND * later,
+        )
+
+    def pay(self, left: Numbers, bad: Numbers, of: Numbers, pods: tuple[int, int], look_seconds: float) -> None:
+        self.held = left
+        usual = np.divide(self.stable_bad, self.stable_of, out=np.zeros_like(left), where=self.stable_of > 0)
+        expected = usual[:, :, None] * of
+        enough = np.maximum(of / (2 * np.array(pods)), 2 * np.sqrt(expected))
+        is_hit = (bad > 0) & (bad >= expected + enough)
+        well = np.where(is_hit, 0, self.well + of)
+        is_on = is_hit | ((self.seconds > 0) & (well < statistics.ENOUGH_WELL))
+        self.seconds = np.where(is_on, self.seconds + look_seconds, 0)
+        self.well = np.where(is_on, well, 0)
+        seen = np.where(is_hit[:, :, STABLE], self.seconds[:, :, STABLE], 0)
+        self.longest = np.maximum(self.longest, seen)
+        self.stable_bad = self.stable_bad + bad[:, :, STABLE]
+        self.stable_of = self.stable_of + of[:, :, STABLE]
+
+
+class Clock:
+    """As in release 0.1: what came within five seconds since the purse was full was a burst, whoever's it was."""
+
+    FULL, BURST_SECONDS, GAIN_IN_BURST, GAIN_PER_SECOND = 2.5, 5.0, 0.3, 1.5
+
+    def __init__(self, rollouts: int) -> None:
+        self.held, self.short_seconds = np.full((rollouts, 4), self.FULL), np.zeros((rollouts, 4))
+
+    def refill(self, pods: tuple[int, int], bad: Numbers, look_seconds: float) -> Numbers:
+        left = np.minimum(look_seconds, np.maximum(0, self.BURST_SECONDS - self.short_seconds))
+        in_burst = np.where(bad.sum(axis=2) > 0, left, 0)
+        gain = self.GAIN_IN_BURST * in_burst + self.GAIN_PER_SECOND * (look_seconds - in_burst)
+        return np.asarray(np.minimum(np.maximum(self.FULL, gain), self.held + gain))
+
+    def pay(self, left: Numbers, bad: Numbers, of: Numbers, pods: tuple[int, int], look_seconds: float) -> None:
+        self.held = left
+        self.short_seconds = np.where(left >= self.FULL, 0, self.short_seconds + look_seconds)
 
 
 def _gather(

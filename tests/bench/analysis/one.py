@@ -26,7 +26,7 @@ def verdicts(
     accumulated = analysis.begin(_reading(counted), "stable", "canary", START)
     for look in range(traces.errors.shape[1]):
         if look in traces.enters:
-            accumulated = analysis.enter_step(accumulated, traces.enters[look])
+            accumulated = analysis.enter_step(accumulated, traces.enters[look], traces.stable_pods)
         for arm in (STABLE, CANARY):
             counted[arm, 0] += traces.cells[rollout, look, arm].sum()
             counted[arm, 1] += traces.errors[rollout, look, arm]

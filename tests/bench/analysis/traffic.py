@@ -31,10 +31,12 @@ class Traces:
     """What was counted between looks, of many rollouts.
 
     weights: percent of requests to the canary at each look; enters: looks before which a step is entered, with the
-    canary's pods. cells: rollout, look, revision, latency bucket → answers. errors, refusals: rollout, look, revision.
+    canary's pods. stable_pods: all the while. cells: rollout, look, revision, latency bucket → answers. errors,
+    refusals: rollout, look, revision.
     """
 
     look_seconds: float
+    stable_pods: int
     enters: dict[int, int]
     cells: Counts
     errors: Counts
@@ -106,7 +108,7 @@ class Kind:
         enters = {
             step * self.looks_per_step: ceil(self.replicas * weight / 100) for step, weight in enumerate(self.weights)
         }
-        return Traces(self.look_seconds, enters, cells, errors, refusals)
+        return Traces(self.look_seconds, self.replicas, enters, cells, errors, refusals)
 
     def _latencies(self, generator: np.random.Generator, rollouts: int, looks: int) -> Rates:
         """Chance of each bucket: rollout, look, revision, bucket."""

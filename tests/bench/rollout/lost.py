@@ -27,6 +27,7 @@ from tests.e2e.rollouts import (
     QUICK_ANALYSIS,
     QUICK_STEPS,
     SLOW_STEPS,
+    UNJUDGED,
     command,
     prediction,
     some_trigger,
@@ -60,7 +61,7 @@ def canary_to_the_end(subject: Subject, _: Loaded) -> str:
 
 
 def automatic_rollback(subject: Subject, loaded: Loaded) -> str:
-    subject.rolls(FAILING, SLOW_STEPS, analysis={"minRequests": 100_000, "margin": 0.01})
+    subject.rolls(FAILING, SLOW_STEPS, analysis={"mode": "Enforce", "minRequests": 100_000, "margin": 0.01})
     subject.served.then("Promoted", "False", "RolledBack", seconds=SETTLE_SECONDS)
     then_quiet(subject.served, 1)
     return f"beside {loaded.failures()} errors of the canary's own"
@@ -110,7 +111,7 @@ def steps_removed(subject: Subject, _: Loaded) -> str:
     subject.served.when_spec(rollout={"steps": None, "analysis": None, "gates": None})
     subject.served.then("Promoted", "True")
     _then_routers(subject, 0)
-    subject.served.when_spec(rollout={"steps": SLOW_STEPS, "gates": {"signature": "Ignore"}})
+    subject.served.when_spec(rollout={"steps": SLOW_STEPS, "analysis": UNJUDGED, "gates": {"signature": "Ignore"}})
     then_routed(subject.served, seconds=SETTLE_SECONDS)
     return "removed and added: the router goes and comes"
 

@@ -96,7 +96,9 @@ def _run(subject: Subject, weight: int, rate: float, *, is_first: bool) -> Run:
     ):
         loaded.more(int(rate))
         if is_first:
-            subject.rolls(ALWAYS_FAILING, [{"weight": weight, "holdSeconds": 600}, {"weight": 100}], analysis={})
+            subject.rolls(
+                ALWAYS_FAILING, [{"weight": weight, "holdSeconds": 600}, {"weight": 100}], analysis={"mode": "Enforce"}
+            )
         else:
             revision = served.stored()["status"]["rejected"][-1]["revision"]
             command(served, "retry", revision)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from tests.e2e import models_spoiled
 from tests.e2e.kube import Manifest
 from tests.e2e.models import Digits
-from tests.e2e.rollouts import SLOW_STEPS, status_of, then_quiet, then_routed
+from tests.e2e.rollouts import SLOW_STEPS, UNJUDGED, status_of, then_quiet, then_routed
 from tests.e2e.stage import SMALL, Served, Stage, config_map_volume, merged
 
 GOOD, BETTER, FAILING, ALWAYS_FAILING = range(1, 5)
@@ -60,7 +60,7 @@ class Subject:
 def rollout(steps: Sequence[Manifest], **changes: object) -> Manifest:
     return {
         "steps": list(steps),
-        "analysis": None,
+        "analysis": UNJUDGED,
         "gates": {"signature": "Ignore"},
         "bakeSeconds": 0,
         "progressDeadlineSeconds": 600,

@@ -44,6 +44,7 @@ VALID: list[Json] = [
     {"rollout": {"strategy": "InPlace", "bakeSeconds": 30}},
     {"rollout": {"strategy": "Canary"}},
     {"rollout": {"strategy": "Canary", "analysis": {"mode": "Observe"}}},
+    {"rollout": {"analysis": {"mode": "Off"}}},
     {"rollout": {"steps": [{"weight": 0}, {"weight": 5, "holdSeconds": 60}, {"pause": {}}, {"weight": 5}]}},
     {"rollout": {"steps": [{"pause": {"durationSeconds": 5}}, {"weight": 100}], "analysis": {}}},
     {"rollout": {"gates": {"golden": {"file": "golden.json"}, "signature": "Ignore"}}},

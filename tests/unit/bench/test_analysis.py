@@ -10,7 +10,7 @@ from scipy.stats import binom, mannwhitneyu, norm
 
 from slipway.api.v1alpha1 import Analysis
 from tests.bench.analysis import many, one, others
-from tests.bench.analysis.__main__ import REASONS, print_without_data
+from tests.bench.analysis.__main__ import OUT, REASONS, print_without_data
 from tests.bench.analysis.traffic import CANARY, HEALTHY, STABLE, Kind
 
 SHORT = 40
@@ -37,6 +37,15 @@ def test_many_rollouts_at_once_are_judged_as_one_after_the_other(kind: Kind, str
     for rollout in range(2):
         reason = REASONS[found.kind[rollout]] if found.look[rollout] else ""
         assert one.failed_at(traces, rollout, strict, is_restarted=bool(rollout)) == (found.look[rollout], reason)
+
+
+def test_pods_of_both_that_are_out_now_and_then_take_a_healthy_canary_back_in_two_alpha_at_most() -> None:
+    """Each pod for 3-8 s each ten minutes. Release 0.1, which held every burst against whoever had it, is far above."""
+    base = next(kind for kind in HEALTHY if kind.name == "bursts of one pod in 4")
+    traces = replace(base, name="out", **OUT).draw(np.random.default_rng(6), 300)
+    most = binom(300, 2 * Analysis().alpha).ppf(0.99)
+    assert (many.judge(traces, Analysis()).look > 0).sum() <= most
+    assert (many.judge(traces, Analysis(), many.Clock).look > 0).sum() > most
 
 
 def test_a_bad_canary_is_rolled_back() -> None:

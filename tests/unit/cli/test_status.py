@@ -174,6 +174,13 @@ def test_a_pipe_gets_long_lines_and_no_colours(cli: Cli) -> None:
     assert not [line for line in shown.stdout.splitlines() if line != line.rstrip()]
 
 
+def test_that_nobody_judges_is_shown(cli: Cli) -> None:
+    words = "nobody judges this rollout: spec.rollout.analysis.mode is Off"
+    step = {"index": 2, "count": 4, "waitsFor": "step 3", "judging": words}
+    cli.cluster.models = [clusters.in_canary(step=step, verdict=None)]
+    assert words in cli("status", "digits", columns=None).stdout
+
+
 def test_a_narrow_terminal_shows_revisions_whole(cli: Cli) -> None:
     cli.cluster.models = [clusters.in_canary()]
     shown = cli("status", "digits", columns=50).stdout

@@ -22,6 +22,7 @@ from slipway.api.status import (
     write_status,
     write_time,
 )
+from slipway.decide.analysis.settings import NOBODY, Judging, judging_of
 from slipway.decide.inputs import still_rejected
 from slipway.model.revision import Assignment, Revision
 from slipway.model.rollout import Promotion, PromotionReason, Step
@@ -35,6 +36,7 @@ from slipway.report.pass_result import PassResult
 from slipway.report.status import assess
 from tests.unit.plans import changed, plan_of
 from tests.unit.results import result_of
+from tests.unit.specs import deployment
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -798,3 +800,35 @@ def test_bytes_that_nobody_named_at_a_rejection_are_named_later_and_others_clear
     (kept,) = still_rejected(status, "new", 2, {2: "x"})
     assert kept.stamp == "x"
     assert still_rejected(status.model_copy(update={"rejected": [kept]}), "new", 2, {2: "y"}) == []
+
+
+STEPS: dict[str, Any] = {"rollout": {"steps": [{"weight": 50}]}}
+UNCOUNTED = {**STEPS, "runtime": {"name": "TorchServe"}, "traffic": {"provider": "Replicas"}}
+
+
+@pytest.mark.parametrize(
+    ("judging", "words"),
+    [
+        (judging_of(deployment(UNCOUNTED)), "nobody judges this rollout: provider Replicas judges by what the servers"),
+        (judging_of(deployment(STEPS)), "mode Enforce and onInconclusive Hold"),
+        (NOBODY, ""),
+    ],
+)
+@pytest.mark.parametrize("is_rollback", [False, True])
+def test_who_judges_a_canary_is_said_where_the_spec_does_not(judging: Judging, words: str, is_rollback: bool) -> None:
+    plan = changed(ROLLING, weights={"old": 50, "new": 50}, step_index=1, waits_for="evidence")
+    result = result_of(plan, steps=(Step(50, 1), Step(100, 2)))
+    assert result.carried_out is not None
+    inputs = result.carried_out.inputs
+    inputs = replace(inputs, judging=judging, target=replace(inputs.target, is_rollback=is_rollback))
+    result = replace(result, carried_out=replace(result.carried_out, inputs=inputs))
+    status = assess(result, snapshot(*OLD_SERVES, pod("c", "new")), EMPTY, NOW)
+    promoted = status.condition("Promoted")
+    assert promoted is not None
+    assert status.step is not None
+    if is_rollback or not words:
+        assert "judge" not in promoted.message
+        assert status.step.judging is None
+        return
+    assert words in promoted.message
+    assert words in (status.step.judging or "")

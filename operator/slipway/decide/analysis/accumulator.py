@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from slipway.decide.analysis.eprocess import RELATIVE_RISKS, UNPROVEN, Evidence, weigh
+from slipway.decide.analysis.eprocess import RELATIVE_RISKS, UNPROVEN, Evidence, Outage, watch, weigh
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Reading
 
 BOUNDS = 2
@@ -107,7 +107,7 @@ class Accumulated:
     """All that the next look needs of the earlier ones.
 
     stable, canary: workloads. seconds: how long both had traffic. step_seconds: how long the canary had, in this step.
-    cold_requests: how many of the canary's in this step are not timed.
+    cold_requests: how many of the canary's in this step are not timed. pods: stable's and the canary's, in this step.
     bounds: indices of the latencies above which answers are slow, empty while stable answered too little.
     """
 
@@ -117,6 +117,7 @@ class Accumulated:
     seconds: float = 0.0
     step_seconds: float = 0.0
     cold_requests: int = COLD_REQUESTS
+    pods: tuple[int, int] = (1, 1)
     rollout: Arms = Arms()
     step: Arms = Arms()
     recent: Arms = Arms()
@@ -152,7 +153,7 @@ def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulat
     seconds, traffic_seconds = accumulated.seconds, look_seconds if both else 0.0
 
     def add(evidence: Evidence, stable: float, canary: float, stable_of: float, canary_of: float) -> Evidence:
-        return weigh(
+        weighed = weigh(
             evidence,
             stable,
             canary,
@@ -161,6 +162,7 @@ def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulat
             traffic_seconds=traffic_seconds,
             look_seconds=look_seconds,
         )
+        return watch(weighed, (stable, stable_of), (canary, canary_of), accumulated.pods, look_seconds=look_seconds)
 
     of = since.stable.requests, since.canary.requests
     timed = since.stable.timed, since.canary.timed
@@ -186,6 +188,14 @@ def look(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulat
     )
 
 
+def skip(accumulated: Accumulated, reading: Reading, now: datetime) -> Accumulated:
+    """What was counted since the last look is left out: the canary stood in for stable, so nothing was compared."""
+    last, sources = accumulated.last, _sources(reading, accumulated.stable, accumulated.canary)
+    at = max(now.timestamp(), last.at)
+    seen = Look(at, _kept(last, sources, reading.missing), reading.missing, _short(reading.trouble))
+    return replace(accumulated, last=seen)
+
+
 def _kept(last: Look, sources: Mapping[str, Mapping[str, Counts]], missing: int) -> dict[str, dict[str, Counts]]:
     """What the next look compares with: what didn't answer, or left a workload out, is gone on with when it does.
 
@@ -196,15 +206,17 @@ def _kept(last: Look, sources: Mapping[str, Mapping[str, Counts]], missing: int)
     return kept | {name: {**last.counts.get(name, {}), **counts} for name, counts in sources.items()}
 
 
-def enter_step(accumulated: Accumulated, pods: int = 1) -> Accumulated:
-    """A new step: what is needed to pass counts anew, what speaks against the canary goes on.
+def enter_step(accumulated: Accumulated, pods: int = 1, stable_pods: int = 1) -> Accumulated:
+    """A new step, or another one under the same number: what is needed to pass counts anew; what speaks against the
+    canary goes on.
 
-    pods: the canary's, of which any may be new and cold.
+    pods: the canary's, of which any may be new and cold. stable_pods: of which one is told from all by its share.
     """
     return replace(
         accumulated,
         step_seconds=0.0,
         cold_requests=COLD_REQUESTS * max(1, pods),
+        pods=(max(1, stable_pods), max(1, pods)),
         step=Arms(),
         bounds=choose_bounds(accumulated.step.stable) or accumulated.bounds,
     )
@@ -298,15 +310,29 @@ def write(accumulated: Accumulated) -> dict[str, Any]:
         "step": _write_arms(accumulated.step),
         "recent": _write_arms(accumulated.recent),
         "bounds": list(accumulated.bounds),
-        "evidence": [
-            [one.purse, one.short_seconds, *one.bets]
-            for one in (accumulated.against.errors, accumulated.against.refusals, *accumulated.against.slow)
-        ],
+        "pods": list(accumulated.pods),
+        "evidence": [[one.purse, one.canary_out.seconds, *one.bets] for one in _all_of(accumulated.against)],
+        "watched": [_write_watched(one) for one in _all_of(accumulated.against)],
     }
 
 
+def _all_of(against: Against) -> tuple[Evidence, ...]:
+    return against.errors, against.refusals, *against.slow
+
+
+def _write_watched(one: Evidence) -> list[float]:
+    out, canary_out = one.stable_out, one.canary_out
+    return [
+        out.seconds, out.well, canary_out.seconds, canary_out.well, one.longest_seconds, one.stable_bad, one.stable_of
+    ]  # fmt: skip
+
+
 def read(written: Mapping[str, Any] | None) -> Accumulated | None:
-    """What `write` wrote; None where there is none or it can't be read: the analysis begins anew."""
+    """What `write` wrote; None where there is none or it can't be read: the analysis begins anew.
+
+    Release 0.1 watched no outages: what it gathered goes on, and outages are watched from here on. It reads what this
+    one writes.
+    """
     try:
         return _read(written) if written else None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
@@ -327,6 +353,7 @@ def _read(written: Mapping[str, Any]) -> Accumulated | None:
     if len(bounds) not in (0, BOUNDS) or not all(0 <= bound < BUCKETS for bound in bounds):
         return None
     evidence = [_read_evidence(one) for one in written["evidence"]]
+    evidence = [_read_watched(one, of) for one, of in zip(evidence, written.get("watched") or evidence, strict=True)]
     seconds, step_seconds = (_number(value) for value in written["seconds"])
     if len(evidence) != 2 + BOUNDS:
         return None
@@ -337,6 +364,7 @@ def _read(written: Mapping[str, Any]) -> Accumulated | None:
         seconds=seconds,
         step_seconds=step_seconds,
         cold_requests=int(written["cold"]),
+        pods=_read_pods(written),
         rollout=_read_arms(written["rollout"]),
         step=_read_arms(written["step"]),
         recent=_read_arms(written["recent"]),
@@ -367,10 +395,32 @@ def _read_tally(written: list[float]) -> Tally:
 
 
 def _read_evidence(written: list[float]) -> Evidence:
-    purse, short_seconds, *bets = (_number(value) for value in written)
+    purse, _, *bets = (_number(value) for value in written)
     if len(bets) != len(RELATIVE_RISKS):
         raise ValueError("not evidence")
-    return Evidence(tuple(bets), max(0.0, purse), short_seconds)
+    return Evidence(tuple(bets), max(0.0, purse))
+
+
+def _read_watched(evidence: Evidence, written: list[float] | Evidence) -> Evidence:
+    """The evidence, with what was watched; as it is where nothing was."""
+    if isinstance(written, Evidence):
+        return evidence
+    out, well, canary_out, canary_well, longest, bad, of = (_number(value) for value in written)
+    return replace(
+        evidence,
+        stable_out=Outage(out, well),
+        canary_out=Outage(canary_out, canary_well),
+        longest_seconds=longest,
+        stable_bad=bad,
+        stable_of=of,
+    )
+
+
+def _read_pods(written: Mapping[str, Any]) -> tuple[int, int]:
+    """Stable's and the canary's. Release 0.1 kept the canary's alone, in how many answers are cold."""
+    canary = int(written["cold"]) // COLD_REQUESTS
+    stable, canary = written.get("pods") or (canary, canary)
+    return max(1, int(stable)), max(1, int(canary))
 
 
 def _number(value: float) -> float:

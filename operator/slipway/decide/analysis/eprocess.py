@@ -22,16 +22,22 @@ stake is bet at once and the rest bit by bit: (1/2) T/(T+t) is not yet bet after
 anew starts at 1. Example 1: T = 300 s, t = 0: half is bet. Example 2: t = 300: a quarter is left to bet.
 
 **Bursts.** A pod that fails everything for three seconds gives many errors and one piece of information. Evidence is
-therefore drawn from a purse, which holds little more than one error is worth and is refilled slowly in the first
-BURST_SECONDS of bad answers, quickly afterwards. Bad answers take n*ln(16/(1-p+16p)) out of it; where it holds less, c
-and n are scaled down alike. The scale depends on n and the past, never on c, and a power below one of something with a
-mean of at most 1 has such a mean too (Jensen), so nothing is lost of what was said above. What is gained: a canary
-that fails everything is told from a pod's burst by its length alone. That is a choice, and it has a price on both
-sides: total failure takes about 8 s from its first error to `Fail`, 12 s once in a hundred times (at alpha 1 %), and a
-canary whose only pod fails everything for as long is taken back although it may be healthy. For answers that fail
-independently of each other alpha is proven; for bursts it is measured (docs/analysis.md, with its limits).
+therefore drawn from a purse, which holds little more than one error is worth and fills up within two seconds. Bad
+answers take n*ln(16/(1-p+16p)) out of it; where it holds less, c and n are scaled down alike. While a pod of the canary
+seems to be out (at least half of what one pod gets is answered badly, and more than stable's usual share), nothing
+comes into the purse, until it is out for longer than pods are that are well; then much does, quickly. How long that is,
+stable's own pods say: BURST_SECONDS, or half as long again as the longest time for which one of them was out
+in this rollout. The scale depends on n and the past, never on where this look's bad answers fell, and a power below one
+of something with a mean of at most 1 has such a mean too (Jensen), so nothing is lost of what was said above. What is
+gained: a canary that fails everything is told from a pod's burst by its length alone, and what stable's pods do too is
+held against nobody. That is a choice, and it has a price on both sides: total failure takes about 8 s from its first
+error to `Fail`, 10 s once in a hundred times (at alpha 1 %), and up to MOST_BURST_SECONDS more where stable's pods are
+out for long; and a canary whose only pod fails everything for as long, before any of stable's did, is taken back
+although it may be healthy. For answers that fail independently of each other alpha is proven; for bursts it is measured
+(docs/analysis.md, with its limits).
 Example 1: p = 0.05, ten errors of the canary in a second, the purse full: 2.5 of the 22.1 that they ask for, so e is
 multiplied by exp(2.5) = 12.2 for r = 16, not by 9.14**10. Example 2: one error, the purse full: it counts as one.
+Example 3: one of stable's four pods was out for 8 s: what a pod of the canary fails counts as one burst for 13 s.
 
 **Passing: the upper bound of a difference.** Newcombe's hybrid score interval (1998, method 10), made of Wilson's for
 each rate, one-sided 95 %: right at rates near 0, where the normal one has no width. Example 1: canary 0/268, stable
@@ -52,15 +58,22 @@ Pure: `math` alone. Must not import: numpy, scipy (they are the tests' oracles).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 RELATIVE_RISKS = (1.25, 2.0, 3.0, 5.0, 9.0, 16.0)
 """How many times as likely a bad answer may be; each gets an equal part of the stake."""
 PURSE = 2.5
-"""Most that ln e can rise by at the first look at bad answers."""
-BURST_SECONDS = 5.0
-GAIN_IN_BURST, GAIN_PER_SECOND = 0.3, 1.5
-"""Most that it can rise by in each second of that, and of the seconds after."""
+"""Most that ln e rises by at once."""
+REFILL_PER_SECOND = 1.5
+"""What comes into the purse while no pod of the canary seems to be out."""
+BURST_SECONDS, MOST_BURST_SECONDS = 7.0, 30.0
+"""For so long at least, and at most, a pod may be out that is well."""
+LONGER_THAN_STABLE, BESIDES_SECONDS = 1.5, 1.0
+"""How many times as long as stable's pods were out, and a look's inaccuracy."""
+GAIN_AFTER_BURST = 4.0
+"""What comes into the purse in each second after that; in that time, nothing does."""
+ENOUGH_WELL = 3
+"""Answers since the last bad look after which nothing is out any more."""
 START_SECONDS = 300.0
 """Half of what is left of the stake is bet within this time."""
 SURE = 1.6448536269514722
@@ -70,20 +83,44 @@ _LN_MOST = 700.0
 
 
 @dataclass(frozen=True, slots=True)
+class Outage:
+    """For how long a pod of a revision seems to be out. seconds: 0: none is. well: answers since the last bad look."""
+
+    seconds: float = 0.0
+    well: float = 0.0
+
+
+ALL_WELL = Outage()
+
+
+@dataclass(frozen=True, slots=True)
 class Evidence:
     """What speaks against the canary in one kind of bad answer.
 
     bets: for each of RELATIVE_RISKS the natural logarithm of what its bet is worth, of a stake of 1. purse: what was
-    left in it after the last look. short_seconds: for how long it has not been full.
+    left in it after the last look. stable_out, canary_out: since when a pod of each is out. longest_seconds: the
+    longest that one of stable's was. stable_bad, stable_of: its answers so far, which say what is usual.
     """
 
     bets: tuple[float, ...] = (math.log(0.5),) * len(RELATIVE_RISKS)
     purse: float = PURSE
-    short_seconds: float = 0.0
+    stable_out: Outage = ALL_WELL
+    canary_out: Outage = ALL_WELL
+    longest_seconds: float = 0.0
+    stable_bad: float = 0.0
+    stable_of: float = 0.0
 
     def worth(self, seconds: float) -> float:
         """The e-value after so many seconds of traffic."""
         return unbet(seconds) + sum(math.exp(min(bet, _LN_MOST)) for bet in self.bets) / len(self.bets)
+
+    @property
+    def burst_seconds(self) -> float:
+        """For how long a pod may be out before that counts for more than a burst."""
+        if self.longest_seconds <= 0:
+            return BURST_SECONDS
+        learned = LONGER_THAN_STABLE * self.longest_seconds + BESIDES_SECONDS
+        return min(MOST_BURST_SECONDS, max(BURST_SECONDS, learned))
 
 
 UNPROVEN = Evidence()
@@ -109,7 +146,7 @@ def weigh(
     traffic_seconds: float = 0.0,
     look_seconds: float = 0.0,
 ) -> Evidence:
-    """The evidence after one more look.
+    """The evidence after one more look, before that look is watched.
 
     bad_stable, bad_canary: bad answers since the last look. share: the canary's actual share of all answers since
     then. seconds: of traffic up to the last look; traffic_seconds: of traffic since; look_seconds: passed since.
@@ -121,9 +158,7 @@ def weigh(
     """
     fresh = unbet(seconds) - unbet(seconds + traffic_seconds)
     bad = bad_stable + bad_canary
-    in_burst = min(look_seconds, max(0.0, BURST_SECONDS - evidence.short_seconds)) if bad > 0 else 0.0
-    gain = GAIN_IN_BURST * in_burst + GAIN_PER_SECOND * (look_seconds - in_burst)
-    purse = min(max(PURSE, gain), evidence.purse + gain)
+    purse = _refilled(evidence, look_seconds)
     counted = 0.0
     if bad > 0 and 0 < share < 1:
         price = _gain(RELATIVE_RISKS[-1], share)
@@ -136,7 +171,54 @@ def weigh(
         )
         for bet, risk in zip(evidence.bets, RELATIVE_RISKS, strict=True)
     )
-    return Evidence(bets, purse, 0.0 if purse >= PURSE else evidence.short_seconds + look_seconds)
+    return replace(evidence, bets=bets, purse=purse)
+
+
+def _refilled(evidence: Evidence, look_seconds: float) -> float:
+    """What is in the purse for this look. A burst may have begun right after the last one, and nobody saw it yet."""
+    later = max(0.0, look_seconds - max(0.0, evidence.burst_seconds - evidence.canary_out.seconds))
+    if evidence.canary_out.seconds > 0:
+        gain = GAIN_AFTER_BURST * later
+        return min(max(PURSE, gain), evidence.purse + gain)
+    return min(PURSE, evidence.purse + REFILL_PER_SECOND * look_seconds) + REFILL_PER_SECOND * later
+
+
+def watch(
+    evidence: Evidence,
+    stable: tuple[float, float],
+    canary: tuple[float, float],
+    pods: tuple[int, int],
+    *,
+    look_seconds: float,
+) -> Evidence:
+    """The evidence, with what this look says of pods that are out: for the looks after it.
+
+    stable, canary: bad answers since the last look, and of how many. pods: of stable and the canary.
+
+    >>> watch(Evidence(), (12, 48), (0, 2), (4, 1), look_seconds=1).stable_out
+    Outage(seconds=1.0, well=0.0)
+    """
+    usual = evidence.stable_bad / evidence.stable_of if evidence.stable_of > 0 else 0.0
+    stable_out = _seen(evidence.stable_out, stable, usual, pods[0], look_seconds)
+    is_longer = stable_out.well == 0 and stable_out.seconds > evidence.longest_seconds
+    return replace(
+        evidence,
+        stable_out=stable_out,
+        canary_out=_seen(evidence.canary_out, canary, usual, pods[1], look_seconds),
+        longest_seconds=stable_out.seconds if is_longer else evidence.longest_seconds,
+        stable_bad=evidence.stable_bad + stable[0],
+        stable_of=evidence.stable_of + stable[1],
+    )
+
+
+def _seen(outage: Outage, answers: tuple[float, float], usual: float, pods: int, look_seconds: float) -> Outage:
+    """The outage after a look: one that went on or began, one that may be over, or none."""
+    bad, of = answers
+    expected = usual * of
+    if bad > 0 and bad >= expected + max(of / (2 * pods), 2 * math.sqrt(expected)):
+        return Outage(outage.seconds + look_seconds)
+    well = outage.well + of
+    return Outage(outage.seconds + look_seconds, well) if outage.seconds > 0 and well < ENOUGH_WELL else ALL_WELL
 
 
 def _gain(risk: float, share: float) -> float:

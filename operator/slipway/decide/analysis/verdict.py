@@ -34,12 +34,13 @@ from slipway.decide.analysis.accumulator import (
     enter_step,
     look,
     read,
+    skip,
     write,
 )
 from slipway.decide.analysis.eprocess import above, difference, wilson
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Outcome, Verdict
 
-__all__ = ["Accumulated", "Reason", "begin", "enter_step", "judge", "look", "read", "write"]
+__all__ = ["Accumulated", "Reason", "begin", "enter_step", "judge", "look", "read", "skip", "write"]
 
 
 class Reason(StrEnum):
@@ -103,18 +104,31 @@ def judge(accumulated: Accumulated, settings: Analysis, *, is_split: bool) -> Ve
             else "there is no source of counts"
         )
         return Verdict(Outcome.ERROR, Reason.SOURCE_SILENT, f"{what}{trouble}; nothing is concluded until it does")
-    if not canary.requests:
-        return Verdict(Outcome.INCONCLUSIVE, Reason.NO_TRAFFIC, "canary answered no request in this step yet")
     if canary.requests < settings.min_requests:
-        return Verdict(
-            Outcome.INCONCLUSIVE,
-            Reason.TOO_FEW_REQUESTS,
-            f"canary answered {_n(canary.requests)} of the {_n(settings.min_requests)} requests that a step needs; "
-            f"needs {_n(settings.min_requests - canary.requests)} more",
-        )
+        return _too_few(accumulated, settings, is_split)
     return _doubted_limit(canary, settings) or (
         _small_enough(accumulated, settings) if is_split else _within_limits(accumulated, settings)
     )
+
+
+def _too_few(accumulated: Accumulated, settings: Analysis, is_split: bool) -> Verdict:
+    """How many requests there are and how many are needed: at least, and to exclude a difference with these errors."""
+    canary, stable = accumulated.step.canary, accumulated.step.stable
+    there, least = canary.requests, settings.min_requests
+    reason = Reason.TOO_FEW_REQUESTS if there else Reason.NO_TRAFFIC
+    answered = f"{_n(there)} of" if there else "none of"
+    message = (
+        f"too little traffic: canary answered {answered} the {_n(least)} requests that a step needs; "
+        f"needs {_n(least - there)} more"
+    )
+    if is_split and stable.requests:
+        seen, errors = max(there, 1.0), canary.errors
+        in_all = seen
+        if errors / seen - stable.errors / stable.requests < settings.margin:
+            in_all += _more(errors, seen, stable.errors, stable.requests, settings.margin)
+        if in_all > least:
+            message += f", and about {_n(in_all)} in all to exclude a difference of {settings.margin:.2%}"
+    return Verdict(Outcome.INCONCLUSIVE, reason, message)
 
 
 def _kinds(accumulated: Accumulated) -> list[_Kind]:

@@ -42,6 +42,7 @@ class Provider:
     explain: (weights in percent, replicas) → which of them can't be had, in a sentence; empty when all can.
     refusals: what the spec asks and this provider can't do, each a sentence that names the field and what to write.
     in_force: objects → weights; None while nobody can say.
+    uncounted: server → why nobody counts its failures, in a clause; empty where somebody does.
     """
 
     has_routers: bool
@@ -50,3 +51,4 @@ class Provider:
     explain: Callable[[Iterable[int], int], str]
     refusals: Callable[[ModelDeploymentSpec], tuple[str, ...]]
     in_force: Callable[[Standing], InForce | None]
+    uncounted: Callable[[str], str] = lambda server: ""

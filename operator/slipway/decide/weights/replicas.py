@@ -83,20 +83,37 @@ def refusals(spec: ModelDeploymentSpec) -> tuple[str, ...]:
         refused.append("spec.traffic.router: provider Replicas has no router; write provider: Router, or remove it")
     if analysis is None or analysis.mode == "Off":
         return tuple(refused)
-    runtime = RUNTIMES[spec.runtime.name]
-    if runtime.metrics is None:
+    server = spec.runtime.name
+    if why := uncounted(server):
         refused.append(
-            f"spec.rollout.analysis: provider Replicas judges by what the servers count, and {runtime.name} "
-            f"{runtime.uncounted}; write spec.traffic.provider: Router, which counts for every server, or remove "
-            "analysis"
+            f"spec.rollout.analysis: {why}; write spec.traffic.provider: Router, which counts for every server, or "
+            "remove analysis"
         )
-    elif runtime.metrics.latency is None and analysis.max_latency_milliseconds is not None:
+    elif analysis.max_latency_milliseconds is not None and not _times_each(server):
         refused.append(
             f"spec.rollout.analysis.maxLatencyMilliseconds: provider Replicas judges by what the servers count, and "
-            f"{runtime.name} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
+            f"{server} has sums of latencies, not how many were longer; write spec.traffic.provider: Router, or "
             "remove it"
         )
     return tuple(refused)
+
+
+def uncounted(server: str) -> str:
+    """Why such a server's pods don't say how many requests they failed, in a clause; empty where they do.
+
+    >>> uncounted("Custom"), uncounted("Triton")
+    ('provider Replicas judges by what the servers count, and Custom counts in a way of its own, if it does', '')
+    """
+    runtime = RUNTIMES[server]
+    if runtime.metrics is not None:
+        return ""
+    return f"provider Replicas judges by what the servers count, and {runtime.name} {runtime.uncounted}"
+
+
+def _times_each(server: str) -> bool:
+    """Whether such servers say how many answers took longer than a bound."""
+    metrics = RUNTIMES[server].metrics
+    return metrics is not None and metrics.latency is not None
 
 
 def in_force(selected: str | None, ready: Mapping[str, int]) -> InForce | None:
@@ -156,4 +173,5 @@ PROVIDER = Provider(
     explain=explain,
     refusals=refusals,
     in_force=lambda standing: in_force(standing.selected, standing.ready),
+    uncounted=uncounted,
 )

@@ -23,7 +23,7 @@ from slipway.decide.analysis import accumulator as tallies
 from slipway.decide.analysis import eprocess as statistics
 from slipway.decide.analysis import verdict as analysis
 from slipway.decide.analysis.accumulator import Accumulated, Tally, begin, enter_step, look, read, write
-from slipway.decide.analysis.eprocess import Evidence, above, difference, unbet, weigh, wilson
+from slipway.decide.analysis.eprocess import Evidence, Outage, above, difference, unbet, watch, weigh, wilson
 from slipway.decide.analysis.verdict import Reason, judge
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, Outcome, Reading, Verdict
 
@@ -161,11 +161,10 @@ def test_nothing_is_learned_where_only_one_revision_answers(share: float) -> Non
 
 
 def enumerated(
-    purse: float, canary: int, stable: int, bad: int, shares: Callable[[int], float], look_seconds: float = 1
+    start: Evidence, canary: int, stable: int, bad: int, shares: Callable[[int], float], look_seconds: float = 1
 ) -> float:
     """The mean of what one look multiplies a stake by, over all ways in which the bad answers may have fallen."""
     share = canary / (canary + stable)
-    start = Evidence(purse=purse)
     return sum(
         shares(hit) * weigh(start, bad - hit, hit, share, look_seconds=look_seconds).worth(0)
         for hit in range(max(0, bad - stable), min(bad, canary) + 1)
@@ -173,21 +172,31 @@ def enumerated(
 
 
 @pytest.mark.parametrize("look_seconds", [1, 3600])
-@pytest.mark.parametrize("purse", [0.0, 0.4, 2.5])
+@pytest.mark.parametrize(
+    "start",
+    [
+        Evidence(purse=0.0),
+        Evidence(purse=0.4),
+        Evidence(purse=2.5),
+        Evidence(purse=1.0, canary_out=Outage(3.0)),
+        Evidence(purse=1.0, canary_out=Outage(20.0)),
+        Evidence(purse=1.0, canary_out=Outage(9.0), longest_seconds=8.0),
+    ],
+)
 @pytest.mark.parametrize(("canary", "stable"), [(1, 9), (5, 95), (50, 50), (3, 4), (20, 1)])
 def test_mean_evidence_against_a_healthy_canary_is_at_most_one(
-    purse: float, canary: int, stable: int, look_seconds: float
+    start: Evidence, canary: int, stable: int, look_seconds: float
 ) -> None:
     for bad in range(1, min(8, canary + stable) + 1):
         drawn = hypergeom(canary + stable, canary, bad)
-        assert enumerated(purse, canary, stable, bad, drawn.pmf, look_seconds) <= 1 + 1e-12
+        assert enumerated(start, canary, stable, bad, drawn.pmf, look_seconds) <= 1 + 1e-12
         share = canary / (canary + stable)
         if bad <= min(canary, stable):
-            assert enumerated(purse, canary, stable, bad, binom(bad, share).pmf, look_seconds) <= 1 + 1e-12
+            assert enumerated(start, canary, stable, bad, binom(bad, share).pmf, look_seconds) <= 1 + 1e-12
 
 
 def test_mean_evidence_is_exactly_one_where_nothing_is_capped() -> None:
-    assert enumerated(2.5, 30, 270, 4, binom(4, 0.1).pmf, look_seconds=3600) == pytest.approx(1, abs=1e-12)
+    assert enumerated(Evidence(), 30, 270, 4, binom(4, 0.1).pmf, look_seconds=3600) == pytest.approx(1, abs=1e-12)
 
 
 @given(
@@ -258,6 +267,78 @@ def test_a_burst_of_a_few_seconds_is_no_failure() -> None:
         assert rollout.traffic(counts(48), counts(3, 3)).outcome is not Outcome.FAIL
     for _ in range(30):
         assert rollout.traffic(counts(48), counts(3)).outcome is not Outcome.FAIL
+
+
+def out_for(rollout: Rollout, seconds: int, *, stable: int = 0, canary: int = 0) -> list[Verdict]:
+    """That many seconds in which so many pods of each are out: a quarter of stable's answers each, all of the canary's;
+    then all is well for ten."""
+    verdicts = [rollout.traffic(counts(48, 12 * stable), counts(3, 3 * canary)) for _ in range(seconds)]
+    return verdicts + [rollout.traffic(counts(48), counts(3)) for _ in range(10)]
+
+
+def failed(verdicts: list[Verdict]) -> bool:
+    return any(verdict.outcome is Outcome.FAIL for verdict in verdicts)
+
+
+@pytest.mark.parametrize(
+    ("stable_seconds", "canary_seconds", "fails"),
+    [
+        ((), 6, False),
+        ((), 11, True),
+        ((8,), 11, False),
+        ((8,), 17, True),
+        ((2,), 11, True),  # it says nothing: that short they are everywhere
+        ((8, 2), 11, False),  # the longest counts
+        ((60,), 30, False),
+        ((60,), 34, True),  # but stable that was ill for a minute excuses no canary for longer than half of one
+    ],
+)
+def test_a_pod_of_the_canary_may_be_out_for_half_as_long_again_as_stables_own_were(
+    stable_seconds: tuple[int, ...], canary_seconds: int, fails: bool
+) -> None:
+    rollout = Rollout()
+    rollout.accumulated = enter_step(rollout.accumulated, 1, 4)
+    rollout.warm()
+    for seconds in stable_seconds:
+        assert not failed(out_for(rollout, seconds, stable=1))
+    assert failed(out_for(rollout, canary_seconds, canary=1)) == fails
+
+
+def test_what_a_canary_fails_here_and_there_is_no_outage_whatever_stables_pods_do() -> None:
+    rollout = Rollout()
+    rollout.accumulated = enter_step(rollout.accumulated, 1, 4)
+    rollout.warm()
+    out_for(rollout, 20, stable=1)
+    verdicts = [rollout.traffic(counts(37), counts(13, 2)) for _ in range(25)]
+    assert failed(verdicts)
+    assert rollout.accumulated.against.errors.canary_out == Outage()
+
+
+@pytest.mark.parametrize(
+    ("bad", "of", "pods", "is_out"),
+    [(0, 0, 1, False), (1, 2, 1, True), (1, 3, 1, False), (12, 48, 4, True), (5, 48, 4, False), (5, 100, 20, True)],
+)
+def test_a_pod_is_out_when_half_of_what_one_pod_gets_is_bad(bad: int, of: int, pods: int, is_out: bool) -> None:
+    after = watch(Evidence(), (bad, of), (bad, of), (pods, pods), look_seconds=1)
+    assert (after.stable_out.seconds, after.canary_out.seconds, after.longest_seconds) == (is_out, is_out, is_out)
+
+
+def test_what_stable_always_does_is_no_outage() -> None:
+    usual = Evidence(stable_bad=300, stable_of=1_000)
+    assert watch(usual, (15, 50), (15, 50), (4, 4), look_seconds=1).stable_out == Outage()
+    assert watch(usual, (30, 50), (15, 50), (4, 4), look_seconds=1).stable_out == Outage(1)
+
+
+def test_an_outage_is_over_when_three_were_answered_well() -> None:
+    evidence = watch(Evidence(), (0, 50), (1, 1), (4, 1), look_seconds=5)
+    for answered, seconds in ((0, 10), (2, 15), (1, 0)):
+        evidence = watch(evidence, (0, 50), (0, answered), (4, 1), look_seconds=5)
+        assert evidence.canary_out.seconds == seconds
+
+
+def test_a_burst_that_a_look_hides_is_worth_no_more_than_one() -> None:
+    after = weigh(Evidence(), 0, 50, 0.05, look_seconds=5)
+    assert exp(after.bets[-1]) / 0.5 == pytest.approx(exp(2.5))
 
 
 def test_a_burst_counts_as_much_in_one_look_as_in_one_error() -> None:
@@ -388,8 +469,9 @@ def test_a_healthy_canary_passes_when_enough_was_seen() -> None:
 @pytest.mark.parametrize(
     ("canary", "reason", "says"),
     [
-        (0, "NoTraffic", "no request"),
-        (99, "TooFewRequests", "99 of the 100 requests that a step needs; needs 1 more"),
+        (0, "NoTraffic", "too little traffic: canary answered none of the 100 requests that a step needs; needs 100"),
+        (0, "NoTraffic", "about 268 in all to exclude a difference of 1.00%"),
+        (99, "TooFewRequests", "99 of the 100 requests that a step needs; needs 1 more, and about 268 in all"),
         (150, "DifferenceNotSurelySmall", "needs about 118 more requests"),
         (267, "DifferenceNotSurelySmall", "needs about 1 more"),
     ],
@@ -651,6 +733,22 @@ def test_it_does_not_matter_which_router_counted(steps: list[tuple[Counts, Count
     list(run([(stable, canary, seconds, "a") for stable, canary, seconds, _ in steps], whole))
     assert split.evidence() == pytest.approx(whole.evidence())
     assert split.accumulated.rollout == whole.accumulated.rollout
+
+
+def test_what_release_0_1_wrote_goes_on_and_it_can_read_what_is_written() -> None:
+    rollout = Rollout()
+    rollout.accumulated = enter_step(rollout.accumulated, 3, 4)
+    rollout.warm()
+    rollout.traffic(counts(45, 12), counts(5, 5))
+    written = json.loads(json.dumps(write(rollout.accumulated)))
+    assert [len(row) for row in written["evidence"]] == [2 + len(statistics.RELATIVE_RISKS)] * 4
+    former = {name: value for name, value in written.items() if name not in ("pods", "watched")}
+    found = read(former)
+    assert found is not None
+    assert found.pods == (3, 3)
+    assert found.step == rollout.accumulated.step
+    for now, before in ((found.against.errors, rollout.accumulated.against.errors),):
+        assert (now.bets, now.purse, now.canary_out) == (before.bets, before.purse, Outage())
 
 
 anything = st.dictionaries(
