@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from slipway.api.pod_lists import MERGE_KEYS
 from slipway.api.v1alpha1 import KIND
 from slipway.controller.kube import Cluster, ClusterError, TransientError
-from slipway.render.merge import MERGE_KEYS
 from tests.simulation.pods import Json
 
 Refusal = Callable[[str], Exception | None]

@@ -3,7 +3,7 @@
 The comparison is the one that server-side apply makes: what we render must stand in the live object with our values;
 what others added beside it is theirs. So `differs` is False right after an apply, and a pass without a change writes
 nothing. Quantities are compared as amounts: the API server writes 1000m as 1.
-Must not import: what renders, but for `merge`. Pure.
+Must not import: what renders. Pure.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Any
 
+from slipway.api.pod_lists import MERGE_KEYS
 from slipway.api.quantity import parse_quantity
-from slipway.render.merge import MERGE_KEYS
 
 LIST_MAPS = {*MERGE_KEYS, "ownerReferences"}
 """Lists whose items have keys: others may add items. Any other list is one value, and ours as a whole."""

@@ -146,6 +146,8 @@ def _revision_status(
     else:
         strategy, because = None, None
     weight = in_force = None
+    if plan is None and before is not None:  # nobody was asked
+        weight, in_force = before.weight_percent, before.weight_in_force
     if plan is not None and plan.weights is not None and home is not None:
         weight = plan.weights.get(home, 0)
         split = in_force_now(
