@@ -35,7 +35,8 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 class World(Source, Answering, DictionaryCluster):
     """The state of everything, and its history as far as tests ask for it.
 
-    quota: most pods. unschedulable: versions whose pods find no node.
+    quota: most pods. unschedulable: versions whose pods find no node; are_routers_unschedulable: theirs don't, either.
+    unpullable: images of routers that no node gets.
     requests_per_second: of all clients, to Service NAME. answered: version → answers so far; lost: requests that
     reached no pod.
     are_silent: routers can't be asked; are_mute: agents can't. quiet: pods of which neither can.
@@ -44,6 +45,8 @@ class World(Source, Answering, DictionaryCluster):
     """
 
     unschedulable: set[int] = field(default_factory=set)
+    are_routers_unschedulable: bool = False
+    unpullable: set[str] = field(default_factory=set)
     quota: int | None = None
     requests_per_second: float = 0
     answered: dict[int, float] = field(default_factory=dict)
@@ -205,6 +208,10 @@ class World(Source, Answering, DictionaryCluster):
 
     def _play_router(self, pod: Json, age: int) -> Json:
         """Its status at that age. Each kubelet takes another time to see a nudge: routers differ for a moment."""
+        if self.are_routers_unschedulable:
+            return pods.unscheduled()
+        if missing := self.unpullable & set(pod["images"]):
+            return pods.unpulled("envoy", *missing)
         names = [router["metadata"]["name"] for router in self.routers()]
         number = names.index(pod["metadata"]["name"])
         mount = self._router(pod["metadata"]["name"]).mount

@@ -458,3 +458,54 @@ def test_routers_whose_deployment_was_deleted_are_none_that_could_take_requests(
     seen = observe(UID, [config_map("2"), router("a")], {}, router_reports=heard)
     assert seen.routers.in_force is None
     assert [pod.is_ending for pod in seen.routers.pods] == [True]
+
+
+def failing(message: str) -> Json:
+    """The routers' Deployment, whose pods are not made."""
+    failure = {"type": "ReplicaFailure", "status": "True", "message": message}
+    return {**THEIRS, "status": {"conditions": [failure]}}
+
+
+def waiting(reason: str, **meta: Any) -> Json:
+    """A router's pod whose container waits."""
+    status = pods.pending(SCHEDULED) | {"containerStatuses": [container("envoy", waiting={"reason": reason})]}
+    return pods.pod("b", pods.labels_of(NAME), status, NAMESPACE, **meta)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "second", "reason", "words"),
+    [
+        (failing("exceeded quota: small"), router("b"), "QuotaExceeded", "in spec.traffic.router.resources or"),
+        (failing("violates PodSecurity"), router("b"), "PodsRefused", "the part of spec.traffic.router or"),
+        (THEIRS, waiting("ErrImagePull"), "ImagePullFailed", "or spec.podTemplate.spec.imagePullSecrets"),
+        (THEIRS, waiting("CreateContainerError"), "ContainerFailed", "or correct spec.traffic.router"),
+        (
+            THEIRS,
+            pods.pod("b", pods.labels_of(NAME), unscheduled(), NAMESPACE),
+            "Unschedulable",
+            "less in spec.traffic.router.resources",
+        ),
+    ],
+)
+def test_what_troubles_a_router_is_said_in_its_own_fields(
+    deployment: Json, second: Json, reason: str, words: str
+) -> None:
+    found = observe(UID, [deployment, router("a"), second], {}).routers.trouble
+    assert found is not None
+    assert found.reason == reason
+    assert found.message.startswith("routers: ")
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
+    "children",
+    [
+        pytest.param([THEIRS, router("a"), router("b")], id="all serve"),
+        pytest.param([THEIRS, router("a"), router("b", is_ready=False)], id="one is on its way"),
+        pytest.param([THEIRS, router("a"), waiting("ErrImagePull", deletionTimestamp="x")], id="one goes"),
+        pytest.param([router("a"), waiting("ErrImagePull")], id="nobody wants them any more"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_routers_that_are_as_they_should_be_have_no_trouble(children: list[Json]) -> None:
+    assert observe(UID, children, {}).routers.trouble is None
