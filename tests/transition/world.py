@@ -25,7 +25,7 @@ from tests.simulation.agents import ORDERS_KEY, Agent, Source
 from tests.simulation.pods import Json, is_ending, is_ready, is_router, nudge_of
 from tests.simulation.requests import Answering, Tally
 from tests.simulation.routers import ROUTES_KEY, Router, weights_in
-from tests.transition.api_server import DictionaryCluster, copied, slot_of
+from tests.transition.api_server import DictionaryCluster, copied, managed, slot_of
 from tests.unit.specs import NAME, NAMESPACE, body, merged
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -84,9 +84,9 @@ class World(Source, Answering, DictionaryCluster):
             del made["metadata"]["uid"]
         self._store({**made, "spec": merged(made["spec"], changes)})
 
-    def tamper(self, kind: str, name: str, changes: Mapping[str, Any]) -> None:
+    def tamper(self, kind: str, name: str, changes: Mapping[str, Any], manager: str = "kubectl-edit") -> None:
         """Someone else edits an object."""
-        self._store(merged(self.objects[kind, name], changes))
+        self._store(managed(merged(self.objects[kind, name], changes), dict(changes), manager, "Update"))
 
     def put_foreign(self, kind: str, name: str, **parts: Any) -> None:
         """An object of someone else's."""
@@ -97,6 +97,16 @@ class World(Source, Answering, DictionaryCluster):
         self._remove((kind, name))
         self._collect_garbage()
         self._collect_garbage()
+
+    def orphan(self) -> None:
+        """kubectl delete --cascade=orphan: the garbage collector takes the owner's name off what it owned."""
+        gone = self.objects[KIND, NAME]["metadata"]["uid"]
+        self._remove((KIND, NAME))
+        for live in list(self.objects.values()):
+            owners = live["metadata"].get("ownerReferences") or []
+            left = [owner for owner in owners if owner["uid"] != gone]
+            if left != owners:
+                self._store({**live, "metadata": {**live["metadata"], "ownerReferences": left}})
 
     def delete_slowly(self, name: str) -> None:
         """Someone deletes a ModelDeployment, and the garbage collector is not there."""

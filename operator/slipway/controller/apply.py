@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 
 from slipway.api import SpecError
-from slipway.controller.cache import Cache, Key
+from slipway.controller.cache import Cache, Key, owner_key
 from slipway.controller.kube import Cluster, ClusterError, TransientError
 from slipway.controller.pacing import Pacing
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
@@ -18,7 +18,7 @@ from slipway.model.revision import Json
 from slipway.model.workload import Trouble
 from slipway.observe.pods import Pod, revision_of
 from slipway.observe.router_reports import RouterPod
-from slipway.observe.snapshot import Snapshot, is_owned, was_owned
+from slipway.observe.snapshot import Snapshot, is_left_behind, is_owned, was_owned
 from slipway.render.desired import Rendered
 from slipway.render.drift import differs
 from slipway.render.objects import Child
@@ -80,7 +80,8 @@ class Children:
         live = await self._cluster.read(child.kind, key[0], child.name)
         if live is None:
             raise TransientError(what, 409, "it has just been deleted")
-        if not is_owned(live, uid):
+        is_ours = is_owned(live, uid) or (is_left_behind(live) and owner_key(child.kind, live) == key)
+        if not is_ours:
             if was_owned(live, key[1]):
                 raise TransientError(what, 409, "that of a deleted ModelDeployment of this name is still there")
             raise _name_conflict(child, key)

@@ -24,10 +24,10 @@ from yarl import URL
 
 from slipway.api.v1alpha1 import GROUP, KIND, PLURAL, VERSION
 from slipway.controller import metrics
+from slipway.model.names import FIELD_MANAGER
 
 Json = dict[str, Any]
 
-FIELD_MANAGER = "slipway"
 TIMEOUT_SECONDS = 30
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"

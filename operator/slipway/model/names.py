@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from slipway.api.v1alpha1 import GROUP
 
+FIELD_MANAGER = "slipway"
+"""By which server-side apply knows what we wrote."""
+
 MODEL_LABEL = f"{GROUP}/model"
 
 REVISION_LABEL = f"{GROUP}/revision"

@@ -14,7 +14,7 @@ from slipway.model.workload import Trouble
 from slipway.observe.agent_reports import AgentReport, read_report
 from slipway.observe.pods import read_pod
 from slipway.observe.router_reports import RouterReport
-from slipway.observe.snapshot import AgentOrders, observe
+from slipway.observe.snapshot import AgentOrders, is_left_behind, observe
 from tests.simulation import pods
 from tests.simulation.pods import container, unscheduled
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
@@ -247,6 +247,32 @@ def test_an_object_that_another_owns_is_foreign(owners: list[Json] | None) -> No
     snapshot = observe(UID, [service], {})
     assert snapshot.live == {}
     assert snapshot.foreign == {("Service", NAME)}
+
+
+APPLIED = {"manager": "slipway", "operation": "Apply"}
+
+
+@pytest.mark.parametrize(
+    ("meta", "is_ours"),
+    [
+        ({"managedFields": [APPLIED]}, True),
+        ({"managedFields": [{"manager": "kubectl-edit", "operation": "Update"}, APPLIED]}, True),
+        ({"managedFields": [APPLIED], "ownerReferences": [{"uid": "another"}]}, True),  # no controller
+        ({"managedFields": [APPLIED], "ownerReferences": [{"uid": "another", "controller": True}]}, False),
+        ({"managedFields": [{"manager": "slipway", "operation": "Update"}]}, False),
+        ({"managedFields": [{"manager": "kubectl", "operation": "Apply"}]}, False),
+        ({"managedFields": None}, False),
+        ({"managedFields": [APPLIED], "labels": None}, False),
+    ],
+    ids=str,
+)
+def test_what_we_applied_and_nobody_owns_is_ours(meta: Json, *, is_ours: bool) -> None:
+    """As kubectl delete --cascade=orphan leaves it."""
+    service = child("Service", NAME, metadata={"ownerReferences": [], **meta})
+    service["metadata"] |= {key: value for key, value in meta.items() if value is None}
+    assert is_left_behind(service) == is_ours
+    if "labels" not in meta:
+        assert (("Service", NAME) in observe(UID, [service], {}).live) == is_ours
 
 
 @pytest.mark.parametrize(
