@@ -194,6 +194,10 @@ def test_without_an_earlier_spec_what_serves_goes_on_as_it_is(annotation: str | 
     assert_says_so(world, "InvalidSpec")
     assert "last spec" not in world.message("Promoted")
     assert world.ready_by_version() == {NEW: 2}
+    world.command("retry", stable_of(world))
+    run(operator, 2)
+    assert status(world)["lastCommand"]["accepted"] is False
+    assert "correct it first" in status(world)["lastCommand"]["message"]
     world.edit({"modle": None})
     run(operator, 20)
     assert_rested(world, operator, NEW)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -39,7 +39,7 @@ from slipway.observe.snapshot import Snapshot, observe
 from slipway.render.desired import render
 from slipway.render.pod_template import Images
 from slipway.report.agreement import agreement, settled_now
-from slipway.report.events import event_of, notices
+from slipway.report.events import Notice, event_of, notices
 from slipway.report.pass_result import PassResult, judge_unreadable, sum_up, what_stands_in_the_way
 from slipway.report.status import assess
 
@@ -130,6 +130,7 @@ class Reconciler:
         body = self._cache.deployment(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._pacing.forget(key)
+            self._children.forget(key)
             self._version_watch.follow(key, None)
             self._note_readiness(key, is_ready=True)
             return None
@@ -163,16 +164,16 @@ class Reconciler:
         plan = step(inputs.target, inputs.state, snapshot.workloads, now, signals)
         golden = await self._clients.read_golden(key[0], inputs, plan, snapshot)
         rendered = render(inputs, plan, snapshot, self._images, golden)
-        hindrance, writes = await self._children.apply(key, seen.uid, rendered, snapshot)
-        if hindrance is None and isinstance(golden, Trouble):
-            hindrance = golden
+        applied = await self._children.apply(key, seen.uid, rendered, snapshot)
+        hindrance = golden if applied.hindrance is None and isinstance(golden, Trouble) else applied.hindrance
         problem = what_stands_in_the_way(unread, hindrance, plan, key[1])
         nudges = await self._children.nudge(key, rendered, snapshot)
         agreed = agreement(rendered, plan, snapshot, settled, stored.settled)
         result = sum_up(
             inputs, plan, rendered, snapshot, signals, problem=problem, are_settled=settled is not None, settled=agreed
         )
-        await self._report(seen, snapshot, result, writes=writes + nudges)
+        await self._report(seen, snapshot, result, writes=applied.writes + nudges)
+        await self._tell(seen, applied.put_back)
         if hindrance is None:
             # Last: what a failed canary leaves goes only once status tells that it failed, or that would be forgotten.
             await self._children.prune(key, rendered, snapshot)
@@ -204,15 +205,18 @@ class Reconciler:
         if wire != seen.body.get("status"):
             await self._write_status(seen, wire)
             writes += 1
-            for notice in notices(seen.stored, status):
-                event = event_of(notice, seen.body["metadata"], seen.now)
-                await self._clients.cluster.post_event(seen.key[0], event)
+            await self._tell(seen, notices(seen.stored, status))
         metrics.PASSES.labels("changed" if writes else "unchanged").inc()
         log.log(
             logging.INFO if writes else logging.DEBUG,
             "passed" if writes else "unchanged",
             extra={"key": "/".join(seen.key), "phase": status.phase, "ready": status.ready, "writes": writes},
         )
+
+    async def _tell(self, seen: _Seen, told: Iterable[Notice]) -> None:
+        for notice in told:
+            event = event_of(notice, seen.body["metadata"], seen.now)
+            await self._clients.cluster.post_event(seen.key[0], event)
 
     async def _write_status(self, seen: _Seen, wire: Json) -> None:
         try:

@@ -8,6 +8,7 @@ Must not import: what renders. Pure.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -54,6 +55,22 @@ def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False)
         case _:
             # A field at its zero value may be dropped by the API server.
             return bool(rendered != live) and not (rendered in (False, 0, "") and live is None)
+
+
+def differing_fields(rendered: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Which fields differ, by the names on the way to each. A list is one field.
+
+    >>> list(differing_fields({"spec": {"replicas": 2, "paused": True}}, {"spec": {"replicas": 7, "paused": True}}))
+    [('spec', 'replicas')]
+    """
+    for name, value in rendered.items():
+        other = live.get(name)
+        if not differs(value, other, field=name):
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping) and name != "selector":
+            yield from ((name, *rest) for rest in differing_fields(value, other))
+        else:
+            yield (name,)
 
 
 def amount(quantity: Any) -> Decimal | str | None:

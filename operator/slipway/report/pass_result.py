@@ -9,12 +9,14 @@ from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
+from slipway.decide.commands import CommandOutcome, read_command
 from slipway.decide.discovery import listing_trouble, needs_agents_listing, of_same_place
 from slipway.decide.inputs import Inputs
 from slipway.decide.steps import unreachable_weights, wants_router
 from slipway.model.names import MODEL_LABEL, router_label
 from slipway.model.revision import Json
 from slipway.model.rollout import Plan, Promotion
+from slipway.model.rollout_state import RolloutState
 from slipway.model.signals import Signals
 from slipway.model.workload import ABSENT, Trouble, workload_of
 from slipway.observe.snapshot import Snapshot
@@ -51,7 +53,8 @@ class PassResult:
     problem: why the spec can't be carried out (a spec error, a name taken by another's object); None when it can.
     With a spec error, all that was carried out is what the last spec that could be read asks for.
     are_settled: every pod's agent agrees with its configuration, so the stored versions still hold. settled: the hash
-    of what agrees now. carried_out: None when no spec can be read, neither today's nor an earlier one.
+    of what agrees now. carried_out: None when no spec can be read, neither today's nor an earlier one; then
+    outcome_unread is what becomes of a person's command.
     """
 
     name: str
@@ -62,6 +65,12 @@ class PassResult:
     are_settled: bool
     settled: str | None
     carried_out: CarriedOut | None = None
+    outcome_unread: CommandOutcome | None = None
+
+    @property
+    def outcome(self) -> CommandOutcome | None:
+        """What becomes of a person's command; None, or one without a command: there was none."""
+        return self.carried_out.inputs.outcome if self.carried_out is not None else self.outcome_unread
 
     @property
     def plan(self) -> Plan | None:
@@ -89,6 +98,7 @@ def judge_unreadable(body: Json, snapshot: Snapshot, stored: ModelDeploymentStat
     home = workload_of(stored.stable.revision, snapshot.workloads) if stored.stable else None
     stable = snapshot.workloads.get(home or "", ABSENT)
     replicas = (body.get("spec") or {}).get("replicas")
+    why = "the spec can't be read, and no earlier one is kept to go on by: correct it first"
     return PassResult(
         name=body["metadata"]["name"],
         generation=int(body["metadata"].get("generation", 0)),
@@ -97,6 +107,7 @@ def judge_unreadable(body: Json, snapshot: Snapshot, stored: ModelDeploymentStat
         listed=tuple(stored.listed),
         are_settled=True,
         settled=stored.settled,
+        outcome_unread=CommandOutcome(RolloutState(), read_command(body, stored), message=why),
     )
 
 
