@@ -76,7 +76,9 @@ class DictionaryCluster(Cluster):
             raise TransientError(f"apply {slot}", 409, "the uid in the precondition is another")
         if manifest["kind"] == "ControllerRevision" and live["data"] != manifest["data"]:
             raise ClusterError(f"apply {slot}", 422, "data: field is immutable")
-        return self._answer("apply", {**manifest, "metadata": self._store(managed(_applied(live, manifest), manifest))["metadata"]})
+        return self._answer(
+            "apply", {**manifest, "metadata": self._store(managed(_applied(live, manifest), manifest))["metadata"]}
+        )
 
     async def apply_status(self, namespace: str, name: str, uid: str, status: Json) -> Json:
         self._admit("status", KIND, name)

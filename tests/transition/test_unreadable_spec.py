@@ -44,7 +44,9 @@ UNREADABLE = [
     pytest.param({"model": {"uri": None}}, "InvalidSpec", id="a field is missing"),
     pytest.param({"replicas": "many"}, "InvalidSpec", id="no number"),
     pytest.param({"runtime": {"gpuMemoryFraction": 0.5}}, "NotSupportedByRuntime", id="not for this server"),
-    pytest.param({"traffic": {"provider": "Replicas", "router": {}}}, "NotSupportedByProvider", id="not for this provider"),
+    pytest.param(
+        {"traffic": {"provider": "Replicas", "router": {}}}, "NotSupportedByProvider", id="not for this provider"
+    ),
     pytest.param({"podTemplate": {"spec": {"volumes": [{"name": "a"}, {"name": "a"}]}}}, "InvalidSpec", id="doubled"),
 ]
 
@@ -137,7 +139,8 @@ def test_what_else_stands_in_the_unreadable_spec_counts_once_it_can_be_read() ->
 
 def test_one_mistake_after_another_is_told_with_its_generation_and_writes_nothing_else() -> None:
     world, operator = replaced()[:2]
-    for mistake in ({"modle": {}}, {"replicas": -1}, FALLING):
+    mistakes: list[Json] = [{"modle": {}}, {"replicas": -1}, FALLING]
+    for mistake in mistakes:
         world.edit(mistake)
         assert writes_of(operator, 30) == [Write("status", "ModelDeployment", NAME)]
         assert_says_so(world, "InvalidSpec")

@@ -116,7 +116,7 @@ def owner_key(kind: str, body: Mapping[str, Any]) -> Key | None:
 def trim(kind: str, body: Mapping[str, Any]) -> Json:
     """What passes read of an object: no managed fields, no status but the parts that `observe` looks at.
 
-    Of an object without a controller it stays that we applied it: such a one may be left behind, and becomes ours again.
+    Of an object without a controller it stays that we applied it: it may be left behind, and becomes ours again.
     """
     meta = {key: value for key, value in body["metadata"].items() if key not in ("managedFields", "resourceVersion")}
     meta.pop("annotations", None)

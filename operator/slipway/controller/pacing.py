@@ -38,7 +38,7 @@ LONG_AGO = float("-inf")
 def while_hindered(look: float | None) -> float:
     """Seconds until the next look while something can't be written. look: until the next one if all could be.
 
-    Each look tries the write again, so they are not as dense as others; but what is judged, or taken back, doesn't wait.
+    Each look tries the write again, so they are not as dense as others; but what is judged or taken back doesn't wait.
     """
     return min(PROBLEM_SECONDS, max(POLL_SECONDS, PROBLEM_SECONDS if look is None else look))
 

@@ -1,8 +1,8 @@
 """Which spec a pass goes by: the object's own, or, while that can't be read, the last one that could be.
 
-An edit that can't be carried out must not stop what runs from being judged, steered and taken back. So the last spec that
-could be read stands beside the object, as it was written, on Service `<name>`, and the pass goes on by it.
-Invariant: both are read by the same rules. A spec that this operator can't read is never gone by, whoever could read it.
+An edit that can't be carried out must not stop what runs from being judged, steered and taken back. So the last spec
+that could be read stands beside the object, as it was written, on Service `<name>`, and the pass goes on by it.
+Invariant: both are read by the same rules. No pass goes by a spec that this operator can't read, whoever could read it.
 Pure.
 """
 

@@ -31,8 +31,8 @@ REPLACES_ANNOTATION = f"{GROUP}/replaces"
 """On a workload's ConfigMap: the revision before it in place, until bake is over."""
 
 LAST_SPEC_ANNOTATION = f"{GROUP}/last-spec"
-"""On Service `<name>`: the last spec that could be read, as it was written. What runs goes on by it while the object's own
-can't be."""
+"""On Service `<name>`: the last spec that could be read, as it was written. What runs goes on by it while the object's
+own can't be."""
 
 ROUTER_SUFFIX = ".router"
 

@@ -188,7 +188,7 @@ def was_owned(child: Json, name: str) -> bool:
 
 
 def is_left_behind(child: Json) -> bool:
-    """Whether an object is a ModelDeployment's and has no owner any more: under our label, applied by us, no controller.
+    """Whether an object is a ModelDeployment's that has no owner any more: our label, applied by us, no controller.
 
     `kubectl delete --cascade=orphan` leaves them so, pods that serve behind them.
     """

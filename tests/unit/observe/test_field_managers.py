@@ -38,5 +38,5 @@ def test_the_managers_of_a_field_but_for_ourselves(live: Json, found: tuple[str,
 
 
 def test_who_manages_a_part_of_a_list_manages_it() -> None:
-    part = {"f:spec": {"f:containers": {'k:{"name":"server"}': {"f:image": {}}}}}
+    part: Json = {"f:spec": {"f:containers": {'k:{"name":"server"}': {"f:image": {}}}}}
     assert managers_of([("spec", "containers")], managed(helm=part)) == ("helm",)
