@@ -273,3 +273,11 @@ def test_while_a_child_is_refused_a_bad_canary_is_judged_and_taken_back() -> Non
     world.refuse = {}
     run(operator, 20)
     assert_rested(world, operator, OLD)
+
+
+def test_where_a_policy_forbids_to_touch_pods_a_bad_canary_is_taken_back_all_the_same() -> None:
+    world, operator = arriving(RESULT, LONG)
+    world.refuse = {("annotate", "Pod"): lambda name: ClusterError(f"annotate {name}", 403, "denied by policy")}
+    world.error_rate = {NEW: 0.5}
+    until(operator, lambda: bool(status(world).get("rejected")), 30)
+    until(operator, lambda: weights(world)[0] == 100, 90)  # routers read their configuration by themselves

@@ -163,7 +163,13 @@ class Children:
             value = self._pacing.nudge(pod, generation)
             if value is None:
                 continue
-            answer = await self._cluster.annotate_pod(key[0], pod.name, annotation, value)
+            try:
+                answer = await self._cluster.annotate_pod(key[0], pod.name, annotation, value)
+            except TransientError:
+                raise
+            except ClusterError as error:  # a policy may forbid it: the kubelet refreshes the volume by itself, later
+                log.warning("a pod can't be nudged", extra={"key": "/".join(key), "error": str(error)})
+                continue
             if answer is not None:
                 self._cache.put("Pod", answer)
             writes += 1
