@@ -177,6 +177,16 @@ ROWS: list[Any] = [
         ["spec.rollout.steps", "must rise"],
         id="weights that fall",
     ),
+    pytest.param(
+        {
+            "podTemplate": {
+                "spec": {"containers": [{"name": "log", "image": "i", "env": [{"name": "A"}, {"name": "A"}]}]}
+            }
+        },
+        "InvalidSpec",
+        ["containers[log].env has name A twice"],
+        id="a variable that stands twice",
+    ),
 ]
 
 

@@ -62,6 +62,30 @@ def test_a_deployment_scaled_by_hand_is_put_back(idle: Served) -> None:
 
     idle.kube.wait("Deployment", name, idle.namespace, "replicas are put back", put_back)
 
+    def told(events: list[Manifest]) -> bool | None:
+        messages = [event["message"] for event in events if event["reason"] == "ChangePutBack"]
+        return (
+            True
+            if any(name in message and "spec.replicas was changed by " in message for message in messages)
+            else None
+        )
+
+    idle.kube.wait_list("Event", idle.namespace, "the change is told", told)
+
+
+def test_what_it_leaves_behind_serves_on_and_becomes_its_own_again(served: Served, stage: Stage) -> None:
+    def uids() -> set[str]:
+        return {child["metadata"]["uid"] for child in (*served.children(), *served.pods())}
+
+    before = uids()
+    done = stage.kubectl("delete", "mdep", served.name, "--cascade=orphan")
+    assert done.status == 0, done.err
+    served.kube.wait_gone("ModelDeployment", served.name, served.namespace)
+    served.kube.apply(served.manifest)
+    served.then_ready()
+    served.then("Degraded", "False")
+    assert uids() == before
+
 
 @pytest.mark.parametrize("kind", ["Service", "Deployment", "ConfigMap"])
 def test_a_deleted_child_comes_back(idle: Served, kind: str) -> None:

@@ -83,6 +83,13 @@ def unscheduled(message: str = NO_GPU) -> Json:
     return pending(condition("PodScheduled", holds=False, reason="Unschedulable", message=message))
 
 
+def unpulled(name: str, image: str) -> Json:
+    """It has a node, which can't pull its image."""
+    words = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{image}": not found'}
+    waiting = container(name, waiting=words) | {"image": image}
+    return pending(condition("PodScheduled")) | {"containerStatuses": [waiting]}
+
+
 def starting(ip: str) -> Json:
     """It has a node and its agent runs; its server doesn't yet."""
     return pending(condition("PodScheduled")) | {

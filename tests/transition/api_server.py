@@ -11,9 +11,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from slipway.api.pod_lists import MERGE_KEYS
 from slipway.api.v1alpha1 import KIND
 from slipway.controller.kube import Cluster, ClusterError, TransientError
-from slipway.render.merge import MERGE_KEYS
 from tests.simulation.pods import Json
 
 Refusal = Callable[[str], Exception | None]
@@ -66,7 +66,7 @@ class DictionaryCluster(Cluster):
         self._admit("create", *slot)
         if slot in self.objects:
             return None
-        return self._answer("create", {**manifest, "metadata": self._store(manifest)["metadata"]})
+        return self._answer("create", {**manifest, "metadata": self._store(managed(manifest, manifest))["metadata"]})
 
     async def apply(self, manifest: Json, uid: str) -> Json:
         slot = slot_of(manifest)
@@ -76,7 +76,9 @@ class DictionaryCluster(Cluster):
             raise TransientError(f"apply {slot}", 409, "the uid in the precondition is another")
         if manifest["kind"] == "ControllerRevision" and live["data"] != manifest["data"]:
             raise ClusterError(f"apply {slot}", 422, "data: field is immutable")
-        return self._answer("apply", {**manifest, "metadata": self._store(_applied(live, manifest))["metadata"]})
+        return self._answer(
+            "apply", {**manifest, "metadata": self._store(managed(_applied(live, manifest), manifest))["metadata"]}
+        )
 
     async def apply_status(self, namespace: str, name: str, uid: str, status: Json) -> Json:
         self._admit("status", KIND, name)
@@ -180,6 +182,28 @@ def _plain(body: Mapping[str, Any]) -> Json:
     """An object without what the store itself counts."""
     meta = {key: value for key, value in body["metadata"].items() if key not in ("resourceVersion", "generation")}
     return {**body, "metadata": meta}
+
+
+def managed(body: Json, changes: Json, manager: str = "slipway", operation: str = "Apply") -> Json:
+    """The object, whose managed fields say who made these changes; what was another's in them is so no longer."""
+    meta = body["metadata"]
+    fields = _fields(changes)
+    others = [
+        {**entry, "fieldsV1": _without(entry["fieldsV1"], fields)}
+        for entry in meta.get("managedFields", [])
+        if entry["manager"] != manager
+    ]
+    own = {"manager": manager, "operation": operation, "fieldsV1": fields}
+    return {**body, "metadata": {**meta, "managedFields": [*others, own]}}
+
+
+def _fields(value: Any) -> Json:
+    return {f"f:{key}": _fields(part) for key, part in value.items()} if isinstance(value, dict) else {}
+
+
+def _without(fields: Json, taken: Json) -> Json:
+    left = {key: _without(part, taken[key]) if key in taken else part for key, part in fields.items()}
+    return {key: part for key, part in left.items() if part or key not in taken}
 
 
 def _applied(live: Any, manifest: Any, name: str = "") -> Any:

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 
 from slipway.api.status import FORMER_NAMES
+from tests.transition.api_server import Write
 from tests.transition.operators import Operator, run, until, writes_of
-from tests.transition.test_canary import BAKE_SECONDS, RESULT, arriving, status, until_ready, weights
+from tests.transition.test_canary import BAKE_SECONDS, RESULT, arriving, replaced, status, until_ready, weights
 from tests.transition.world import World
+from tests.unit.specs import NAME
 
 Json = dict[str, Any]
 
@@ -77,3 +79,15 @@ def test_a_promote_that_the_release_before_was_carrying_out_is_carried_out() -> 
     successor = Operator(world)
     until(successor, lambda: status(world)["stable"]["version"] == 2)
     assert world.lost == 0
+
+
+def test_what_the_release_before_made_gets_the_last_spec_beside_it_and_nothing_else() -> None:
+    world, operator = replaced()[:2]
+    pods = {pod["metadata"]["uid"] for pod in world.pods()}
+    service = world.objects["Service", NAME]
+    kept = service["metadata"]["annotations"].pop("slipway.dev/last-spec")
+    operator = Operator(world)
+    assert writes_of(operator, 60) == [Write("apply", "Service", NAME)]
+    assert world.objects["Service", NAME]["metadata"]["annotations"]["slipway.dev/last-spec"] == kept
+    assert {pod["metadata"]["uid"] for pod in world.pods()} == pods
+    assert "ChangePutBack" not in {event["reason"] for event in world.events}

@@ -25,7 +25,7 @@ from tests.simulation.agents import ORDERS_KEY, Agent, Source
 from tests.simulation.pods import Json, is_ending, is_ready, is_router, nudge_of
 from tests.simulation.requests import Answering, Tally
 from tests.simulation.routers import ROUTES_KEY, Router, weights_in
-from tests.transition.api_server import DictionaryCluster, copied, slot_of
+from tests.transition.api_server import DictionaryCluster, copied, managed, slot_of
 from tests.unit.specs import NAME, NAMESPACE, body, merged
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
@@ -35,7 +35,8 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 class World(Source, Answering, DictionaryCluster):
     """The state of everything, and its history as far as tests ask for it.
 
-    quota: most pods. unschedulable: versions whose pods find no node.
+    quota: most pods. unschedulable: versions whose pods find no node; are_routers_unschedulable: theirs don't, either.
+    unpullable: images of routers that no node gets.
     requests_per_second: of all clients, to Service NAME. answered: version → answers so far; lost: requests that
     reached no pod.
     are_silent: routers can't be asked; are_mute: agents can't. quiet: pods of which neither can.
@@ -44,6 +45,8 @@ class World(Source, Answering, DictionaryCluster):
     """
 
     unschedulable: set[int] = field(default_factory=set)
+    are_routers_unschedulable: bool = False
+    unpullable: set[str] = field(default_factory=set)
     quota: int | None = None
     requests_per_second: float = 0
     answered: dict[int, float] = field(default_factory=dict)
@@ -81,9 +84,9 @@ class World(Source, Answering, DictionaryCluster):
             del made["metadata"]["uid"]
         self._store({**made, "spec": merged(made["spec"], changes)})
 
-    def tamper(self, kind: str, name: str, changes: Mapping[str, Any]) -> None:
+    def tamper(self, kind: str, name: str, changes: Mapping[str, Any], manager: str = "kubectl-edit") -> None:
         """Someone else edits an object."""
-        self._store(merged(self.objects[kind, name], changes))
+        self._store(managed(merged(self.objects[kind, name], changes), dict(changes), manager, "Update"))
 
     def put_foreign(self, kind: str, name: str, **parts: Any) -> None:
         """An object of someone else's."""
@@ -94,6 +97,16 @@ class World(Source, Answering, DictionaryCluster):
         self._remove((kind, name))
         self._collect_garbage()
         self._collect_garbage()
+
+    def orphan(self) -> None:
+        """kubectl delete --cascade=orphan: the garbage collector takes the owner's name off what it owned."""
+        gone = self.objects[KIND, NAME]["metadata"]["uid"]
+        self._remove((KIND, NAME))
+        for live in list(self.objects.values()):
+            owners = live["metadata"].get("ownerReferences") or []
+            left = [owner for owner in owners if owner["uid"] != gone]
+            if left != owners:
+                self._store({**live, "metadata": {**live["metadata"], "ownerReferences": left}})
 
     def delete_slowly(self, name: str) -> None:
         """Someone deletes a ModelDeployment, and the garbage collector is not there."""
@@ -205,6 +218,10 @@ class World(Source, Answering, DictionaryCluster):
 
     def _play_router(self, pod: Json, age: int) -> Json:
         """Its status at that age. Each kubelet takes another time to see a nudge: routers differ for a moment."""
+        if self.are_routers_unschedulable:
+            return pods.unscheduled()
+        if missing := self.unpullable & set(pod["images"]):
+            return pods.unpulled("envoy", *missing)
         names = [router["metadata"]["name"] for router in self.routers()]
         number = names.index(pod["metadata"]["name"])
         mount = self._router(pod["metadata"]["name"]).mount

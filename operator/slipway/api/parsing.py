@@ -5,12 +5,16 @@ Must not import: kopf, kubernetes, anything that does I/O. Pure.
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pydantic import ValidationError
 
 from slipway.api.rules import broken_rules
 from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec, SpecError
+
+MAX_WRITTEN_BYTES = 200 * 1024
+"""All annotations of an object may have 256 KiB together."""
 
 
 def parse(body: dict[str, Any]) -> ModelDeployment:
@@ -32,7 +36,13 @@ def parse(body: dict[str, Any]) -> ModelDeployment:
         uid=meta["uid"],
         generation=meta.get("generation", 0),
         spec=spec,
+        written=_written(body.get("spec") or {}),
     )
+
+
+def _written(spec: dict[str, Any]) -> str:
+    text = json.dumps(spec, sort_keys=True, separators=(",", ":"))
+    return text if len(text) <= MAX_WRITTEN_BYTES else ""  # ASCII: as many bytes as characters
 
 
 def _plain(problem: Any) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
-from slipway.api.v1alpha1 import MAX_NAME_LENGTH, Model, ModelDeploymentSpec, Runtime
+from slipway.api.pod_lists import said_twice
+from slipway.api.v1alpha1 import CUSTOM_HTTP_PORT, MAX_NAME_LENGTH, Model, ModelDeploymentSpec, Runtime
 
 URI_PATTERN = "^(pvc|https|volume|s3|oci)://[^/[:space:]?#]+(/[^[:space:]?#]*)?$"
 """RE2, as CEL reads it."""
@@ -85,6 +86,11 @@ RULES: tuple[Rule, ...] = (
         "command, httpPort, grpcPort and paths are for Custom; other servers have their own",
     ),
     Rule(
+        "runtime",
+        "!has(self.grpcPort) || self.grpcPort != (has(self.httpPort) ? self.httpPort : 8080)",
+        "httpPort (8080 where it isn't set) and grpcPort must differ",
+    ),
+    Rule(
         "",
         "!has(self.storage) || !has(self.storage.imageVolume) || !self.storage.imageVolume || "
         "self.model.uri.startsWith('oci://')",
@@ -151,6 +157,8 @@ def broken_rules(name: str, spec: ModelDeploymentSpec) -> Iterator[str]:
     yield from _broken_in_policy(spec)
     yield from _broken_in_rollout(spec)
     yield from _broken_in_golden(spec)
+    if doubled := list(said_twice(spec.pod_template or {})):
+        yield "; ".join(doubled) + ". Remove one of them"
 
 
 def _broken_in_runtime(runtime: Runtime) -> Iterator[str]:
@@ -160,6 +168,11 @@ def _broken_in_runtime(runtime: Runtime) -> Iterator[str]:
         yield (
             "spec.runtime: command, httpPort, grpcPort and paths are for Custom; "
             f"{runtime.name} has its own. Remove them"
+        )
+    if runtime.grpc_port is not None and runtime.grpc_port == (runtime.http_port or CUSTOM_HTTP_PORT):
+        yield (
+            f"spec.runtime.grpcPort {runtime.grpc_port} is spec.runtime.httpPort too"
+            f"{'' if runtime.http_port else ', which is that where it is not set'}; give one of them another number"
         )
 
 
@@ -228,7 +241,7 @@ def _broken_in_rollout(spec: ModelDeploymentSpec) -> Iterator[str]:
     ):
         yield "spec.rollout.steps: a step is a weight (with holdSeconds, if it is to last) or a pause"
     if any(later < earlier for earlier, later in pairwise(weights)):
-        yield f"spec.rollout.steps: weights must rise, and {weights} do not; to take a revision back, abort it"
+        yield f"spec.rollout.steps: weights must rise, and {weights} do not: write them in rising order"
     if rollout.steps and rollout.strategy not in (None, "Canary"):
         yield f"spec.rollout.steps are for strategy Canary, and spec.rollout.strategy is {rollout.strategy}: remove one"
     if rollout.analysis is not None and rollout.analysis.mode != "Off" and not has_steps:

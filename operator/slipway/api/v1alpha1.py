@@ -40,6 +40,9 @@ in would be the user's choice to an operator with another default, and a new rev
 MAX_NAME_LENGTH = 40
 """Names of children are `<name>-<ten characters>`; pods append up to 17 more; a label value ends at 63."""
 
+CUSTOM_HTTP_PORT = 8080
+"""Where spec.runtime.httpPort isn't set."""
+
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 SHA256 = r"^[a-f0-9]{64}$"
 
@@ -535,7 +538,11 @@ class ModelDeploymentSpec(_Part):
 
 
 class ModelDeployment(BaseModel):
-    """One parsed object: who it is, and what it wants."""
+    """One parsed object: who it is, and what it wants.
+
+    written: the spec as it stands in the object, as JSON that is the same for the same spec; empty where it is too long
+    to be kept beside it.
+    """
 
     model_config = ConfigDict(frozen=True)
 
@@ -544,3 +551,4 @@ class ModelDeployment(BaseModel):
     uid: str
     generation: int
     spec: ModelDeploymentSpec
+    written: str = ""

@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from slipway.api import SpecError
-from slipway.controller.cache import Cache, Key
+from slipway.controller.cache import Cache, Key, owner_key
 from slipway.controller.kube import Cluster, ClusterError, TransientError
 from slipway.controller.pacing import Pacing
 from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
-from slipway.model.revision import Json
+from slipway.model.revision import Json, hash_of
 from slipway.model.workload import Trouble
+from slipway.observe.field_managers import managers_of
 from slipway.observe.pods import Pod, revision_of
 from slipway.observe.router_reports import RouterPod
-from slipway.observe.snapshot import Snapshot, is_owned, was_owned
+from slipway.observe.snapshot import Snapshot, is_left_behind, is_owned, was_owned
 from slipway.render.desired import Rendered
-from slipway.render.drift import differs
+from slipway.render.drift import differing_fields, differs
 from slipway.render.objects import Child
+from slipway.report.events import Notice, change_put_back
 
 log = logging.getLogger("slipway")
 
@@ -32,6 +35,18 @@ class NamespaceGoesError(ClusterError):
     """The namespace is being deleted, and the ModelDeployment with it: nothing is left to do."""
 
 
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """What an apply of all children came to.
+
+    hindrance: what stands in the way; None: nothing does. writes: how many. put_back: what others had changed.
+    """
+
+    hindrance: Trouble | None
+    writes: int
+    put_back: tuple[Notice, ...]
+
+
 class Children:
     """The children of all ModelDeployments."""
 
@@ -39,23 +54,56 @@ class Children:
         self._cluster = cluster
         self._cache = cache
         self._pacing = pacing
+        self._applied: dict[Key, dict[tuple[str, str], str]] = {}
 
-    async def apply(self, key: Key, uid: str, rendered: Rendered, snapshot: Snapshot) -> tuple[Trouble | None, int]:
-        """Apply what differs, in order. Returns what stands in the way, and the number of writes.
+    def forget(self, key: Key) -> None:
+        """This ModelDeployment is gone."""
+        self._applied.pop(key, None)
 
-        Raises NamespaceGoesError, TransientError.
-        """
+    async def apply(self, key: Key, uid: str, rendered: Rendered, snapshot: Snapshot) -> Applied:
+        """Apply what differs, in order. Raises NamespaceGoesError, TransientError."""
         writes = 0
+        put_back: list[Notice] = []
         for child in rendered.children:
+            live = snapshot.live.get((child.kind, child.name))
+            if live is not None and not _is_other(child, live):
+                continue
             try:
-                answer = await self._write(child, snapshot.live.get((child.kind, child.name)), key, uid)
+                changed = await self._changed_by_others(child, live, key)
+                answer = await self._write(child, live, key, uid)
             except SpecError as error:
-                return Trouble(error.reason, error.message), writes
+                return Applied(Trouble(error.reason, error.message), writes, tuple(put_back))
             if answer is not None:
                 writes += 1
+                self._applied.setdefault(key, {})[child.kind, child.name] = hash_of(child.manifest)
+                if changed is not None:
+                    self._pacing.note_told(key, f"{child.kind} {child.name}")
+                    put_back.append(changed)
                 self._cache.put(child.kind, answer)
                 log.debug("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
-        return None, writes
+        return Applied(None, writes, tuple(put_back))
+
+    async def _changed_by_others(self, child: Child, live: Json | None, key: Key) -> Notice | None:
+        """What to tell of a child that differs because somebody else changed it; None: nobody did, or it was just told.
+
+        What we applied last is what differs then. Where we don't know what that was, the API server says whose the
+        fields are: it is asked, since what watches keep of an object doesn't.
+        """
+        what = f"{child.kind} {child.name}"
+        if live is None or not self._pacing.may_tell(key, what):
+            return None
+        last = self._applied.get(key, {}).get((child.kind, child.name))
+        if last is not None and last != hash_of(child.manifest):
+            return None  # the change is our own
+        try:
+            fresh = await self._cluster.read(child.kind, key[0], child.name)
+        except ClusterError:
+            return None  # the correction matters, not who is named for it
+        if fresh is None:
+            return None
+        fields = list(differing_fields(child.manifest, _comparable(child, fresh)))
+        managers = managers_of(fields, fresh)
+        return change_put_back(what, fields, managers) if fields and (managers or last is not None) else None
 
     async def _write(self, child: Child, live: Json | None, key: Key, uid: str) -> Json | None:
         """Create or correct one child. Returns the API server's answer; None: nothing had to be written.
@@ -63,7 +111,9 @@ class Children:
         Raises SpecError when another has the name, or when the API server will not have the object.
         """
         try:
-            return await (self._create(child, key, uid) if live is None else self._correct(child, live))
+            if live is None:
+                return await self._create(child, key, uid)
+            return await self._cluster.apply(child.manifest, live["metadata"]["uid"])
         except TransientError:
             raise
         except ClusterError as error:
@@ -80,16 +130,13 @@ class Children:
         live = await self._cluster.read(child.kind, key[0], child.name)
         if live is None:
             raise TransientError(what, 409, "it has just been deleted")
-        if not is_owned(live, uid):
+        is_ours = is_owned(live, uid) or (is_left_behind(live) and owner_key(child.kind, live) == key)
+        if not is_ours:
             if was_owned(live, key[1]):
                 raise TransientError(what, 409, "that of a deleted ModelDeployment of this name is still there")
             raise _name_conflict(child, key)
         self._cache.put(child.kind, live)  # ours: the watch is late with it
-        return await self._correct(child, live)
-
-    async def _correct(self, child: Child, live: Json) -> Json | None:
-        """Apply one child where it differs."""
-        if not differs(child.manifest, {**live, "apiVersion": child.manifest["apiVersion"]}):
+        if not _is_other(child, live):
             return None
         return await self._cluster.apply(child.manifest, live["metadata"]["uid"])
 
@@ -116,11 +163,27 @@ class Children:
             value = self._pacing.nudge(pod, generation)
             if value is None:
                 continue
-            answer = await self._cluster.annotate_pod(key[0], pod.name, annotation, value)
+            try:
+                answer = await self._cluster.annotate_pod(key[0], pod.name, annotation, value)
+            except TransientError:
+                raise
+            except ClusterError as error:  # a policy may forbid it: the kubelet refreshes the volume by itself, later
+                log.warning("a pod can't be nudged", extra={"key": "/".join(key), "error": str(error)})
+                continue
             if answer is not None:
                 self._cache.put("Pod", answer)
             writes += 1
         return writes
+
+
+def _is_other(child: Child, live: Json) -> bool:
+    """Whether a child must be corrected."""
+    return differs(child.manifest, _comparable(child, live))
+
+
+def _comparable(child: Child, live: Json) -> Json:
+    """The live object; a cached one doesn't say in which version of its API it is."""
+    return {**live, "apiVersion": child.manifest["apiVersion"], "kind": child.kind}
 
 
 def _outdated(rendered: Rendered, snapshot: Snapshot) -> Iterator[tuple[Pod | RouterPod, str, str]]:

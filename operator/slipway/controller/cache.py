@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from slipway.api.v1alpha1 import KIND
-from slipway.model.names import MODEL_LABEL, model_of_label
+from slipway.model.names import FIELD_MANAGER, MODEL_LABEL, model_of_label
+from slipway.observe.snapshot import is_left_behind
 
 Json = dict[str, Any]
 Key = tuple[str, str]
@@ -113,7 +114,10 @@ def owner_key(kind: str, body: Mapping[str, Any]) -> Key | None:
 
 
 def trim(kind: str, body: Mapping[str, Any]) -> Json:
-    """What passes read of an object: no managed fields, no status but the parts that `observe` looks at."""
+    """What passes read of an object: no managed fields, no status but the parts that `observe` looks at.
+
+    Of an object without a controller it stays that we applied it: it may be left behind, and becomes ours again.
+    """
     meta = {key: value for key, value in body["metadata"].items() if key not in ("managedFields", "resourceVersion")}
     meta.pop("annotations", None)
     annotations = {
@@ -123,6 +127,8 @@ def trim(kind: str, body: Mapping[str, Any]) -> Json:
     }
     if annotations:
         meta["annotations"] = annotations
+    if kind not in (KIND, "Pod") and is_left_behind({"metadata": body["metadata"]}):
+        meta["managedFields"] = [{"manager": FIELD_MANAGER, "operation": "Apply"}]
     trimmed: Json = {"kind": kind, "metadata": meta}
     status = body.get("status") or {}
     match kind:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from slipway.api import ModelDeployment, SpecError
 from slipway.controller.agents import Agents
-from slipway.controller.kube import Cluster
+from slipway.controller.kube import Cluster, ClusterError, TransientError
 from slipway.controller.routers import Routers
 from slipway.controller.server_counts import ServerCounts
 from slipway.decide.inputs import Inputs
@@ -59,7 +59,7 @@ class Clients:
     ) -> Json | Trouble | None:
         """What a revision that isn't stable is asked first, as in agent.json; None: nothing. Trouble: it can't be read.
 
-        Raises ClusterError.
+        Raises TransientError.
         """
         gates = inputs.deployment.spec.rollout.gates
         if gates is None or gates.golden is None or plan.state.canary is None or inputs.target.is_rollback:
@@ -68,7 +68,17 @@ class Clients:
             return golden_orders(gates.golden)
         if plan.state.step_index > 0:  # it has requests: what it was asked stays, whatever becomes of the ConfigMap
             return golden_kept(plan, snapshot)
-        found = await self.cluster.read("ConfigMap", namespace, gates.golden.config_map.name)
+        name = gates.golden.config_map.name
+        try:
+            found = await self.cluster.read("ConfigMap", namespace, name)
+        except TransientError:
+            raise
+        except ClusterError as error:  # it waits for this alone; what else runs goes on
+            return Trouble(
+                "GoldenUnreadable",
+                f"the API server refuses to read ConfigMap {name} of spec.rollout.gates.golden: {error.message}. Let "
+                "the operator's service account read it, or write the requests into the spec",
+            )
         try:
             return golden_orders(gates.golden, (found.get("data") or {}) if found is not None else None)
         except SpecError as error:

@@ -10,6 +10,7 @@ Must not import: kopf. Must not decide anything.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -23,16 +24,19 @@ from yarl import URL
 
 from slipway.api.v1alpha1 import GROUP, KIND, PLURAL, VERSION
 from slipway.controller import metrics
+from slipway.model.names import FIELD_MANAGER
 
 Json = dict[str, Any]
 
-FIELD_MANAGER = "slipway"
 TIMEOUT_SECONDS = 30
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 METADATA_ONLY = "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io"
 LIST_CHUNK = 50
+UNUSABLE = re.compile(r"failed to (create typed patch object|convert new object)")
+"""How a server-side apply says, with status 500, that it can't read the manifest: a list has an item twice, a field is
+of another type (k8s.io/apimachinery/pkg/util/managedfields, 1.36). It would say so again."""
 PATHS: Mapping[str, tuple[str, str]] = {
     KIND: (f"/apis/{GROUP}/{VERSION}", PLURAL),
     "Deployment": ("/apis/apps/v1", "deployments"),
@@ -239,5 +243,5 @@ def _error(what: str, status: int, data: bytes) -> ClusterError:
         message = str(json.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         message = data[:500].decode(errors="replace")
-    kind = TransientError if status in (408, 409, 429) or status >= 500 else ClusterError
-    return kind(what, status, message)
+    is_transient = status in (408, 409, 429) or (status >= 500 and not UNUSABLE.search(message))
+    return (TransientError if is_transient else ClusterError)(what, status, message)

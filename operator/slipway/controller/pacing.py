@@ -30,7 +30,17 @@ FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
 PROBLEM_SECONDS = 15.0
 """What stands in the way (another's object, a quota) may go without any event that reaches us."""
+TOLD_SECONDS = 300.0
+"""Two who change an object in turn would fill the events with it."""
 LONG_AGO = float("-inf")
+
+
+def while_hindered(look: float | None) -> float:
+    """Seconds until the next look while something can't be written. look: until the next one if all could be.
+
+    Each look tries the write again, so they are not as dense as others; but what is judged or taken back doesn't wait.
+    """
+    return min(PROBLEM_SECONDS, max(POLL_SECONDS, PROBLEM_SECONDS if look is None else look))
 
 
 class Pacing:
@@ -42,10 +52,11 @@ class Pacing:
         self._unsettled_since: dict[Key, float] = {}
         self._routed_at: dict[Key, float] = {}
         self._nudged_at: dict[str, float] = {}
+        self._told_at: dict[Key, dict[str, float]] = {}
 
     def forget(self, key: Key) -> None:
         """This ModelDeployment is gone."""
-        for memory in (self._failures, self._unsettled_since, self._routed_at):
+        for memory in (self._failures, self._unsettled_since, self._routed_at, self._told_at):
             memory.pop(key, None)
 
     def note_success(self, key: Key) -> None:
@@ -58,6 +69,14 @@ class Pacing:
         self._failures[key] = before + 1
         # The power is bounded, too: after a day of failures it would be no number that a float can hold.
         return min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(before, 10))
+
+    def may_tell(self, key: Key, what: str) -> bool:
+        """Whether it is time to tell of this (again)."""
+        return self._monotonic() >= self._told_at.get(key, {}).get(what, LONG_AGO) + TOLD_SECONDS
+
+    def note_told(self, key: Key, what: str) -> None:
+        """It has just been told."""
+        self._told_at.setdefault(key, {})[what] = self._monotonic()
 
     def nudge(self, pod: Pod | RouterPod, generation: str) -> str | None:
         """What to write into a pod that has an older configuration: at once when the generation is new, paced from then

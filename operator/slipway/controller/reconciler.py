@@ -1,6 +1,6 @@
 """One pass over one ModelDeployment: the calls in order, and nothing decided here.
 
-    cached objects ─ parse ─ agents' reports ─ observe ─ gather inputs ─ signals ─ step ─ render ─ apply what differs
+    cached objects ─ spec ─ agents' reports ─ observe ─ gather inputs ─ signals ─ step ─ render ─ apply what differs
     ─ status ─ events ─ prune
 
 Invariant: every pass computes everything anew from spec, status and what is observed, so it can be ended after any
@@ -12,25 +12,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from slipway import runtimes
-from slipway.api import KIND, ModelDeployment, SpecError, parse
+from slipway.api import KIND, ModelDeployment
 from slipway.api.status import ModelDeploymentStatus, read_status, write_status
 from slipway.controller import metrics
 from slipway.controller.apply import Children, NamespaceGoesError
 from slipway.controller.cache import Cache, Key
 from slipway.controller.clients import Clients
 from slipway.controller.kube import ClusterError, TransientError
-from slipway.controller.pacing import PROBLEM_SECONDS, Pacing
+from slipway.controller.pacing import Pacing, while_hindered
 from slipway.controller.version_watch import VersionWatch
 from slipway.controller.workqueue import Queue
-from slipway.decide import weights as traffic
 from slipway.decide.commands import read_command
 from slipway.decide.discovery import choose_lister, needs_agents_listing, of_same_place
 from slipway.decide.inputs import Inputs, gather_inputs
+from slipway.decide.last_spec import read_spec
 from slipway.decide.rollout import step
 from slipway.decide.signals import gather_signals, is_judged_now
 from slipway.model.revision import Json
@@ -40,8 +39,8 @@ from slipway.observe.snapshot import Snapshot, observe
 from slipway.render.desired import render
 from slipway.render.pod_template import Images
 from slipway.report.agreement import agreement, settled_now
-from slipway.report.events import event_of, notices
-from slipway.report.pass_result import PassResult, judge_unreadable, sum_up
+from slipway.report.events import Notice, event_of, notices
+from slipway.report.pass_result import PassResult, judge_unreadable, sum_up, what_stands_in_the_way
 from slipway.report.status import assess
 
 log = logging.getLogger("slipway")
@@ -131,23 +130,27 @@ class Reconciler:
         body = self._cache.deployment(key)
         if body is None or "deletionTimestamp" in body["metadata"]:
             self._pacing.forget(key)
+            self._children.forget(key)
             self._version_watch.follow(key, None)
             self._note_readiness(key, is_ready=True)
             return None
         seen = _Seen(key, body, self._cache.children(key), read_status(body.get("status")), self._clock.now())
         snapshot = observe(seen.uid, seen.children, {}, seen.now)
-        try:
-            asked = parse(body)
-            runtimes.refuse_what_it_cant(asked.spec)
-            traffic.refuse_what_it_cant(asked.spec)
-        except SpecError as error:
-            result = judge_unreadable(body, snapshot, seen.stored, error)
+        spec = read_spec(body, snapshot)
+        if spec.asked is None:
+            assert spec.problem is not None
+            result = judge_unreadable(body, snapshot, seen.stored, spec.problem)
             await self._report(seen, snapshot, result, writes=0)
             return None
-        return await self._carry_out(seen, asked, snapshot)
+        return await self._carry_out(seen, spec.asked, spec.problem, snapshot)
 
-    async def _carry_out(self, seen: _Seen, asked: ModelDeployment, snapshot: Snapshot) -> float | None:
-        """A pass over a spec that can be read. snapshot: without what agents and routers say."""
+    async def _carry_out(
+        self, seen: _Seen, asked: ModelDeployment, unread: Trouble | None, snapshot: Snapshot
+    ) -> float | None:
+        """A pass by a spec that can be read: the object's own, or an earlier one where that can't be, as `unread` says.
+
+        snapshot: without what agents and routers say.
+        """
         key, stored, now, found = seen.key, seen.stored, seen.now, self._version_watch.found(seen.key)
         settled = settled_now(asked, snapshot, stored, found)
         if settled is None:
@@ -161,22 +164,21 @@ class Reconciler:
         plan = step(inputs.target, inputs.state, snapshot.workloads, now, signals)
         golden = await self._clients.read_golden(key[0], inputs, plan, snapshot)
         rendered = render(inputs, plan, snapshot, self._images, golden)
-        problem, writes = await self._children.apply(key, seen.uid, rendered, snapshot)
-        if problem is None and isinstance(golden, Trouble):
-            problem = golden
+        applied = await self._children.apply(key, seen.uid, rendered, snapshot)
+        hindrance = golden if applied.hindrance is None and isinstance(golden, Trouble) else applied.hindrance
+        problem = what_stands_in_the_way(unread, hindrance, plan, key[1])
         nudges = await self._children.nudge(key, rendered, snapshot)
         agreed = agreement(rendered, plan, snapshot, settled, stored.settled)
         result = sum_up(
             inputs, plan, rendered, snapshot, signals, problem=problem, are_settled=settled is not None, settled=agreed
         )
-        await self._report(seen, snapshot, result, writes=writes + nudges)
-        if problem is None:
+        await self._report(seen, snapshot, result, writes=applied.writes + nudges)
+        await self._tell(seen, applied.put_back)
+        if hindrance is None:
             # Last: what a failed canary leaves goes only once status tells that it failed, or that would be forgotten.
             await self._children.prune(key, rendered, snapshot)
         self._watch_versions(key, inputs, snapshot)
-        if problem is not None:
-            return PROBLEM_SECONDS
-        return self._pacing.next_look(
+        look = self._pacing.next_look(
             key,
             plan,
             rendered,
@@ -186,6 +188,7 @@ class Reconciler:
             has_nudged=nudges > 0,
             is_next_known=_is_next_known(inputs, plan),
         )
+        return look if hindrance is None else while_hindered(look)
 
     def _watch_versions(self, key: Key, inputs: Inputs, snapshot: Snapshot) -> None:
         """Follow the source where the newest version is wanted, or where other bytes would clear a rejection."""
@@ -202,15 +205,18 @@ class Reconciler:
         if wire != seen.body.get("status"):
             await self._write_status(seen, wire)
             writes += 1
-            for notice in notices(seen.stored, status):
-                event = event_of(notice, seen.body["metadata"], seen.now)
-                await self._clients.cluster.post_event(seen.key[0], event)
+            await self._tell(seen, notices(seen.stored, status))
         metrics.PASSES.labels("changed" if writes else "unchanged").inc()
         log.log(
             logging.INFO if writes else logging.DEBUG,
             "passed" if writes else "unchanged",
             extra={"key": "/".join(seen.key), "phase": status.phase, "ready": status.ready, "writes": writes},
         )
+
+    async def _tell(self, seen: _Seen, told: Iterable[Notice]) -> None:
+        for notice in told:
+            event = event_of(notice, seen.body["metadata"], seen.now)
+            await self._clients.cluster.post_event(seen.key[0], event)
 
     async def _write_status(self, seen: _Seen, wire: Json) -> None:
         try:

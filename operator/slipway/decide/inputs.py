@@ -17,7 +17,7 @@ from slipway.decide.catch_up import catch_up, recall_stable
 from slipway.decide.commands import CommandOutcome, carry_out
 from slipway.decide.discovery import known_stamps, known_versions, resolve_version
 from slipway.decide.placement import Placement, place
-from slipway.decide.steps import steps_of
+from slipway.decide.steps import steps_name, steps_of
 from slipway.decide.weights import provider_of
 from slipway.model.revision import content_hash, hash_of, spec_of, user_choice
 from slipway.model.rollout import Promotion, Step, Target
@@ -154,8 +154,6 @@ def _target(
         holds_on_inconclusive=judging.holds_on_inconclusive,
         is_swap=rollout.surge == "Swap",
         is_rollback=is_rollback,
-        steps_name=hash_of([step.model_dump(mode="json", by_alias=True) for step in rollout.steps or ()])
-        if steps
-        else "",
+        steps_name=steps_name(deployment) if steps else "",
         capacity_seconds=rollout.capacity_deadline_seconds,
     )

@@ -44,6 +44,7 @@ def gather_signals(
         abort=inputs.outcome.abort,
         sent_weights=routers.sent_weights if target is not None and target.is_router and routers.sent_weights else None,
         accumulators=accumulators,
+        router_trouble=None if any(pod.is_ready and not pod.is_ending for pod in routers.pods) else routers.trouble,
     )
 
 

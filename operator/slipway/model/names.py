@@ -9,6 +9,9 @@ from __future__ import annotations
 
 from slipway.api.v1alpha1 import GROUP
 
+FIELD_MANAGER = "slipway"
+"""By which server-side apply knows what we wrote."""
+
 MODEL_LABEL = f"{GROUP}/model"
 
 REVISION_LABEL = f"{GROUP}/revision"
@@ -29,6 +32,10 @@ REPLACES_ANNOTATION = f"{GROUP}/replaces"
 
 STABLE_ANNOTATION = f"{GROUP}/stable"
 """On Service `<name>`, from its first rollout on: the stable revision, so that a lost status loses nothing."""
+
+LAST_SPEC_ANNOTATION = f"{GROUP}/last-spec"
+"""On Service `<name>`: the last spec that could be read, as it was written. What runs goes on by it while the object's
+own can't be."""
 
 ROUTER_SUFFIX = ".router"
 

@@ -6,9 +6,10 @@ Must not import: decide, render, report, controller. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from slipway.model.names import CONFIG_ANNOTATION, REVISION_LABEL
 from slipway.model.revision import Json
@@ -105,7 +106,19 @@ def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
         return None
 
 
-def deployment_trouble(deployment: Json, pods: list[Pod]) -> Trouble | None:
+class MayBeTroubled(Protocol):
+    """A pod of a model, or of its routers."""
+
+    @property
+    def trouble(self) -> Trouble | None:
+        """What keeps it from being ready."""
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it is."""
+
+
+def deployment_trouble(deployment: Json, pods: Iterable[MayBeTroubled]) -> Trouble | None:
     """What keeps a Deployment from having ready pods: its own trouble, else that of the first pod that has one."""
     for condition in (deployment.get("status") or {}).get("conditions") or []:
         if condition["type"] == "ReplicaFailure" and condition["status"] == "True":

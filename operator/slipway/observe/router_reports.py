@@ -22,6 +22,8 @@ from slipway.model.names import (
 )
 from slipway.model.revision import Json
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce, Reading
+from slipway.model.workload import Trouble
+from slipway.observe.problems import pod_trouble
 from slipway.observe.prometheus_text import lines_of, read_sample
 
 MAX_STATUS_BYTES = 4096
@@ -43,7 +45,7 @@ class RouterPod:
     """A router's pod.
 
     ip: set once it can be asked. sent: the generation that was last pushed to it, if any.
-    source: a name for its counters: another one once they began anew.
+    source: a name for its counters: another one once they began anew. trouble: what keeps it from being ready.
     """
 
     name: str
@@ -53,6 +55,7 @@ class RouterPod:
     is_ending: bool
     sent: str | None
     source: str
+    trouble: Trouble | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +78,10 @@ def read_router_pod(body: Json) -> RouterPod:
     """A router's pod, from its object."""
     meta, status = body["metadata"], body.get("status") or {}
     conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
-    containers = [one for one in status.get("containerStatuses") or [] if one.get("name") == "envoy"]
-    runs = any("running" in (one.get("state") or {}) for one in containers)
-    restarts = sum(one.get("restartCount") or 0 for one in containers)
+    containers = status.get("containerStatuses") or []
+    envoys = [one for one in containers if one.get("name") == "envoy"]
+    runs = any("running" in (one.get("state") or {}) for one in envoys)
+    restarts = sum(one.get("restartCount") or 0 for one in envoys)
     return RouterPod(
         name=meta["name"],
         uid=meta["uid"],
@@ -86,6 +90,7 @@ def read_router_pod(body: Json) -> RouterPod:
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         sent=(meta.get("annotations") or {}).get(ROUTER_CONFIG_ANNOTATION),
         source=f"{meta['uid']}/{restarts}",
+        trouble=pod_trouble(meta["name"], conditions, containers, None),
     )
 
 

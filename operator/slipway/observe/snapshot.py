@@ -14,6 +14,7 @@ from datetime import datetime
 from slipway.api.v1alpha1 import KIND
 from slipway.model.names import (
     AGENT_CONFIG_KEY,
+    FIELD_MANAGER,
     MODEL_LABEL,
     RECORDED_KEY,
     REPLACES_ANNOTATION,
@@ -51,7 +52,8 @@ class AgentOrders:
 class Snapshot:
     """Everything a pass decides on, beside spec and status.
 
-    live: (kind, name) → the object as it stands. foreign: those under our label that another owner has.
+    live: (kind, name) → the object as it stands: ours, and what is left behind by a namesake, which becomes ours.
+    foreign: those under our label that another owner has.
     workloads: Deployments by their revision label; troubles likewise. agent_orders: likewise, from the ConfigMaps.
     left_over: workloads without a Deployment that have pods yet: the garbage collector is about to come to these.
     service_target: what Service <name> reaches; None without that Service. named_stable: the stable revision as that
@@ -97,7 +99,7 @@ def observe(
             router_pods.append(read_router_pod(child))
         elif kind == "Pod":
             pods.append(read_pod(child, reports, now))
-        elif is_owned(child, uid):
+        elif is_owned(child, uid) or is_left_behind(child):
             live[kind, name] = child
         else:
             foreign.add((kind, name))
@@ -187,6 +189,25 @@ def was_owned(child: Json, name: str) -> bool:
     """Whether a ModelDeployment of that name is or was the object's controller: made anew, it has another uid."""
     owners = child["metadata"].get("ownerReferences") or []
     return any(owner.get("kind") == KIND and owner.get("name") == name and owner.get("controller") for owner in owners)
+
+
+def is_left_behind(child: Json) -> bool:
+    """Whether an object is a ModelDeployment's that has no owner any more: our label, applied by us, no controller.
+
+    `kubectl delete --cascade=orphan` leaves them so, pods that serve behind them.
+    """
+    meta = child["metadata"]
+    if not (meta.get("labels") or {}).get(MODEL_LABEL):
+        return False
+    return not has_controller(child) and any(
+        entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        for entry in meta.get("managedFields") or []
+    )
+
+
+def has_controller(child: Json) -> bool:
+    """Whether some object is this one's controller."""
+    return any(owner.get("controller") for owner in child["metadata"].get("ownerReferences") or [])
 
 
 def _read_orders(config_map: Json) -> AgentOrders:

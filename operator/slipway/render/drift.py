@@ -3,16 +3,17 @@
 The comparison is the one that server-side apply makes: what we render must stand in the live object with our values;
 what others added beside it is theirs. So `differs` is False right after an apply, and a pass without a change writes
 nothing. Quantities are compared as amounts: the API server writes 1000m as 1.
-Must not import: what renders, but for `merge`. Pure.
+Must not import: what renders. Pure.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from slipway.api.pod_lists import MERGE_KEYS
 from slipway.api.quantity import parse_quantity
-from slipway.render.merge import MERGE_KEYS
 
 LIST_MAPS = {*MERGE_KEYS, "ownerReferences"}
 """Lists whose items have keys: others may add items. Any other list is one value, and ours as a whole."""
@@ -54,6 +55,22 @@ def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False)
         case _:
             # A field at its zero value may be dropped by the API server.
             return bool(rendered != live) and not (rendered in (False, 0, "") and live is None)
+
+
+def differing_fields(rendered: Mapping[str, Any], live: Mapping[str, Any]) -> Iterator[tuple[str, ...]]:
+    """Which fields differ, by the names on the way to each. A list is one field.
+
+    >>> list(differing_fields({"spec": {"replicas": 2, "paused": True}}, {"spec": {"replicas": 7, "paused": True}}))
+    [('spec', 'replicas')]
+    """
+    for name, value in rendered.items():
+        other = live.get(name)
+        if not differs(value, other, field=name):
+            continue
+        if isinstance(value, Mapping) and isinstance(other, Mapping) and name != "selector":
+            yield from ((name, *rest) for rest in differing_fields(value, other))
+        else:
+            yield (name,)
 
 
 def amount(quantity: Any) -> Decimal | str | None:

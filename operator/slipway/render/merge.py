@@ -1,6 +1,6 @@
 """Maps and list-maps merged as a strategic merge does: the user's podTemplate into ours, and what drift compares by.
 
-Invariant: what the user didn't write stays ours; MERGE_KEYS are the API server's own.
+Invariant: what the user didn't write stays ours.
 Must not import: other parts of render. Pure.
 """
 
@@ -9,24 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from slipway.api.pod_lists import MERGE_KEYS, identity_of
 from slipway.model.revision import Json
-
-MERGE_KEYS: dict[str, tuple[str, ...]] = {
-    "containers": ("name",),
-    "initContainers": ("name",),
-    "ephemeralContainers": ("name",),
-    "env": ("name",),
-    "volumes": ("name",),
-    "volumeMounts": ("mountPath",),
-    "volumeDevices": ("devicePath",),
-    "ports": ("containerPort", "protocol"),
-    "imagePullSecrets": ("name",),
-    "hostAliases": ("ip",),
-    "resourceClaims": ("name",),
-    "topologySpreadConstraints": ("topologyKey", "whenUnsatisfiable"),
-    "schedulingGates": ("name",),
-}
-"""The list-map keys of PodSpec, as the API server's own schema has them (tested against it); other lists replace."""
 
 CHOICES = {"volumes", "resourceClaims", "env"}
 """List-maps whose items hold one of several fields."""
@@ -56,15 +40,10 @@ def merge_list(field: str, base: list[Json], extra: list[Json]) -> list[Json]:
     Where an item is a choice (one kind of volume, a value or where it comes from), another choice takes the first's
     place: the API server refuses both.
     """
-    keys = MERGE_KEYS[field]
-
-    def identity(item: Json) -> tuple[Any, ...]:
-        return tuple(item.get(key, "TCP" if key == "protocol" else None) for key in keys)
-
-    merged = {identity(item): item for item in base}
+    merged = {identity_of(field, item): item for item in base}
     for item in extra:
-        ours = merged.get(identity(item), {})
+        ours = merged.get(identity_of(field, item), {})
         if field in CHOICES:
             ours = {key: value for key, value in ours.items() if key in item}
-        merged[identity(item)] = merge(ours, item)
+        merged[identity_of(field, item)] = merge(ours, item)
     return list(merged.values())

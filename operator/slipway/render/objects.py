@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from slipway.api.v1alpha1 import GROUP, KIND, VERSION, ModelDeployment
 from slipway.model.names import (
     AGENT_CONFIG_KEY,
+    LAST_SPEC_ANNOTATION,
     MODEL_LABEL,
     RECORDED_KEY,
     REPLACES_ANNOTATION,
@@ -80,13 +81,9 @@ def render_service(
     selector = {MODEL_LABEL: router_label(deployment.name) if to_router else deployment.name}
     if workload is not None and not to_router:
         selector[REVISION_LABEL] = workload
-    return owned(
-        deployment,
-        SERVICE,
-        deployment.name,
-        {"spec": {"selector": selector, "ports": ports}},
-        annotations={STABLE_ANNOTATION: stable} if stable else None,
-    )
+    annotations = {LAST_SPEC_ANNOTATION: deployment.written} | ({STABLE_ANNOTATION: stable} if stable else {})
+    body = {"spec": {"selector": selector, "ports": ports}}
+    return owned(deployment, SERVICE, deployment.name, body, annotations=annotations)
 
 
 def render_controller_revision(deployment: ModelDeployment, revision: Revision, digests: Mapping[int, str]) -> Child:

@@ -31,7 +31,7 @@ def ready_condition(
         return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
     if stable is not None and ready >= enough(result.replicas):
         return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
-    trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary)
+    trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary) or snapshot.routers.trouble
     if stable is None and result.problem is not None:
         trouble = result.problem
     if stable is None and trouble is None and result.version == 0 and result.plan is not None:
@@ -97,7 +97,7 @@ def promoted_condition(
                 "the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
-            trouble = _trouble(snapshot, canary)
+            trouble = _trouble(snapshot, canary) or snapshot.routers.trouble
             text = f"revision {result.revision} takes over"
             if plan.state.previous is not None:
                 text = f"revision {result.revision} is stable and bakes until {time_of_day(plan.state.bake_until)}"
@@ -147,13 +147,8 @@ def versions_ready_condition(result: PassResult, versions: list[VersionStatus], 
 def degraded_condition(
     result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
 ) -> Condition:
-    troubles = (
-        result.problem,
-        _stable_unavailable(result, snapshot, stable),
-        _trouble(snapshot, canary),
-        _trouble(snapshot, stable),
-        result.listing,
-    )
+    pods = (_trouble(snapshot, canary), _trouble(snapshot, stable), snapshot.routers.trouble)
+    troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)

@@ -149,6 +149,25 @@ def _both(notice: Notice, transition: Transition) -> str:
     return transition.message if notice.reason == "Promoted" else f"{notice.message}; {transition.message}"
 
 
+MAX_FIELDS_TOLD = 3
+
+
+def change_put_back(child: str, fields: Sequence[tuple[str, ...]], managers: Sequence[str]) -> Notice:
+    """That a change which somebody else made in an object of ours was taken back. child: its kind and name.
+
+    managers: who made it, by the API server's word; empty where it doesn't say, as of a field that was taken out.
+    """
+    names = [".".join(field) for field in fields]
+    told = ", ".join(names[:MAX_FIELDS_TOLD]) + (" and more" if len(names) > MAX_FIELDS_TOLD else "")
+    by = f" by {', '.join(managers)}" if managers else ""
+    return Notice(
+        True,
+        "ChangePutBack",
+        f"{child}: {told} was changed{by} and is put back. It follows from the ModelDeployment's spec: change that "
+        "instead",
+    )
+
+
 def event_of(notice: Notice, meta: Json, now: datetime) -> Json:
     """A notice as a Kubernetes event. meta: of the ModelDeployment."""
     stamp = write_time(now)

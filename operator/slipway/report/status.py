@@ -88,7 +88,7 @@ def assess(
         verdict=_verdict(carried.signals.verdict) if carried else stored.verdict,
         evidence=carried.evidence if carried else stored.evidence,
         traffic=_traffic(carried) if carried else stored.traffic,
-        last_command=_command(carried, stored, now),
+        last_command=_command(result, stored, now),
         transitions=transitions_after(result, stored, rejected, now),
         next_look=kept_time(carried.plan.turns_at, stored.next_look) if carried else stored.next_look,
         versions=versions,
@@ -146,6 +146,8 @@ def _revision_status(
     else:
         strategy, because = None, None
     weight = in_force = None
+    if plan is None and before is not None:  # nobody was asked
+        weight, in_force = before.weight_percent, before.weight_in_force
     if plan is not None and plan.weights is not None and home is not None:
         weight = plan.weights.get(home, 0)
         split = in_force_now(
@@ -209,8 +211,8 @@ def _traffic(carried: CarriedOut) -> TrafficStatus | None:
     return TrafficStatus(service_target=name, message=carried.unreachable[:1024])
 
 
-def _command(carried: CarriedOut | None, stored: ModelDeploymentStatus, now: datetime) -> CommandStatus | None:
-    outcome = carried.inputs.outcome if carried is not None else None
+def _command(result: PassResult, stored: ModelDeploymentStatus, now: datetime) -> CommandStatus | None:
+    outcome = result.outcome
     if outcome is None or outcome.command is None:
         return stored.last_command
     command = outcome.command

@@ -13,18 +13,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from slipway.api.v1alpha1 import ModelDeploymentSpec, Paths, Runtime
+from slipway.api.v1alpha1 import CUSTOM_HTTP_PORT, ModelDeploymentSpec, Paths, Runtime
 from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS, Port, ServerRuntime, open_inference_version_path, probes
 
 Json = dict[str, Any]
 
-HTTP_PORT = 8080
 MODEL_PATH = "/models/current"
 DRAIN_SECONDS = 30
 
 
 def _ports(spec: ModelDeploymentSpec) -> tuple[Port, ...]:
-    http = Port("http", spec.runtime.http_port or HTTP_PORT, "http")
+    http = Port("http", spec.runtime.http_port or CUSTOM_HTTP_PORT, "http")
     if spec.runtime.grpc_port is None:
         return (http,)
     return http, Port("grpc", spec.runtime.grpc_port, "kubernetes.io/h2c")

@@ -114,6 +114,16 @@ BROKEN_RULES: list[tuple[str, Json, list[str]]] = [
     ("are for Custom", {"runtime": {"httpPort": 80}}, ["httpPort", "Triton has its own", "Remove"]),
     ("are for Custom", {"runtime": {"command": ["x"]}}, ["command"]),
     (
+        "grpcPort must differ",
+        {"runtime": {"name": "Custom", "image": "i", "httpPort": 9000, "grpcPort": 9000}},
+        ["spec.runtime.grpcPort 9000", "spec.runtime.httpPort too;", "another number"],
+    ),
+    (
+        "grpcPort must differ",
+        {"runtime": {"name": "Custom", "image": "i", "grpcPort": 8080}},
+        ["spec.runtime.grpcPort 8080", "where it is not set"],
+    ),
+    (
         "InPlace can't change a mounted image",
         {
             "model": {"uri": "oci://registry/m", "versions": {"1": "v1"}},

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.controller.cache import REMEMBERED_DELETIONS, Cache, trim
-from slipway.observe.snapshot import observe
+from slipway.observe.snapshot import is_left_behind, observe
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, body, merged
 
 KEY = (NAMESPACE, NAME)
@@ -37,6 +37,15 @@ def test_a_change_of_what_no_pass_reads_is_no_news() -> None:
     cache.put("ConfigMap", child(1, data={"version": "x"}))
     later = child(2, data={"version": "x"}, metadata={"managedFields": [{"manager": "someone"}]})
     assert cache.put("ConfigMap", later) is None
+
+
+@pytest.mark.parametrize("kind", ["ConfigMap", "Deployment", "Service"])
+def test_of_what_is_left_behind_it_is_known_that_we_applied_it(kind: str) -> None:
+    fields = {"managedFields": [{"manager": "slipway", "operation": "Apply", "fieldsV1": {"f:data": {}}}]}
+    left = child(1, kind=kind, metadata=fields, spec={})
+    assert is_left_behind(trim(kind, left))
+    owned = merged(left, {"metadata": {"ownerReferences": [{"uid": UID, "controller": True}]}})
+    assert "managedFields" not in trim(kind, owned)["metadata"]
 
 
 def test_an_older_object_never_replaces_a_newer_one() -> None:

@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
-from slipway.controller.pacing import MAX_BACKOFF_SECONDS, MAX_POLL_SECONDS, NUDGE_SECONDS, PATIENT_NUDGES, Pacing
+import pytest
+
+from slipway.controller.pacing import (
+    MAX_BACKOFF_SECONDS,
+    MAX_POLL_SECONDS,
+    NUDGE_SECONDS,
+    PATIENT_NUDGES,
+    POLL_SECONDS,
+    PROBLEM_SECONDS,
+    TOLD_SECONDS,
+    Pacing,
+    while_hindered,
+)
 from slipway.observe.router_reports import RouterPod
 
 KEY, OTHER = ("default", "digits"), ("default", "letters")
@@ -45,3 +57,22 @@ def test_a_kubelet_that_never_refreshes_a_pod_is_asked_less_often() -> None:
     assert pacing.nudge(pod(sent), "a") is None
     seconds[0] = MAX_POLL_SECONDS
     assert pacing.nudge(pod(sent), "a") == f"a.{PATIENT_NUDGES + 1}"
+
+
+def test_what_goes_on_and_on_is_told_now_and_then() -> None:
+    seconds = [0.0]
+    pacing = Pacing(lambda: seconds[0])
+    assert pacing.may_tell(KEY, "Service digits")
+    pacing.note_told(KEY, "Service digits")
+    assert not pacing.may_tell(KEY, "Service digits")
+    assert pacing.may_tell(KEY, "Deployment digits")
+    assert pacing.may_tell(OTHER, "Service digits")
+    seconds[0] = TOLD_SECONDS
+    assert pacing.may_tell(KEY, "Service digits")
+
+
+@pytest.mark.parametrize(
+    ("look", "seconds"), [(None, PROBLEM_SECONDS), (0.05, POLL_SECONDS), (4.0, 4.0), (600.0, PROBLEM_SECONDS)]
+)
+def test_a_write_that_is_refused_is_tried_now_and_then(look: float | None, seconds: float) -> None:
+    assert while_hindered(look) == seconds

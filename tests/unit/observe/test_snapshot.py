@@ -14,7 +14,7 @@ from slipway.model.workload import Trouble
 from slipway.observe.agent_reports import AgentReport, read_report
 from slipway.observe.pods import read_pod
 from slipway.observe.router_reports import RouterReport
-from slipway.observe.snapshot import AgentOrders, observe
+from slipway.observe.snapshot import AgentOrders, is_left_behind, observe
 from tests.simulation import pods
 from tests.simulation.pods import container, unscheduled
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
@@ -249,6 +249,32 @@ def test_an_object_that_another_owns_is_foreign(owners: list[Json] | None) -> No
     assert snapshot.foreign == {("Service", NAME)}
 
 
+APPLIED = {"manager": "slipway", "operation": "Apply"}
+
+
+@pytest.mark.parametrize(
+    ("meta", "is_ours"),
+    [
+        ({"managedFields": [APPLIED]}, True),
+        ({"managedFields": [{"manager": "kubectl-edit", "operation": "Update"}, APPLIED]}, True),
+        ({"managedFields": [APPLIED], "ownerReferences": [{"uid": "another"}]}, True),  # no controller
+        ({"managedFields": [APPLIED], "ownerReferences": [{"uid": "another", "controller": True}]}, False),
+        ({"managedFields": [{"manager": "slipway", "operation": "Update"}]}, False),
+        ({"managedFields": [{"manager": "kubectl", "operation": "Apply"}]}, False),
+        ({"managedFields": None}, False),
+        ({"managedFields": [APPLIED], "labels": None}, False),
+    ],
+    ids=str,
+)
+def test_what_we_applied_and_nobody_owns_is_ours(meta: Json, *, is_ours: bool) -> None:
+    """As kubectl delete --cascade=orphan leaves it."""
+    service = child("Service", NAME, metadata={"ownerReferences": [], **meta})
+    service["metadata"] |= {key: value for key, value in meta.items() if value is None}
+    assert is_left_behind(service) == is_ours
+    if "labels" not in meta:
+        assert (("Service", NAME) in observe(UID, [service], {}).live) == is_ours
+
+
 @pytest.mark.parametrize(
     ("message", "reason"),
     [
@@ -458,3 +484,54 @@ def test_routers_whose_deployment_was_deleted_are_none_that_could_take_requests(
     seen = observe(UID, [config_map("2"), router("a")], {}, router_reports=heard)
     assert seen.routers.in_force is None
     assert [pod.is_ending for pod in seen.routers.pods] == [True]
+
+
+def failing(message: str) -> Json:
+    """The routers' Deployment, whose pods are not made."""
+    failure = {"type": "ReplicaFailure", "status": "True", "message": message}
+    return {**THEIRS, "status": {"conditions": [failure]}}
+
+
+def waiting(reason: str, **meta: Any) -> Json:
+    """A router's pod whose container waits."""
+    status = pods.pending(SCHEDULED) | {"containerStatuses": [container("envoy", waiting={"reason": reason})]}
+    return pods.pod("b", pods.labels_of(NAME), status, NAMESPACE, **meta)
+
+
+@pytest.mark.parametrize(
+    ("deployment", "second", "reason", "words"),
+    [
+        (failing("exceeded quota: small"), router("b"), "QuotaExceeded", "in spec.traffic.router.resources or"),
+        (failing("violates PodSecurity"), router("b"), "PodsRefused", "the part of spec.traffic.router or"),
+        (THEIRS, waiting("ErrImagePull"), "ImagePullFailed", "or spec.podTemplate.spec.imagePullSecrets"),
+        (THEIRS, waiting("CreateContainerError"), "ContainerFailed", "or correct spec.traffic.router"),
+        (
+            THEIRS,
+            pods.pod("b", pods.labels_of(NAME), unscheduled(), NAMESPACE),
+            "Unschedulable",
+            "less in spec.traffic.router.resources",
+        ),
+    ],
+)
+def test_what_troubles_a_router_is_said_in_its_own_fields(
+    deployment: Json, second: Json, reason: str, words: str
+) -> None:
+    found = observe(UID, [deployment, router("a"), second], {}).routers.trouble
+    assert found is not None
+    assert found.reason == reason
+    assert found.message.startswith("routers: ")
+    assert words in found.message
+
+
+@pytest.mark.parametrize(
+    "children",
+    [
+        pytest.param([THEIRS, router("a"), router("b")], id="all serve"),
+        pytest.param([THEIRS, router("a"), router("b", is_ready=False)], id="one is on its way"),
+        pytest.param([THEIRS, router("a"), waiting("ErrImagePull", deletionTimestamp="x")], id="one goes"),
+        pytest.param([router("a"), waiting("ErrImagePull")], id="nobody wants them any more"),
+        pytest.param([], id="none"),
+    ],
+)
+def test_routers_that_are_as_they_should_be_have_no_trouble(children: list[Json]) -> None:
+    assert observe(UID, children, {}).routers.trouble is None

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.render.drift import amount, differs
+from slipway.render.drift import amount, differing_fields, differs
 
 Json = dict[str, Any]
 
@@ -137,3 +137,16 @@ def test_what_is_no_quantity_is_compared_as_text() -> None:
     assert amount("much") == "much"
     assert amount("xGi") == "xGi"
     assert amount(None) is None
+
+
+@given(OBJECTS, st.data())
+def test_what_differs_is_where_it_was_changed(rendered: Json, data: st.DataObject) -> None:
+    path = data.draw(st.sampled_from(leaves(rendered)))
+    [found] = differing_fields(rendered, replaced(rendered, path, "changed"))
+    assert list(found) == list(path[: len(found)])
+    assert all(isinstance(name, str) for name in found)
+
+
+@given(OBJECTS)
+def test_where_nothing_differs_no_field_does(rendered: Json) -> None:
+    assert list(differing_fields(rendered, copy.deepcopy(rendered))) == []

@@ -12,11 +12,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from slipway.api.pod_lists import MERGE_KEYS
 from slipway.api.v1alpha1 import MAX_NAME_LENGTH
 from slipway.model.names import child_name, labels_of
 from slipway.model.revision import Assignment
 from slipway.render.agent_orders import render_agent_config
-from slipway.render.merge import MERGE_KEYS, merge
+from slipway.render.merge import merge
 from slipway.render.objects import render_config_map, render_controller_revision, render_deployment, render_service
 from slipway.render.pod_template import render_template
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, rendered_revision
