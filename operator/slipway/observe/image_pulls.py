@@ -6,7 +6,7 @@ what the registry says of the image counts against it (`ImagePullFailed`). First
     the kubelet's words                                                                   counts as  needs a person
     InvalidImageName, ErrImageNeverPull, SignatureValidationFailed                        fault      yes
     429, 5xx, a time-out, a cut connection, a temporary failure of DNS                    wait       no: it passes
-    connection refused, no such host, no route, an untrusted certificate                  wait       yes: is it the host?
+    connection refused, no such host, no route, an untrusted certificate                  wait       yes: which host?
     not found, manifest unknown, denied, unauthorized, forbidden, none for the platform   fault      yes
     anything else (a node's full disk), and a back-off that names no cause                wait       yes
 
@@ -44,8 +44,8 @@ UNREACHABLE = re.compile(
 )
 OF_THE_IMAGE = re.compile(
     r"not found|manifest unknown|name unknown|does not exist|denied|unauthorized|forbidden|authentication required"
-    r"|no basic auth|authorization failed|\b40[134]\b|no match(?:ing manifest)? for (?:platform|linux)|invalid reference"
-    r"|unsupported (?:media ?type|manifest)|NotFound",
+    r"|no basic auth|authorization failed|\b40[134]\b|no match(?:ing manifest)? for (?:platform|linux)"
+    r"|invalid reference|unsupported (?:media ?type|manifest)|NotFound",
     re.IGNORECASE,
 )
 """What a registry says of an image that it has not, or not for this node."""

@@ -1,7 +1,7 @@
-"""The conditions: Ready, Promoted, VersionsReady and Degraded; and the phase, one word for a person.
+"""The conditions: Ready, Promoted, VersionsReady, Degraded, Reconciling; and the phase, one word for a person.
 
 Ready: stable serves. Promoted: the spec's revision is the stable one. VersionsReady: the policy's other versions too.
-Degraded: something needs a person.
+Degraded: something needs a person. Reconciling: a revision is on its way, bakes or is paused, or waits for room.
 Invariant: every reason is stable API (docs/conditions.md lists them); every message says what, where and what to do.
 Pure.
 """
@@ -14,11 +14,13 @@ from datetime import UTC, datetime
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import Rejection
-from slipway.model.workload import Trouble, enough, workload_of
+from slipway.model.workload import Trouble, enough
 from slipway.observe.pods import Pod
+from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import PassResult
 from slipway.report.versions import OTHER_BYTES
+from slipway.report.waits import doings, room_for, trouble_of
 
 ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
 
@@ -30,7 +32,7 @@ def ready_condition(
         return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
     if stable is not None and ready >= enough(result.replicas):
         return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
-    trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary)
+    trouble = trouble_of(snapshot, stable) or trouble_of(snapshot, canary)
     if stable is None and result.problem is not None:
         trouble = result.problem
     if stable is None and trouble is None and result.version == 0 and result.plan is not None:
@@ -41,28 +43,11 @@ def ready_condition(
             False,
             "NoVersionFound",
             "spec.model.uri holds no version yet. Put one there as a folder that is called like its number "
-            f"(1, 2, 3 …); it is served as soon as it is found{_waits(snapshot)}",
+            f"(1, 2, 3 …); it is served as soon as it is found{doings(snapshot)}",
         )
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
-    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
-
-
-def _trouble(snapshot: Snapshot, revision: str | None) -> Trouble | None:
-    """What keeps a revision's pods from being ready."""
-    return snapshot.troubles.get(workload_of(revision, snapshot.workloads) or revision) if revision else None
-
-
-def _waits(snapshot: Snapshot) -> str:
-    """What the agents of pods that are not ready do, for a person who waits."""
-    doing = {
-        f"version {version.version} is {version.state}"
-        for pod in snapshot.pods
-        if pod.report is not None and not pod.is_ready and not pod.is_ending
-        for version in pod.report.versions
-        if version.state not in ("Available", "Pending")
-    }
-    return f"; {', '.join(sorted(doing))}" if doing else ""
+    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{doings(snapshot)}")
 
 
 def promoted_condition(
@@ -96,7 +81,7 @@ def promoted_condition(
                 "the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
-            trouble = _trouble(snapshot, canary)
+            trouble = trouble_of(snapshot, canary) or room_for(snapshot, canary)
             text = f"revision {result.revision} takes over"
             if plan.state.previous is not None:
                 text = f"revision {result.revision} is stable and bakes until {time_of_day(plan.state.bake_until)}"
@@ -116,7 +101,10 @@ def label_trouble(result: PassResult, pods: list[Pod]) -> Trouble | None:
     return next((trouble for pod in pods if pod.report for trouble in pod.report.labels), None)
 
 
-def versions_ready_condition(result: PassResult, versions: list[VersionStatus], label: Trouble | None) -> Condition:
+def versions_ready_condition(
+    result: PassResult, versions: list[VersionStatus], label: Trouble | None, pull: str = ""
+) -> Condition:
+    """pull: that an image of their pods is being pulled: until then no server is there that could load them."""
     bad = [version for version in versions if version.state == "Failed" or version.reason == OTHER_BYTES]
     if bad:
         text = "; ".join(f"version {version.version}: {version.reason}: {version.message}" for version in bad)
@@ -130,15 +118,24 @@ def versions_ready_condition(result: PassResult, versions: list[VersionStatus], 
         )
     if waiting:
         text = ", ".join(f"{version.version} is {version.state}" for version in waiting)
+        if pull:
+            text = f"{', '.join(str(version.version) for version in waiting)}: {pull}"
         return _condition("VersionsReady", False, "Loading", f"version {text}")
     loaded = ", ".join(str(version.version) for version in versions)
     return _condition("VersionsReady", True, "AllAvailable", f"loaded: {loaded}")
 
 
 def degraded_condition(
-    result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
+    result: PassResult,
+    snapshot: Snapshot,
+    conditions: list[Condition],
+    stable: str | None,
+    canary: str | None,
+    *,
+    late: Trouble | None = None,
 ) -> Condition:
-    troubles = (result.problem, _trouble(snapshot, canary), _trouble(snapshot, stable), result.listing)
+    """late: that a first revision is past its deadline."""
+    troubles = (result.problem, trouble_of(snapshot, canary), trouble_of(snapshot, stable), result.listing, late)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)
@@ -149,6 +146,33 @@ def degraded_condition(
         if condition.reason == "RolledBack" or has_bad_version:
             return _condition("Degraded", True, condition.reason, condition.message)
     return _condition("Degraded", False, "AsExpected", "nothing needs a person")
+
+
+def reconciling_condition(
+    result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
+) -> Condition:
+    """Whether something goes on without a person's doing, and what it waits for. conditions: Ready, Promoted, …
+
+    False where the rollout was taken back, and where something stands in the way that isn't want of room.
+    """
+    ready, promoted = conditions[0], conditions[1]
+    plan, problem = result.plan, result.problem
+    if plan is None or (problem is not None and problem.reason not in ROOM):
+        return _condition("Reconciling", False, promoted.reason, promoted.message)
+    if plan.promotion is Promotion.ROLLED_BACK:
+        return _condition("Reconciling", False, promoted.reason, promoted.message)
+    waits = problem or room_for(snapshot, canary)
+    if waits is None and ready.status == "False":
+        waits = room_for(snapshot, stable)
+    if waits is not None and result.replicas > 0:
+        reason = "NodeCannotLoad" if waits.reason == "NodeCannotLoad" else "WaitingForCapacity"
+        return _condition("Reconciling", True, reason, waits.message)
+    if plan.promotion in (Promotion.IN_PROGRESS, Promotion.PAUSED):
+        return _condition("Reconciling", True, promoted.reason, promoted.message)
+    if plan.state.bake_until is not None:
+        until = time_of_day(plan.state.bake_until)
+        return _condition("Reconciling", True, "InProgress", f"revision {stable} is stable and bakes until {until}")
+    return _condition("Reconciling", False, "AsExpected", "nothing is on its way")
 
 
 def phase_of(result: PassResult, conditions: list[Condition], stable: str | None, canary: str | None) -> str:

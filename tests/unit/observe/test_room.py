@@ -1,4 +1,4 @@
-"""What a pod waits for is told from what its revision did wrong, by the words of schedulers, kubelets and registries."""
+"""What a pod waits for is told from what its revision did wrong, by the words of schedulers and kubelets."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ from tests.unit.specs import NAME, NAMESPACE, UID
 AT = "2026-03-01T02:13:00Z"
 START = datetime(2026, 3, 1, 2, 13, tzinfo=UTC)
 LATER = START + timedelta(hours=1)
-NO_GPU = (
-    "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No preemption …"
-)
+NO_GPU = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu. preemption: 0/3 nodes are available: 3 No …"
 WAIT, FAULT = True, False
 PERSON, NOBODY = True, False
 
@@ -181,7 +179,7 @@ PULL = 'failed to pull and unpack image "registry.invalid/x:1": failed to resolv
 HEAD = 'failed to do request: Head "https://registry.invalid/v2/x/manifests/1": '
 RATE_LIMIT = (
     'rpc error: code = Unknown desc = failed to pull and unpack image "docker.io/library/x:1": failed to copy: '
-    "httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/library/x/manifests/sha256:ab: "
+    "httpReadSeeker: failed open: unexpected status code https://registry-1.docker.io/v2/x/manifests/sha256:ab: "
     "429 Too Many Requests - Server message: toomanyrequests: You have reached your unauthenticated pull rate limit."
 )
 IMAGES = [
@@ -328,7 +326,7 @@ IMAGES = [
     ),
     pytest.param(
         "InvalidImageName",
-        'Failed to apply default image tag "X:1": invalid reference format',
+        'Failed to apply default tag "X:1": invalid reference format',
         FAULT,
         PERSON,
         id="name",
