@@ -35,7 +35,8 @@ START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 class World(Source, Answering, DictionaryCluster):
     """The state of everything, and its history as far as tests ask for it.
 
-    quota: most pods. unschedulable: versions whose pods find no node.
+    quota: most pods. unschedulable: versions whose pods find no node. held: version → the status of pods that wait for
+    something else (`tests.simulation.pods`: gated, pulling …).
     requests_per_second: of all clients, to Service NAME. answered: version → answers so far; lost: requests that
     reached no pod.
     are_silent: routers can't be asked; are_mute: agents can't. quiet: pods of which neither can.
@@ -44,6 +45,7 @@ class World(Source, Answering, DictionaryCluster):
     """
 
     unschedulable: set[int] = field(default_factory=set)
+    held: dict[int, Json] = field(default_factory=dict)
     quota: int | None = None
     requests_per_second: float = 0
     answered: dict[int, float] = field(default_factory=dict)
@@ -197,6 +199,8 @@ class World(Source, Answering, DictionaryCluster):
             agent.read(live["data"], nudge, self.seconds)
         if agent.orders and agent.orders["served"] in self.unschedulable:
             return pods.unscheduled()
+        if agent.orders and agent.orders["served"] in self.held:
+            return self.held[agent.orders["served"]]
         is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self)
         status = pods.model_pod_status(age, has_orders=agent.orders is not None, is_served=is_served)
         if ended := self._crashed.get(name):
