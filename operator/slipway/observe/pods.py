@@ -56,7 +56,8 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
     """A pod, from its object and its agent's report; `now` as in `observe`."""
     meta, status, seen = body["metadata"], body.get("status") or {}, read_pod_object(body)
     report = reports.get(meta["uid"])
-    agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in seen.containers)
+    containers = [*seen.starting, *seen.main]
+    agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in containers)
     trouble, turns_at = pod_trouble(seen, report), None
     if trouble is None and now is not None:
         trouble, turns_at = _slow_start(seen, now)
@@ -71,7 +72,7 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
         trouble=trouble,
         report=report,
         turns_at=turns_at,
-        crash=_last_crash(meta["name"], seen.containers),
+        crash=_last_crash(meta["name"], containers),
         node=seen.node,
     )
 
@@ -92,7 +93,7 @@ def _slow_start(pod: PodObject, now: datetime) -> tuple[Trouble | None, datetime
     ), None
 
 
-def _last_crash(pod: str, containers: Iterable[Json]) -> Crash | None:
+def _last_crash(pod: str, containers: list[Json]) -> Crash | None:
     """When the server of a pod last ended with an error, and its last words."""
     for container in containers:
         if container["name"] != "server":
@@ -109,13 +110,14 @@ def _last_crash(pod: str, containers: Iterable[Json]) -> Crash | None:
     return None
 
 
-def deployment_trouble(deployment: Json, troubles: Iterable[Trouble]) -> Trouble | None:
-    """What keeps a Deployment from having ready pods. troubles: of its pods.
+def deployment_trouble(deployment: Json, pods: Iterable[Pod], of_nodes: Iterable[Trouble] = ()) -> Trouble | None:
+    """What keeps a Deployment from having ready pods. of_nodes: of pods that fail for their node's sake.
 
     What counts against the revision comes first: a wait must not hide it. Then waits, then what passes.
     """
-    failed = (_replica_failure(each) for each in (deployment.get("status") or {}).get("conditions") or [])
-    found = [trouble for trouble in (*failed, *troubles) if trouble is not None]
+    failures = (_replica_failure(each) for each in (deployment.get("status") or {}).get("conditions") or [])
+    of_pods = (pod.trouble for pod in pods if not pod.is_ready)
+    found = [trouble for trouble in (*failures, *of_nodes, *of_pods) if trouble is not None]
     return min(found, key=_how_far, default=None)
 
 

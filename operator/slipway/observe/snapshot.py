@@ -137,19 +137,12 @@ def _observe_workloads(
             continue
         own = [pod for pod in pods if pod.workload == workload and not pod.is_ending]
         orders = agent_orders.get(workload) or AgentOrders("", workload)
-        trouble = deployment_trouble(deployment, _troubles_of(own, orders))
+        of_nodes = {pod.uid: at_fault for pod in own if (at_fault := _trouble_of_its_node(pod, own, orders))}
+        trouble = deployment_trouble(deployment, [pod for pod in own if pod.uid not in of_nodes], of_nodes.values())
         if trouble is not None and trouble.reason != PULLING:
             troubles[workload] = trouble
         workloads[workload] = _read_workload(deployment, own, orders, trouble)
     return workloads, troubles
-
-
-def _troubles_of(pods: list[Pod], orders: AgentOrders) -> list[Trouble]:
-    """What keeps a workload's pods from being ready, or from serving what they are to serve."""
-    of_nodes = (_trouble_of_its_node(pod, pods, orders) for pod in pods)
-    of_pods = (None if pod.is_ready else pod.trouble for pod in pods)
-    found = (of_node or of_pod for of_node, of_pod in zip(of_nodes, of_pods, strict=True))
-    return [trouble for trouble in found if trouble is not None]
 
 
 def _trouble_of_its_node(pod: Pod, pods: list[Pod], orders: AgentOrders) -> Trouble | None:
@@ -157,9 +150,10 @@ def _trouble_of_its_node(pod: Pod, pods: list[Pod], orders: AgentOrders) -> Trou
 
     Bytes, image and configuration are the same in all of them: what differs is the node.
     """
-    if not any(_serves(other, orders) for other in pods):
+    if not any(_serves(other, orders) for other in pods if other is not pod):
         return None
-    said = pod.report.version(orders.served) if pod.report is not None and orders.served is not None else None
+    is_heard = pod.report is not None and pod.report.generation == orders.generation
+    said = pod.report.version(orders.served) if is_heard and pod.report and orders.served is not None else None
     if said is not None and said.state == "Failed" and said.reason in OF_ONE_NODE:
         why = f"{said.reason}: {said.message}"
     elif pod.trouble is not None and pod.trouble.reason == "ContainerFailed" and not pod.is_ready:
@@ -267,7 +261,8 @@ def _is_refused(pod: Pod, pods: list[Pod], orders: AgentOrders) -> bool:
         return False
     if said.reason not in OF_ONE_NODE:
         return True
-    return not any(_serves(other, orders) or (other.is_ready and other.report is None) for other in pods)
+    others = [other for other in pods if other is not pod]
+    return not any(_serves(other, orders) or (other.is_ready and other.report is None) for other in others)
 
 
 def _is_fetching(pod: Pod) -> bool:

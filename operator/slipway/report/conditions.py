@@ -20,7 +20,9 @@ from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import PassResult
 from slipway.report.versions import OTHER_BYTES
-from slipway.report.waits import doings, room_for, trouble_of
+from slipway.report.waits import doings as _waits
+from slipway.report.waits import room_for
+from slipway.report.waits import trouble_of as _trouble
 
 ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
 
@@ -32,7 +34,7 @@ def ready_condition(
         return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
     if stable is not None and ready >= enough(result.replicas):
         return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
-    trouble = trouble_of(snapshot, stable) or trouble_of(snapshot, canary)
+    trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary)
     if stable is None and result.problem is not None:
         trouble = result.problem
     if stable is None and trouble is None and result.version == 0 and result.plan is not None:
@@ -43,11 +45,11 @@ def ready_condition(
             False,
             "NoVersionFound",
             "spec.model.uri holds no version yet. Put one there as a folder that is called like its number "
-            f"(1, 2, 3 …); it is served as soon as it is found{doings(snapshot)}",
+            f"(1, 2, 3 …); it is served as soon as it is found{_waits(snapshot)}",
         )
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
-    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{doings(snapshot)}")
+    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
 
 
 def promoted_condition(
@@ -81,7 +83,7 @@ def promoted_condition(
                 "the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
-            trouble = trouble_of(snapshot, canary) or room_for(snapshot, canary)
+            trouble = _trouble(snapshot, canary) or room_for(snapshot, canary)
             text = f"revision {result.revision} takes over"
             if plan.state.previous is not None:
                 text = f"revision {result.revision} is stable and bakes until {time_of_day(plan.state.bake_until)}"
@@ -135,7 +137,7 @@ def degraded_condition(
     late: Trouble | None = None,
 ) -> Condition:
     """late: that a first revision is past its deadline."""
-    troubles = (result.problem, trouble_of(snapshot, canary), trouble_of(snapshot, stable), result.listing, late)
+    troubles = (result.problem, _trouble(snapshot, canary), _trouble(snapshot, stable), result.listing, late)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)
@@ -146,6 +148,25 @@ def degraded_condition(
         if condition.reason == "RolledBack" or has_bad_version:
             return _condition("Degraded", True, condition.reason, condition.message)
     return _condition("Degraded", False, "AsExpected", "nothing needs a person")
+
+
+def phase_of(result: PassResult, conditions: list[Condition], stable: str | None, canary: str | None) -> str:
+    is_ready = conditions[0].status == "True"
+    if result.problem is not None:
+        return result.problem.reason
+    if result.replicas == 0:
+        return "ScaledToZero"
+    if conditions[1].reason == "RolledBack":
+        return "RolledBack"
+    if result.plan is not None and result.plan.promotion is Promotion.PAUSED:
+        return "Paused"
+    if stable is not None and canary is not None:
+        return "RollingOut"
+    if result.plan is not None and result.plan.state.previous is not None and is_ready:
+        return "Baking"
+    if is_ready:
+        return "Ready"
+    return conditions[0].reason
 
 
 def reconciling_condition(
@@ -173,25 +194,6 @@ def reconciling_condition(
         until = time_of_day(plan.state.bake_until)
         return _condition("Reconciling", True, "InProgress", f"revision {stable} is stable and bakes until {until}")
     return _condition("Reconciling", False, "AsExpected", "nothing is on its way")
-
-
-def phase_of(result: PassResult, conditions: list[Condition], stable: str | None, canary: str | None) -> str:
-    is_ready = conditions[0].status == "True"
-    if result.problem is not None:
-        return result.problem.reason
-    if result.replicas == 0:
-        return "ScaledToZero"
-    if conditions[1].reason == "RolledBack":
-        return "RolledBack"
-    if result.plan is not None and result.plan.promotion is Promotion.PAUSED:
-        return "Paused"
-    if stable is not None and canary is not None:
-        return "RollingOut"
-    if result.plan is not None and result.plan.state.previous is not None and is_ready:
-        return "Baking"
-    if is_ready:
-        return "Ready"
-    return conditions[0].reason
 
 
 def _condition(kind: str, is_true: bool, reason: str, message: str) -> Condition:

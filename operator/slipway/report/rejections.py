@@ -26,18 +26,13 @@ def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snap
         return state
     home = workload_of(gone.revision, snapshot.workloads) or gone.revision
     refusal = _refusal(snapshot, home, result.version)
-    told = snapshot.troubles.get(home)
-    # An agent sees a server that was ended for want of memory as one that couldn't load.
-    explains = told is not None and told.reason == "OutOfMemory" and refusal is not None
-    trouble = (told if explains else refusal) or told or _stood_in_the_way(result, stored)
+    trouble = refusal or snapshot.troubles.get(home) or _stood_in_the_way(result, stored)
     why = f"{trouble.reason}: {trouble.message}" if trouble else "its pods did not become ready"
     is_final = refusal is not None and refusal.reason in REFUSALS  # else the deadline decided
     late = "" if is_final else "no progress within spec.rollout.progressDeadlineSeconds; "
     reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{why}"
     if (cause := plan.cause) is not None and cause.reason:
         reason, message = cause.reason, f"{cause.reason}: {cause.message}"
-        if trouble is not None and reason == NO_PROGRESS:  # what stood in its way to the last
-            message = f"{message}; {why}"
     said = replace(gone, reason=reason, message=message[:2048], at=write_time(now), stamp=stamps.get(result.version))
     return replace(state, rejected=tuple(said if each == gone else each for each in state.rejected))
 
@@ -47,7 +42,10 @@ def _refusal(snapshot: Snapshot, workload: str, version: int) -> Trouble | None:
     for pod in snapshot.pods:
         report = pod.report.version(version) if pod.report and pod.workload == workload else None
         if report is not None and report.state == "Failed":
-            return Trouble(report.reason or "Failed", f"version {version}: {report.message}")
+            told = snapshot.troubles.get(workload)
+            # An agent sees a server that was ended for want of memory as one that couldn't load.
+            why = f"; {told.message}" if told is not None and told.reason == "OutOfMemory" else ""
+            return Trouble(report.reason or "Failed", f"version {version}: {report.message}{why}")
     return None
 
 

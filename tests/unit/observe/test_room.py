@@ -497,6 +497,13 @@ NODES = [
     pytest.param({}, (UNREADY, says("Loading", serving=None)), (UNREADY, NO_LOAD), ALONE, id="another loads it yet"),
     pytest.param({}, (READY, None), (UNREADY, NO_LOAD), BOTH, id="the other is ready, and its agent silent"),
     pytest.param({}, (READY, says("Available", generation="f")), (UNREADY, NO_LOAD), BOTH, id="its orders are older"),
+    pytest.param(
+        {},
+        (READY, says("Loading", serving=None)),
+        (READY, says("Failed", "LoadFailed", serving=None, generation="f")),
+        NEITHER,
+        id="what it said of older orders is nothing",
+    ),
     pytest.param({}, (READY, SERVES), (UNREADY, says("Failed", "DiskFull", serving=None)), BOTH, id="a full disk"),
     pytest.param(
         {}, (UNREADY, None), (UNREADY, says("Failed", "DiskFull", serving=None)), NEITHER, id="a full disk, alone"

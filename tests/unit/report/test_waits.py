@@ -12,7 +12,6 @@ from slipway.api.status import ModelDeploymentStatus, read_status, write_status
 from slipway.model.revision import Assignment, Revision
 from slipway.model.rollout import Plan, Promotion
 from slipway.model.rollout_state import Rejection
-from slipway.model.signals import Cause
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
@@ -275,25 +274,16 @@ def test_a_source_that_is_not_there_is_degraded(reason: str, expected: str, *, n
 # ---- why it was taken back
 
 
-def taken_back(cause: Cause | None, snapshot: Snapshot) -> str:
+def taken_back(snapshot: Snapshot) -> str:
     gone = Rejection("new", "c")
-    plan = changed(TAKEN_BACK, newly_rejected=gone, rejected=(gone,), cause=cause)
+    plan = changed(TAKEN_BACK, newly_rejected=gone, rejected=(gone,))
     (entry,) = assess(result_of(plan), snapshot, EMPTY, NOW).rejected
     return f"{entry.reason}: {entry.message}"
-
-
-def test_a_deadline_names_the_last_known_cause() -> None:
-    waited = Cause("ProgressDeadlineExceeded", "waited 600 s for 1 ready canary pods, 0 are")
-    words = taken_back(waited, world(*OLD, LATE, new=BROKEN))
-    assert words.startswith("ProgressDeadlineExceeded")
-    assert "waited 600 s" in words
-    assert BROKEN.message in words
-    assert "LoadFailed" not in taken_back(waited, world(*OLD, LATE))
 
 
 def test_a_load_that_failed_for_want_of_memory_says_so() -> None:
     memory = Trouble("OutOfMemory", "pod p: … it may use 600Mi. Raise spec.resources.limits.memory")
     failed = AgentReport("g", (), (VersionReport(2, "Failed", "LoadFailed", "the server ended", None),), None)
-    words = taken_back(None, world(*OLD, replace(LATE, report=failed), new=memory))
-    assert words.startswith("OutOfMemory")
+    words = taken_back(world(*OLD, replace(LATE, report=failed), new=memory))
+    assert words.startswith("LoadFailed")
     assert "spec.resources.limits.memory" in words
