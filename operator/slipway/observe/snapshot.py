@@ -252,7 +252,8 @@ def _serves(pod: Pod, orders: AgentOrders) -> bool:
 def _is_refused(pod: Pod, pods: list[Pod], orders: AgentOrders) -> bool:
     """Whether the pod can't use the version that it is to serve, for a reason that stays and is not its node's.
 
-    While another one serves it, or may (its agent doesn't answer for a moment), the revision is not refused.
+    While another one serves it, or may yet (it starts, loads, or doesn't answer for a moment), the revision is not
+    refused: a broken node says no before a sound one has loaded. The deadline ends what loads for ever.
     """
     if pod.report is None or pod.report.generation != orders.generation or orders.served is None:
         return False
@@ -261,8 +262,17 @@ def _is_refused(pod: Pod, pods: list[Pod], orders: AgentOrders) -> bool:
         return False
     if said.reason not in OF_ONE_NODE:
         return True
-    others = [other for other in pods if other is not pod]
-    return not any(_serves(other, orders) or (other.is_ready and other.report is None) for other in others)
+    return not any(_serves(other, orders) or _may_serve(other, orders) for other in pods if other is not pod)
+
+
+def _may_serve(pod: Pod, orders: AgentOrders) -> bool:
+    """Whether a pod is on its way to what its workload is to serve, and nothing is known that keeps it from that."""
+    if pod.trouble is not None and pod.trouble.reason != PULLING:
+        return False
+    if pod.report is None or pod.report.generation != orders.generation or orders.served is None:
+        return True
+    said = pod.report.version(orders.served)
+    return said is None or said.state != "Failed"
 
 
 def _is_fetching(pod: Pod) -> bool:

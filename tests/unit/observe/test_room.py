@@ -494,7 +494,11 @@ BOTH, ALONE, NEITHER = "named", "refused", "neither"
 NODES = [
     pytest.param({}, (READY, SERVES), (UNREADY, NO_LOAD), BOTH, id="another serves it"),
     pytest.param({}, (UNREADY, NO_LOAD), (UNREADY, NO_LOAD), ALONE, id="none serves it"),
-    pytest.param({}, (UNREADY, says("Loading", serving=None)), (UNREADY, NO_LOAD), ALONE, id="another loads it yet"),
+    pytest.param({}, (UNREADY, says("Loading", serving=None)), (UNREADY, NO_LOAD), NEITHER, id="another loads it yet"),
+    pytest.param({}, (pending(), None), (UNREADY, NO_LOAD), NEITHER, id="another starts yet"),
+    pytest.param({}, (pulling(AT), None), (UNREADY, NO_LOAD), NEITHER, id="another's image is being pulled"),
+    pytest.param({}, (unscheduled(), None), (UNREADY, NO_LOAD), ALONE, id="another finds no node"),
+    pytest.param({}, (LOOPS, None), (UNREADY, NO_LOAD), ALONE, id="another can't run either"),
     pytest.param({}, (READY, None), (UNREADY, NO_LOAD), BOTH, id="the other is ready, and its agent silent"),
     pytest.param({}, (READY, says("Available", generation="f")), (UNREADY, NO_LOAD), BOTH, id="its orders are older"),
     pytest.param(
@@ -523,8 +527,15 @@ NODES = [
         IN_PLACE,
         (READY, says("Loading", version=2)),
         (READY, says("Failed", "LoadFailed", version=2)),
+        NEITHER,
+        id="in place, another loads it yet",
+    ),
+    pytest.param(
+        IN_PLACE,
+        (READY, says("Failed", "LoadFailed", version=2)),
+        (READY, says("Failed", "LoadFailed", version=2)),
         ALONE,
-        id="in place, the others serve what was there before",
+        id="in place, all serve what was there before",
     ),
     pytest.param(
         IN_PLACE, (READY, None), (READY, says("Failed", "LoadFailed", version=2)), NEITHER, id="in place, nobody knows"
