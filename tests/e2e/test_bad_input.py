@@ -164,8 +164,8 @@ ROWS: list[Any] = [
     ),
     pytest.param(
         {"runtime": {"image": "127.0.0.1:1/no/such:1"}},
-        "ImagePullFailed",
-        ["127.0.0.1:1/no/such:1", "imagePullSecrets"],
+        "ImagePullDelayed",  # nobody listens there: that says nothing of the image
+        ["127.0.0.1:1/no/such:1", "registry"],
         id="image that can't be pulled",
     ),
     pytest.param(

@@ -90,6 +90,24 @@ def unpulled(name: str, image: str) -> Json:
     return pending(condition("PodScheduled")) | {"containerStatuses": [waiting]}
 
 
+def gated() -> Json:
+    """A queue holds it back."""
+    words = "Scheduling is blocked due to non-empty scheduling gates"
+    return pending(condition("PodScheduled", holds=False, reason="SchedulingGated", message=words))
+
+
+def pulling(at: str | None = None, *, agent_runs: bool = False) -> Json:
+    """It has a node and its network, and the image of its agent, or else of its server, is being pulled; since `at`."""
+    waiting = {"reason": "PodInitializing"}
+    agent = container("agent", running={}) if agent_runs else container("agent", waiting=waiting)
+    kinds = ["PodScheduled", "PodReadyToStartContainers", *(["Initialized"] if agent_runs else [])]
+    return pending(*(condition(kind, at=at) for kind in kinds)) | {
+        "podIP": "198.18.64.2",
+        "initContainerStatuses": [agent],
+        "containerStatuses": [container("server", waiting=waiting)],
+    }
+
+
 def starting(ip: str) -> Json:
     """It has a node and its agent runs; its server doesn't yet."""
     return pending(condition("PodScheduled")) | {

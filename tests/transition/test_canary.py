@@ -384,6 +384,33 @@ def test_a_bad_version_gets_no_request_and_is_taken_back_in_its_time(
     assert_taken_back(world, operator, reason, words)
 
 
+@pytest.mark.parametrize(
+    ("replicas", "is_taken_back"),
+    [
+        pytest.param(8, False, id="one of two pods: its node is at fault"),
+        pytest.param(4, True, id="its only pod: the version is"),
+    ],
+)
+def test_one_node_that_cannot_load_takes_nothing_back_while_another_pod_serves(
+    replicas: int, *, is_taken_back: bool
+) -> None:
+    world, operator = serving({"replicas": replicas}, LONG)
+    before = {pod["metadata"]["name"] for pod in world.pods()}
+    world.edit(VERSION_2)
+    until(operator, lambda: len(world.pods()) > len(before))
+    bad = max(pod["metadata"]["name"] for pod in world.pods() if pod["metadata"]["name"] not in before)
+    world.on_bad_nodes = {bad}
+    run(operator, DEADLINE_SECONDS - 5)
+    assert (phase(world) == "RolledBack") is is_taken_back
+    if not is_taken_back:
+        assert world.conditions()["Degraded"] == ("True", "NodeCannotLoad")
+        assert world.conditions()["Reconciling"] == ("True", "NodeCannotLoad")
+        assert f"pod {bad} on node" in world.message("Degraded")
+        world.on_bad_nodes = set()  # and somebody mends it
+        until(operator, lambda: weights(world)[1] == 25)
+        assert world.conditions()["Degraded"] == ("False", "AsExpected")
+
+
 def test_the_first_version_gets_golden_requests_too() -> None:
     world = World(wrong={OLD}, requests_per_second=50)
     world.edit(CANARY)

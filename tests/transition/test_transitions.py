@@ -17,6 +17,7 @@ from prometheus_client import REGISTRY
 
 from slipway.controller.kube import ClusterError, TransientError
 from slipway.render.pod_template import Images
+from tests.simulation import pods
 from tests.simulation.agents import LOAD_FAILED
 from tests.transition.api_server import Write
 from tests.transition.operators import Operator, begin, live_on, run, until, writes_of
@@ -59,6 +60,10 @@ def assert_cannot_serve(world: World, operator: Operator, reason: str) -> None:
     assert_at_rest(operator)
 
 
+def is_baking(world: World) -> bool:
+    return "bakeUntil" in world.deployment()["status"]
+
+
 def assert_healthy(world: World, version: int, replicas: int = 2) -> None:
     assert world.ready_by_version() == {version: replicas}
     assert world.conditions() == {
@@ -66,6 +71,7 @@ def assert_healthy(world: World, version: int, replicas: int = 2) -> None:
         "Promoted": ("True", "Promoted"),
         "VersionsReady": ("True", "AllAvailable"),
         "Degraded": ("False", "AsExpected"),
+        "Reconciling": ("True", "InProgress") if is_baking(world) else ("False", "AsExpected"),
     }
     assert world.deployment()["status"]["phase"] == "Ready"
     assert world.deployment()["status"]["stable"]["version"] == version
@@ -342,6 +348,39 @@ def test_pods_that_find_no_node_are_reported_and_taken_back() -> None:
     assert world.least_ready == 2
     assert world.conditions()["Promoted"] == ("False", "RolledBack")
     assert_at_rest(operator)
+
+
+@pytest.mark.parametrize(
+    ("status", "ready", "words"),
+    [
+        pytest.param(pods.pulling("2026-03-01T12:00:00Z"), "Deploying", "pulling image", id="its image"),
+        pytest.param(pods.gated(), "SchedulingGated", "a queue", id="a queue"),
+    ],
+)
+def test_a_first_revision_that_waits_for_room_says_so_and_needs_no_person_however_long(
+    status: dict[str, Any], ready: str, words: str
+) -> None:
+    world, operator = begin({"rollout": {"progressDeadlineSeconds": 60}}, World(held={1: status}), 120)
+    assert world.conditions()["Ready"] == ("False", ready)
+    assert world.conditions()["Reconciling"] == ("True", "WaitingForCapacity")
+    assert world.conditions()["Degraded"] == ("False", "AsExpected")
+    assert words in world.message("Reconciling")
+    assert words in world.message("Ready")
+    assert_at_rest(operator)
+    world.held = {}
+    run(operator, 60)
+    assert_healthy(world, 1, 1)
+
+
+def test_a_first_revision_that_never_loads_is_degraded_once_its_deadline_is_past() -> None:
+    world, operator = begin({"rollout": {"progressDeadlineSeconds": 60}}, World(slow={1}), 50)
+    assert world.conditions()["Degraded"] == ("False", "AsExpected")
+    run(operator, 30)
+    assert world.conditions()["Degraded"] == ("True", "ProgressDeadlineExceeded")
+    assert "version 1 is Loading" in world.message("Degraded")
+    world.slow = set()
+    run(operator, 60)
+    assert_healthy(world, 1, 1)
 
 
 def test_a_quota_that_is_too_small_is_reported() -> None:

@@ -21,7 +21,7 @@ from slipway.model.signals import Counts
 from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod, RouterReport
 from tests.simulation import pods
-from tests.simulation.agents import ORDERS_KEY, Agent, Source
+from tests.simulation.agents import LOAD_FAILED, ORDERS_KEY, Agent, Source
 from tests.simulation.pods import Json, is_ending, is_ready, is_router, nudge_of
 from tests.simulation.requests import Answering, Tally
 from tests.simulation.routers import ROUTES_KEY, Router, weights_in
@@ -36,7 +36,8 @@ class World(Source, Answering, DictionaryCluster):
     """The state of everything, and its history as far as tests ask for it.
 
     quota: most pods. unschedulable: versions whose pods find no node; are_routers_unschedulable: theirs don't, either.
-    unpullable: images of routers that no node gets.
+    unpullable: images of routers that no node gets. held: version → the status of pods that wait for something else
+    (`tests.simulation.pods`: gated, pulling …). on_bad_nodes: pods in which nothing can be loaded.
     requests_per_second: of all clients, to Service NAME. answered: version → answers so far; lost: requests that
     reached no pod.
     are_silent: routers can't be asked; are_mute: agents can't. quiet: pods of which neither can.
@@ -47,6 +48,8 @@ class World(Source, Answering, DictionaryCluster):
     unschedulable: set[int] = field(default_factory=set)
     are_routers_unschedulable: bool = False
     unpullable: set[str] = field(default_factory=set)
+    held: dict[int, Json] = field(default_factory=dict)
+    on_bad_nodes: set[str] = field(default_factory=set)
     quota: int | None = None
     requests_per_second: float = 0
     answered: dict[int, float] = field(default_factory=dict)
@@ -210,7 +213,9 @@ class World(Source, Answering, DictionaryCluster):
             agent.read(live["data"], nudge, self.seconds)
         if agent.orders and agent.orders["served"] in self.unschedulable:
             return pods.unscheduled()
-        is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self)
+        if agent.orders and agent.orders["served"] in self.held:
+            return self.held[agent.orders["served"]]
+        is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self._source_of(name))
         status = pods.model_pod_status(age, has_orders=agent.orders is not None, is_served=is_served)
         if ends := self._crashed.get(name):
             status["containerStatuses"] = [pods.crashed("segmentation fault", ends)]
@@ -283,7 +288,13 @@ class World(Source, Answering, DictionaryCluster):
 
     def report_of(self, pod_name: str) -> Json | None:
         """GET /status of a pod's agent."""
-        return self._agents.get(pod_name, Agent()).report(self, self.now().isoformat())
+        return self._agents.get(pod_name, Agent()).report(self._source_of(pod_name), self.now().isoformat())
+
+    def _source_of(self, pod_name: str) -> Source:
+        """The source, as it goes with it in that pod."""
+        if pod_name not in self.on_bad_nodes:
+            return self
+        return Source(self.at_source, broken=dict.fromkeys(self.at_source, LOAD_FAILED))
 
     def router_report(self, pod: RouterPod) -> RouterReport | None:
         """What a router says of itself."""

@@ -77,7 +77,7 @@ class Rejected(_Report):
 class Condition(_Report):
     """As in every Kubernetes object."""
 
-    type: str = Field(max_length=316, description="Ready, Promoted, VersionsReady or Degraded.")
+    type: str = Field(max_length=316, description="Ready, Promoted, VersionsReady, Degraded or Reconciling.")
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(max_length=1024, description="A CamelCase constant.")
     message: str = Field(max_length=32_768, description="What, where, what to do next.")

@@ -315,12 +315,21 @@ def _troubles(conditions: Sequence[Condition]) -> list[Condition]:
     messages: set[str] = set()
     found = []
     for condition in conditions:
-        is_good = condition.status == ("False" if condition.type == "Degraded" else "True")
-        if not is_good and condition.message not in messages:
+        if not _is_good(condition) and condition.message not in messages:
             messages.add(condition.message)
             found.append(condition)
     return found
 
+
+def _is_good(condition: Condition) -> bool:
+    """That a revision is on its way is what the others tell; that it waits for room isn't always in them."""
+    if condition.type == "Reconciling":
+        return condition.reason not in WAITS
+    return condition.status == ("False" if condition.type == "Degraded" else "True")
+
+
+WAITS = ("WaitingForCapacity", "NodeCannotLoad")
+"""Reasons of Reconciling that a person wants to see."""
 
 UNITS = ((86_400, "d", "d"), (3_600, "h", "h"), (60, "m", "min"), (1, "s", "s"))
 """Seconds of a unit, its letter in an age, its name in a duration."""

@@ -20,6 +20,9 @@ Json = dict[str, Any]
 Key = tuple[str, str]
 """Namespace and name of a ModelDeployment."""
 
+START_CONDITIONS = ("PodScheduled", "PodReadyToStartContainers", "Initialized")
+"""How far a pod's start is, and since when."""
+
 REMEMBERED_DELETIONS = 4096
 """The answer to a write of ours may come after the event of a deletion; seconds later none does any more."""
 
@@ -133,15 +136,16 @@ def trim(kind: str, body: Mapping[str, Any]) -> Json:
     status = body.get("status") or {}
     match kind:
         case "Pod":
+            trimmed["spec"] = _pod_spec(body.get("spec") or {})
             # Probe and start times in containerStatuses change often and mean nothing to a pass.
             trimmed["status"] = {
                 "phase": status.get("phase"),
                 "podIP": status.get("podIP"),
                 "conditions": [
                     {part: condition.get(part) for part in ("type", "status", "reason", "message")}
-                    | ({"lastTransitionTime": condition.get("lastTransitionTime")} if is_scheduling else {})
+                    | ({"lastTransitionTime": condition.get("lastTransitionTime")} if is_dated else {})
                     for condition in status.get("conditions") or []
-                    if (is_scheduling := condition["type"] == "PodScheduled") or condition["type"] == "Ready"
+                    if (is_dated := condition["type"] in START_CONDITIONS) or condition["type"] == "Ready"
                 ],
                 "initContainerStatuses": _containers(status.get("initContainerStatuses")),
                 "containerStatuses": _containers(status.get("containerStatuses")),
@@ -150,7 +154,10 @@ def trim(kind: str, body: Mapping[str, Any]) -> Json:
             trimmed["spec"] = body["spec"]
             trimmed["status"] = {
                 "conditions": [
-                    {part: condition.get(part) for part in ("type", "status", "reason", "message")}
+                    {
+                        part: condition.get(part)
+                        for part in ("type", "status", "reason", "message", "lastTransitionTime")
+                    }
                     for condition in status.get("conditions") or []
                     if condition["type"] == "ReplicaFailure"
                 ]
@@ -160,6 +167,18 @@ def trim(kind: str, body: Mapping[str, Any]) -> Json:
         case _:
             trimmed |= {part: body[part] for part in ("spec", "data", "revision") if part in body}
     return trimmed
+
+
+def _pod_spec(spec: Json) -> Json:
+    """Where a pod is, and what its containers may use: the rest is in its Deployment."""
+    return {
+        "nodeName": spec.get("nodeName"),
+        "containers": [
+            {"name": container["name"], "resources": {"limits": {"memory": memory}}}
+            for container in spec.get("containers") or []
+            if (memory := ((container.get("resources") or {}).get("limits") or {}).get("memory"))
+        ],
+    }
 
 
 def _containers(statuses: list[Json] | None) -> list[Json]:

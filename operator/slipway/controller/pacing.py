@@ -11,7 +11,7 @@ from datetime import datetime
 
 from slipway.controller.cache import Key
 from slipway.model.rollout import Plan
-from slipway.observe.pods import PREPARING_SECONDS, Pod
+from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod
 from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import Rendered
@@ -123,8 +123,8 @@ class Pacing:
         if plan.wake_at is not None:
             waits.append(max(0.1, (plan.wake_at - now).total_seconds()))
         for pod in snapshot.pods:
-            if pod.preparing_since and pod.trouble is None and not pod.is_ready and not pod.is_ending:
-                waits.append(max(1.0, PREPARING_SECONDS - (now - pod.preparing_since).total_seconds()))
+            if pod.turns_at is not None and not pod.is_ready and not pod.is_ending:
+                waits.append(max(1.0, (pod.turns_at - now).total_seconds()))
         return min((wait for wait in waits if wait is not None), default=None)
 
     def _next_question(self, key: Key, snapshot: Snapshot, *, is_settled: bool, has_nudged: bool) -> float | None:

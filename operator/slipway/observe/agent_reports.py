@@ -7,7 +7,7 @@ Must not import: decide, render, report, controller. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from slipway.api.v1alpha1 import MAX_VERSION
@@ -30,12 +30,18 @@ REFUSALS = frozenset(
 )
 """An agent's reasons that speak of the version's bytes: more of the same will not help."""
 
+OF_GATES = frozenset({"GoldenFailed", "GoldenUnreadable"})
+"""Of these, what a gate says: it holds for every pod, whatever others answer."""
+
+PASSING = ("SourceUnavailable",)
+"""An agent's reasons that waiting alone may end."""
+
 LOADED = ("Available", "Unloading")
 
 
 @dataclass(frozen=True, slots=True)
 class VersionReport:
-    """What an agent says of one version."""
+    """What an agent says of one version. size_bytes: of its files; None while unknown."""
 
     version: int
     state: str
@@ -43,6 +49,7 @@ class VersionReport:
     message: str
     sha256: str | None
     since: str | None = None
+    size_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,12 +95,13 @@ def read_report(answer: Any) -> AgentReport | None:
                     message=str(version.get("message") or "")[:2000],
                     sha256=str(version["sha256"])[:64] if version.get("sha256") else None,
                     since=str(version["since"])[:64] if version.get("since") else None,
+                    size_bytes=int(version["bytes"]) if version.get("bytes") else None,
                 )
                 for version in answer.get("versions") or ()
             ),
             trouble=_read_trouble(answer.get("error")),
             found=read_found(answer.get("found")),
-            listing_trouble=_read_trouble(answer.get("listError")),
+            listing_trouble=_read_listing_trouble(answer.get("listError")),
             serving=_read_serving(answer),
             labels=tuple(trouble for each in answer.get("labels") or () if (trouble := _read_trouble(each))),
             signatures=signatures or {},
@@ -108,6 +116,12 @@ def _read_trouble(error: Any) -> Trouble | None:
     if not error:
         return None
     return Trouble(str(error["reason"])[:64], str(error["message"])[:2000], bool(error.get("permanent")))
+
+
+def _read_listing_trouble(error: Any) -> Trouble | None:
+    """Agents don't say of it whether it stays: all but a store that doesn't answer does, until a person comes."""
+    trouble = _read_trouble(error)
+    return None if trouble is None else replace(trouble, needs_person=trouble.reason not in PASSING)
 
 
 def _read_serving(answer: Any) -> int | None:

@@ -15,7 +15,10 @@ from slipway.model.names import CONFIG_ANNOTATION, REVISION_LABEL
 from slipway.model.revision import Json
 from slipway.model.workload import Crash, Trouble
 from slipway.observe.agent_reports import AgentReport
-from slipway.observe.problems import first_line, pod_trouble, why_ended
+from slipway.observe.pod_object import PodObject, changed_at, read_pod_object, since_words
+from slipway.observe.problems import pod_trouble, why_ended
+from slipway.observe.quoting import first_line
+from slipway.observe.room import PULLING, ROOM, pull_under_way
 
 PREPARING_SECONDS = 30
 """A pod with a node has its volumes and its network sooner; images are pulled after that and don't count here."""
@@ -26,8 +29,9 @@ class Pod:
     """A pod of a model. workload: the Deployment that it belongs to, by the revision label of both.
 
     ip: set once its agent can be asked. sent: the agent configuration that was last pushed to it, if any.
-    preparing_since: it has a node since then, and no address yet: its volumes and network are being prepared.
-    crash: how often its server has ended by itself; None: never.
+    trouble: why it isn't ready, or will not be; a pull that goes on is one, too (`room.ROOM` says which are waits).
+    turns_at: when time alone changes what is said of it; None: it doesn't.
+    crash: how often its server has ended by itself; None: never. node: None: nowhere yet.
     """
 
     name: str
@@ -39,8 +43,9 @@ class Pod:
     sent: str | None
     trouble: Trouble | None
     report: AgentReport | None = None
-    preparing_since: datetime | None = None
+    turns_at: datetime | None = None
     crash: Crash | None = None
+    node: str | None = None
 
 
 def revision_of(child: Json) -> str:
@@ -50,33 +55,43 @@ def revision_of(child: Json) -> str:
 
 def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | None = None) -> Pod:
     """A pod, from its object and its agent's report; `now` as in `observe`."""
-    meta, status = body["metadata"], body.get("status") or {}
+    meta, status, seen = body["metadata"], body.get("status") or {}, read_pod_object(body)
     report = reports.get(meta["uid"])
-    conditions = {condition["type"]: condition for condition in status.get("conditions") or []}
-    containers = [*(status.get("initContainerStatuses") or []), *(status.get("containerStatuses") or [])]
+    containers = [*seen.starting, *seen.main]
     agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in containers)
-    preparing_since = None if status.get("podIP") else _scheduled_at(conditions)
-    trouble = pod_trouble(meta["name"], conditions, containers, report)
-    if trouble is None and preparing_since and now and now - preparing_since >= timedelta(seconds=PREPARING_SECONDS):
-        trouble = Trouble(
-            "VolumesNotReady",
-            f"pod {meta['name']} has had a node for {PREPARING_SECONDS} s, and its containers don't start. Most often "
-            "a volume can't be mounted, or a ConfigMap or Secret does not exist (spec.storage.caBundle, the volumes of "
-            f"spec.podTemplate). See which: kubectl describe pod {meta['name']}",
-        )
+    trouble, turns_at = pod_trouble(seen, report), None
+    if trouble is None and now is not None:
+        trouble, turns_at = _slow_start(seen, now)
     return Pod(
         name=meta["name"],
         uid=meta["uid"],
         workload=revision_of(body),
-        is_ready=conditions.get("Ready", {}).get("status") == "True",
+        is_ready=seen.holds("Ready"),
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         ip=status.get("podIP") if agent_runs else None,
         sent=(meta.get("annotations") or {}).get(CONFIG_ANNOTATION),
         trouble=trouble,
         report=report,
-        preparing_since=preparing_since,
+        turns_at=turns_at,
         crash=_read_crash(meta["name"], meta["uid"], containers),
+        node=seen.node,
     )
+
+
+def _slow_start(pod: PodObject, now: datetime) -> tuple[Trouble | None, datetime | None]:
+    """What takes long before a pod's containers run; and while it is too soon to say so, when to look again."""
+    since = pod.holds_since("PodScheduled")
+    if pod.has_sandbox or since is None:
+        return pull_under_way(pod, now)
+    said_at = since + timedelta(seconds=PREPARING_SECONDS)
+    if now < said_at:
+        return None, said_at
+    return Trouble(
+        "VolumesNotReady",
+        f"pod {pod.name} has had a node for {PREPARING_SECONDS} s, and its containers don't start. Most often "
+        "a volume can't be mounted, or a ConfigMap or Secret does not exist (spec.storage.caBundle, the volumes of "
+        f"spec.podTemplate). See which: kubectl describe pod {pod.name}",
+    ), None
 
 
 def _read_crash(pod: str, uid: str, containers: list[Json]) -> Crash | None:
@@ -96,16 +111,6 @@ def _read_crash(pod: str, uid: str, containers: list[Json]) -> Crash | None:
     return Crash(uid, ends, words) if ends else None
 
 
-def _scheduled_at(conditions: Mapping[str, Json]) -> datetime | None:
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") != "True":
-        return None
-    try:
-        return datetime.fromisoformat(str(scheduled.get("lastTransitionTime")))
-    except ValueError:
-        return None
-
-
 class MayBeTroubled(Protocol):
     """A pod of a model, or of its routers."""
 
@@ -118,20 +123,41 @@ class MayBeTroubled(Protocol):
         """Whether it is."""
 
 
-def deployment_trouble(deployment: Json, pods: Iterable[MayBeTroubled]) -> Trouble | None:
-    """What keeps a Deployment from having ready pods: its own trouble, else that of the first pod that has one."""
-    for condition in (deployment.get("status") or {}).get("conditions") or []:
-        if condition["type"] == "ReplicaFailure" and condition["status"] == "True":
-            text = str(condition.get("message", ""))
-            if "exceeded quota" in text:
-                return Trouble(
-                    "QuotaExceeded",
-                    f"the namespace's quota allows no more pods of this size: {first_line(text)}. Raise the "
-                    "ResourceQuota, or ask for less in spec.resources or spec.replicas",
-                )
-            return Trouble(
-                "PodsRefused",
-                f"the API server refuses the pods: {first_line(text)}. Correct the part of spec.podTemplate or "
-                "spec.resources that it names, or the namespace's policy",
-            )
-    return next((pod.trouble for pod in pods if pod.trouble and not pod.is_ready), None)
+def deployment_trouble(
+    deployment: Json, pods: Iterable[MayBeTroubled], of_nodes: Iterable[Trouble] = ()
+) -> Trouble | None:
+    """What keeps a Deployment from having ready pods. of_nodes: of pods that fail for their node's sake.
+
+    What counts against the revision comes first: a wait must not hide it. Then waits, then what passes.
+    """
+    failures = (_replica_failure(each) for each in (deployment.get("status") or {}).get("conditions") or [])
+    of_pods = (pod.trouble for pod in pods if not pod.is_ready)
+    found = [trouble for trouble in (*failures, *of_nodes, *of_pods) if trouble is not None]
+    return min(found, key=_how_far, default=None)
+
+
+def _how_far(trouble: Trouble) -> int:
+    """The less, the more it has to be said."""
+    if trouble.reason == PULLING:
+        return 4
+    if trouble.reason in ROOM:
+        return 1 if trouble.needs_person else 2
+    return 0 if trouble.needs_person else 3
+
+
+def _replica_failure(condition: Json) -> Trouble | None:
+    """Why the API server makes no pod, from a Deployment's condition."""
+    if condition["type"] != "ReplicaFailure" or condition["status"] != "True":
+        return None
+    text = str(condition.get("message", ""))
+    if "exceeded quota" in text:
+        return Trouble(
+            "QuotaExceeded",
+            f"the namespace's quota allows no more pods of this size{since_words(changed_at(condition))}: "
+            f"{first_line(text)}. Raise the ResourceQuota, or ask for less in spec.resources or spec.replicas",
+        )
+    return Trouble(
+        "PodsRefused",
+        f"the API server refuses the pods: {first_line(text)}. Correct the part of spec.podTemplate or "
+        "spec.resources that it names, or the namespace's policy",
+    )

@@ -1,106 +1,83 @@
 """Why something is not ready, in words for a person: of pods, containers and Deployments, as Kubernetes tells it.
 
+What is a wait, and what counts against the revision: the tables of `room` and `image_pulls`.
 Invariant: every message says what, where and what to do next; what must not come and go with a retry does not.
 Must not import: decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-
 from slipway.model.revision import Json
 from slipway.model.workload import Trouble
 from slipway.observe.agent_reports import AgentReport
+from slipway.observe.image_pulls import pull_trouble
+from slipway.observe.pod_object import PodObject
+from slipway.observe.quoting import first_line, last_words
+from slipway.observe.room import scheduling_trouble
 
 MANY_RESTARTS = 3
+OUT_OF_MEMORY = "OOMKilled"
+NOT_CREATED = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError")
 
 
-def pod_trouble(
-    name: str, conditions: Mapping[str, Json], containers: list[Json], report: AgentReport | None
-) -> Trouble | None:
-    """What keeps a pod from being ready, the earliest step first: node, image, container, agent, server.
-
-    conditions: type → condition of the pod. containers: their statuses, init containers included.
-    """
-    scheduled = conditions.get("PodScheduled", {})
-    if scheduled.get("status") == "False":
-        return _unschedulable(name, scheduled)
-    for container in containers:
+def pod_trouble(pod: PodObject, report: AgentReport | None) -> Trouble | None:
+    """What keeps a pod from being ready, the earliest step first: node, image, container, agent, server."""
+    if unscheduled := scheduling_trouble(pod):
+        return unscheduled
+    for container in pod.containers:
         waiting = (container.get("state") or {}).get("waiting") or {}
-        if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"):
-            return Trouble(
-                "ImagePullFailed",
-                f"pod {name}: the node can't pull image {container.get('image')!r} of container {container['name']}: "
-                f"{first_line(waiting.get('message') or waiting['reason'])}. Correct the image's name, or "
-                "spec.podTemplate.spec.imagePullSecrets",
-            )
-        if waiting.get("reason") in ("CreateContainerConfigError", "CreateContainerError", "RunContainerError"):
+        if unpulled := pull_trouble(pod, container, waiting):
+            return unpulled
+        if waiting.get("reason") in NOT_CREATED:
             return Trouble(
                 "ContainerFailed",
-                f"pod {name}: container {container['name']} can't start: "
+                f"pod {pod.name}: container {container['name']} can't start: "
                 f"{first_line(waiting.get('message') or waiting['reason'])}. Create what is missing, or correct "
                 "spec.podTemplate",
             )
-    if report is not None and report.trouble is not None:
-        return report.trouble
-    for container in containers:
-        state, count = container.get("state") or {}, container.get("restartCount") or 0
-        is_waiting = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
-        # Between two ends the container runs for a moment: its message must not come and go.
-        if is_waiting or count >= MANY_RESTARTS:
-            last = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
-            return Trouble(
-                "CrashLoop",
-                f"pod {name}: container {container['name']} ended {count} times, last with "
-                f"exit code {last.get('exitCode')} ({why_ended(last)}). Read its log: kubectl logs {name} -c "
-                f"{container['name']} --previous",
-            )
-    return None
+    ended = next((found for each in pod.containers if (found := _ends_again_and_again(pod, each, report))), None)
+    said = report.trouble if report is not None else None
+    # An agent sees a server that was ended for want of memory as one that couldn't load.
+    is_explained = ended is not None and ended.reason == "OutOfMemory" and (said is None or said.reason == "LoadFailed")
+    return ended if is_explained else said or ended
 
 
-def _unschedulable(name: str, scheduled: Json) -> Trouble:
-    """PodScheduled=False in words. Kubernetes' own: `0/3 nodes are available: 1 Insufficient cpu, 3 Insufficient …`."""
-    message = re.split(
-        r"[.,]? (?:no new claims to deallocate, |still not schedulable, )?preemption:",
-        str(scheduled.get("message") or ""),
-    )[0].strip()
-    if claim := re.search(r'persistentvolumeclaim "([^"]+)" not found', message):
+def _ends_again_and_again(pod: PodObject, container: Json, report: AgentReport | None) -> Trouble | None:
+    """Of a container that can't run: it ended for want of memory, or often."""
+    state, count = container.get("state") or {}, container.get("restartCount") or 0
+    name = container["name"]
+    last = state.get("terminated") or (container.get("lastState") or {}).get("terminated") or {}
+    if last.get("reason") == OUT_OF_MEMORY:
+        times = f"{count} times, last" if count > 1 else "once"
         return Trouble(
-            "ClaimNotFound",
-            f"pod {name} waits for PersistentVolumeClaim {claim[1]}, which does not exist in this namespace. Create "
-            "it, or correct spec.model.uri or the volumes of spec.podTemplate",
+            "OutOfMemory",
+            f"pod {pod.name}: container {name} was ended by its node {times} for want of memory: "
+            f"{_shortage(pod.limits.get(name), report if name == 'server' else None)}. Raise "
+            f"{'spec.resources.limits.memory' if name == 'server' else 'the memory limit of that container'}",
         )
-    total = message.partition("/")[2].partition(" ")[0]
-    lacking = [
-        f"{resource.rstrip('.')} is missing on {count} of {total} nodes"
-        for count, resource in re.findall(r"\b(\d+) Insufficient ([^\s,]+)", message)
-    ]
-    if lacking:
-        what = "; ".join(lacking)
-        return Trouble(
-            "Unschedulable",
-            f"pod {name} finds no node: {what}. Free some, add a node that has it, or ask for less in spec.resources "
-            f"({message})",
-        )
-    return Trouble("Unschedulable", f"pod {name} finds no node: {message or 'no reason given'}", needs_person=True)
+    is_waiting = (state.get("waiting") or {}).get("reason") == "CrashLoopBackOff"
+    # Between two ends the container runs for a moment: its message must not come and go.
+    if not is_waiting and count < MANY_RESTARTS:
+        return None
+    return Trouble(
+        "CrashLoop",
+        f"pod {pod.name}: container {name} ended {count} times, last with exit code {last.get('exitCode')} "
+        f"({why_ended(last)}). Read its log: kubectl logs {pod.name} -c {name} --previous",
+    )
+
+
+def _shortage(limit: str | None, report: AgentReport | None) -> str:
+    """The limit, and what is known of the need: what the versions have on disk, which a server needs at least."""
+    sizes = [version.size_bytes or 0 for version in report.versions] if report is not None else []
+    need = f", and the versions to load have {sum(sizes) / 2**30:.2f} GiB on disk" if any(sizes) else ""
+    return f"it may use {limit}{need}" if limit else f"it has no limit of its own, so the node had no more{need}"
 
 
 def why_ended(terminated: Json) -> str:
     """Kubernetes' reason, where it says more than that there was an error (OOMKilled), and the last words."""
     reason = str(terminated.get("reason") or "")
-    words = _last_words(str(terminated.get("message") or ""))
+    words = last_words(str(terminated.get("message") or ""))
+    if reason == OUT_OF_MEMORY:
+        reason = "OOMKilled, so it needs more than its memory limit: raise spec.resources.limits.memory"
     parts = [reason if reason != "Error" or not words else "", words]
     return ": ".join(part for part in parts if part) or "no message"
-
-
-def _last_words(text: str) -> str:
-    """Of a program's last lines, the one that says why it ended: the last that is no line of a stack."""
-    lines = [line for line in text.strip().splitlines() if line.strip()]
-    own = [line for line in lines if not line.startswith((" ", "\t", "at "))] or lines or [""]
-    return own[-1][:1000]
-
-
-def first_line(text: str) -> str:
-    """As a message quotes it, 1,000 characters at most."""
-    return text.strip().partition("\n")[0][:1000]

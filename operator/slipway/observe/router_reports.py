@@ -23,6 +23,7 @@ from slipway.model.names import (
 from slipway.model.revision import Json
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS, Counts, InForce, Reading
 from slipway.model.workload import Trouble
+from slipway.observe.pod_object import read_pod_object
 from slipway.observe.problems import pod_trouble
 from slipway.observe.prometheus_text import lines_of, read_sample
 
@@ -90,7 +91,7 @@ def read_router_pod(body: Json) -> RouterPod:
         is_ending="deletionTimestamp" in meta or status.get("phase") in ("Succeeded", "Failed"),
         sent=(meta.get("annotations") or {}).get(ROUTER_CONFIG_ANNOTATION),
         source=f"{meta['uid']}/{restarts}",
-        trouble=pod_trouble(meta["name"], conditions, containers, None),
+        trouble=pod_trouble(read_pod_object(body), None),
     )
 
 

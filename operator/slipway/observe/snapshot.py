@@ -23,11 +23,16 @@ from slipway.model.names import (
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.workload import Trouble, Workload
-from slipway.observe.agent_reports import REFUSALS, AgentReport
+from slipway.observe.agent_reports import OF_GATES, REFUSALS, AgentReport
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
+from slipway.observe.quoting import first_line
+from slipway.observe.room import NODE_WANTED, PULLING, ROOM
 from slipway.observe.router_reports import RouterPod, RouterReport, is_of_router, read_router_pod
 from slipway.observe.routers import ObservedRouters, observe_routers
 from slipway.observe.service import ServiceTarget, read_service_target
+
+OF_ONE_NODE = (REFUSALS - OF_GATES) | {"DiskFull"}
+"""An agent's reasons that a pod may have for its node alone. A gate holds whatever other pods answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,17 +148,40 @@ def _observe_workloads(
         if deployment["metadata"].get("deletionTimestamp"):
             continue
         own = [pod for pod in pods if pod.workload == workload and not pod.is_ending]
-        trouble = deployment_trouble(deployment, own)
-        if trouble is not None:
-            troubles[workload] = trouble
-        is_blocked = trouble is not None and trouble.reason == "Unschedulable"
         orders = agent_orders.get(workload) or AgentOrders("", workload)
-        workloads[workload] = _read_workload(deployment, own, orders, is_blocked=is_blocked)
+        of_nodes = {pod.uid: at_fault for pod in own if (at_fault := _trouble_of_its_node(pod, own, orders))}
+        trouble = deployment_trouble(deployment, [pod for pod in own if pod.uid not in of_nodes], of_nodes.values())
+        if trouble is not None and trouble.reason != PULLING:
+            troubles[workload] = trouble
+        workloads[workload] = _read_workload(deployment, own, orders, trouble)
     return workloads, troubles
 
 
-def _read_workload(deployment: Json, pods: list[Pod], orders: AgentOrders, *, is_blocked: bool) -> Workload:
-    """A workload, from its Deployment and its pods that are not ending."""
+def _trouble_of_its_node(pod: Pod, pods: list[Pod], orders: AgentOrders) -> Trouble | None:
+    """That a pod can't serve what others of its workload do; None: it can, or none of them does.
+
+    Bytes, image and configuration are the same in all of them: what differs is the node.
+    """
+    if not any(_serves(other, orders) for other in pods if other is not pod):
+        return None
+    is_heard = pod.report is not None and pod.report.generation == orders.generation
+    said = pod.report.version(orders.served) if is_heard and pod.report and orders.served is not None else None
+    if said is not None and said.state == "Failed" and said.reason in OF_ONE_NODE:
+        why = f"{said.reason}: {said.message}"
+    elif pod.trouble is not None and pod.trouble.reason == "ContainerFailed" and not pod.is_ready:
+        why = pod.trouble.message
+    else:
+        return None
+    return Trouble(
+        "NodeCannotLoad",
+        f"pod {pod.name} on node {pod.node or 'unknown'} can't serve what other pods of the same revision serve: "
+        f"{first_line(why).rstrip('.')}. Look at that node (disk, drivers), or have another one take the pod: kubectl "
+        f"cordon {pod.node or 'NODE'}, then kubectl delete pod {pod.name}",
+    )
+
+
+def _read_workload(deployment: Json, pods: list[Pod], orders: AgentOrders, trouble: Trouble | None) -> Workload:
+    """A workload, from its Deployment and its pods that are not ending. trouble: what keeps these from being ready."""
     return Workload(
         revision=orders.revision,
         replicas=deployment["spec"].get("replicas", 1),
@@ -162,8 +190,9 @@ def _read_workload(deployment: Json, pods: list[Pod], orders: AgentOrders, *, is
         replaces=orders.replaces,
         switched=sum(_has_switched(pod, orders) for pod in pods),
         is_fetching=any(_is_fetching(pod) for pod in pods),
-        is_blocked=is_blocked,
-        is_refused=any(_is_refused(pod, orders) for pod in pods),
+        is_blocked=trouble is not None and trouble.reason in NODE_WANTED,
+        waits_for_room=trouble if trouble is not None and trouble.reason in ROOM else None,
+        is_refused=any(_is_refused(pod, pods, orders) for pod in pods),
         crashes=tuple(pod.crash for pod in pods if pod.crash),
     )
 
@@ -242,12 +271,39 @@ def _has_switched(pod: Pod, orders: AgentOrders) -> bool:
     )
 
 
-def _is_refused(pod: Pod, orders: AgentOrders) -> bool:
-    """Whether the pod can't use the version that it is to serve, for a reason that stays."""
+def _serves(pod: Pod, orders: AgentOrders) -> bool:
+    """Whether a pod is known to serve what its workload is to serve.
+
+    In place, its agent has to say so: it is ready with what was there before as well.
+    """
+    is_heard = pod.report is not None and pod.report.generation == orders.generation
+    return _has_switched(pod, orders) if is_heard or orders.replaces is not None else pod.is_ready
+
+
+def _is_refused(pod: Pod, pods: list[Pod], orders: AgentOrders) -> bool:
+    """Whether the pod can't use the version that it is to serve, for a reason that stays and is not its node's.
+
+    While another one serves it, or may yet (it starts, loads, or doesn't answer for a moment), the revision is not
+    refused: a broken node says no before a sound one has loaded. The deadline ends what loads for ever.
+    """
     if pod.report is None or pod.report.generation != orders.generation or orders.served is None:
         return False
-    report = pod.report.version(orders.served)
-    return report is not None and report.state == "Failed" and report.reason in REFUSALS
+    said = pod.report.version(orders.served)
+    if said is None or said.state != "Failed" or said.reason not in REFUSALS:
+        return False
+    if said.reason not in OF_ONE_NODE:
+        return True
+    return not any(_serves(other, orders) or _may_serve(other, orders) for other in pods if other is not pod)
+
+
+def _may_serve(pod: Pod, orders: AgentOrders) -> bool:
+    """Whether a pod is on its way to what its workload is to serve, and nothing is known that keeps it from that."""
+    if pod.trouble is not None and pod.trouble.reason != PULLING:
+        return False
+    if pod.report is None or pod.report.generation != orders.generation or orders.served is None:
+        return True
+    said = pod.report.version(orders.served)
+    return said is None or said.state != "Failed"
 
 
 def _is_fetching(pod: Pod) -> bool:

@@ -1,7 +1,7 @@
-"""The conditions: Ready, Promoted, VersionsReady and Degraded; and the phase, one word for a person.
+"""The conditions: Ready, Promoted, VersionsReady, Degraded, Reconciling; and the phase, one word for a person.
 
 Ready: stable serves. Promoted: the spec's revision is the stable one. VersionsReady: the policy's other versions too.
-Degraded: something needs a person.
+Degraded: something needs a person. Reconciling: a revision is on its way, bakes or is paused, or waits for room.
 Invariant: every reason is stable API (docs/conditions.md lists them); every message says what, where and what to do.
 Pure.
 """
@@ -15,11 +15,15 @@ from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, 
 from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import HaltReason, Rejection
-from slipway.model.workload import Trouble, enough, workload_of
+from slipway.model.workload import Trouble, enough
 from slipway.observe.pods import Pod
+from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import CarriedOut, PassResult
 from slipway.report.versions import OTHER_BYTES
+from slipway.report.waits import doings as _waits
+from slipway.report.waits import room_for
+from slipway.report.waits import trouble_of as _trouble
 
 ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
 
@@ -47,23 +51,6 @@ def ready_condition(
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
     return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
-
-
-def _trouble(snapshot: Snapshot, revision: str | None) -> Trouble | None:
-    """What keeps a revision's pods from being ready."""
-    return snapshot.troubles.get(workload_of(revision, snapshot.workloads) or revision) if revision else None
-
-
-def _waits(snapshot: Snapshot) -> str:
-    """What the agents of pods that are not ready do, for a person who waits."""
-    doing = {
-        f"version {version.version} is {version.state}"
-        for pod in snapshot.pods
-        if pod.report is not None and not pod.is_ready and not pod.is_ending
-        for version in pod.report.versions
-        if version.state not in ("Available", "Pending")
-    }
-    return f"; {', '.join(sorted(doing))}" if doing else ""
 
 
 def promoted_condition(
@@ -97,7 +84,7 @@ def promoted_condition(
                 "the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
-            trouble = _trouble(snapshot, canary) or snapshot.routers.trouble
+            trouble = _trouble(snapshot, canary) or room_for(snapshot, canary) or snapshot.routers.trouble
             text = f"revision {result.revision} takes over"
             if plan.state.previous is not None:
                 text = f"revision {result.revision} is stable and bakes until {time_of_day(plan.state.bake_until)}"
@@ -125,7 +112,10 @@ def label_trouble(result: PassResult, pods: list[Pod]) -> Trouble | None:
     return next((trouble for pod in pods if pod.report for trouble in pod.report.labels), None)
 
 
-def versions_ready_condition(result: PassResult, versions: list[VersionStatus], label: Trouble | None) -> Condition:
+def versions_ready_condition(
+    result: PassResult, versions: list[VersionStatus], label: Trouble | None, pull: str = ""
+) -> Condition:
+    """pull: that an image of their pods is being pulled: until then no server is there that could load them."""
     bad = [version for version in versions if version.state == "Failed" or version.reason == OTHER_BYTES]
     if bad:
         text = "; ".join(f"version {version.version}: {version.reason}: {version.message}" for version in bad)
@@ -139,16 +129,25 @@ def versions_ready_condition(result: PassResult, versions: list[VersionStatus], 
         )
     if waiting:
         text = ", ".join(f"{version.version} is {version.state}" for version in waiting)
+        if pull:
+            text = f"{', '.join(str(version.version) for version in waiting)}: {pull}"
         return _condition("VersionsReady", False, "Loading", f"version {text}")
     loaded = ", ".join(str(version.version) for version in versions)
     return _condition("VersionsReady", True, "AllAvailable", f"loaded: {loaded}")
 
 
 def degraded_condition(
-    result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
+    result: PassResult,
+    snapshot: Snapshot,
+    conditions: list[Condition],
+    stable: str | None,
+    canary: str | None,
+    *,
+    late: Trouble | None = None,
 ) -> Condition:
+    """late: that a first revision is past its deadline."""
     pods = (_trouble(snapshot, canary), _trouble(snapshot, stable), snapshot.routers.trouble)
-    troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing)
+    troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing, late)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)
@@ -193,6 +192,33 @@ def phase_of(result: PassResult, conditions: list[Condition], stable: str | None
     if is_ready:
         return "Ready"
     return conditions[0].reason
+
+
+def reconciling_condition(
+    result: PassResult, snapshot: Snapshot, conditions: list[Condition], stable: str | None, canary: str | None
+) -> Condition:
+    """Whether something goes on without a person's doing, and what it waits for. conditions: Ready, Promoted, …
+
+    False where the rollout was taken back, and where something stands in the way that isn't want of room.
+    """
+    ready, promoted = conditions[0], conditions[1]
+    plan, problem = result.plan, result.problem
+    if plan is None or (problem is not None and problem.reason not in ROOM):
+        return _condition("Reconciling", False, promoted.reason, promoted.message)
+    if plan.promotion is Promotion.ROLLED_BACK:
+        return _condition("Reconciling", False, promoted.reason, promoted.message)
+    waits = problem or room_for(snapshot, canary)
+    if waits is None and ready.status == "False":
+        waits = room_for(snapshot, stable)
+    if waits is not None and result.replicas > 0:
+        reason = "NodeCannotLoad" if waits.reason == "NodeCannotLoad" else "WaitingForCapacity"
+        return _condition("Reconciling", True, reason, waits.message)
+    if plan.promotion in (Promotion.IN_PROGRESS, Promotion.PAUSED):
+        return _condition("Reconciling", True, promoted.reason, promoted.message)
+    if plan.state.bake_until is not None:
+        until = time_of_day(plan.state.bake_until)
+        return _condition("Reconciling", True, "InProgress", f"revision {stable} is stable and bakes until {until}")
+    return _condition("Reconciling", False, "AsExpected", "nothing is on its way")
 
 
 def _condition(kind: str, is_true: bool, reason: str, message: str) -> Condition:

@@ -42,7 +42,10 @@ def _refusal(snapshot: Snapshot, workload: str, version: int) -> Trouble | None:
     for pod in snapshot.pods:
         report = pod.report.version(version) if pod.report and pod.workload == workload else None
         if report is not None and report.state == "Failed":
-            return Trouble(report.reason or "Failed", f"version {version}: {report.message}")
+            told = snapshot.troubles.get(workload)
+            # An agent sees a server that was ended for want of memory as one that couldn't load.
+            why = f"; {told.message}" if told is not None and told.reason == "OutOfMemory" else ""
+            return Trouble(report.reason or "Failed", f"version {version}: {report.message}{why}")
     return None
 
 

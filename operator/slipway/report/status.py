@@ -34,12 +34,14 @@ from slipway.report.conditions import (
     phase_of,
     promoted_condition,
     ready_condition,
+    reconciling_condition,
     versions_ready_condition,
 )
 from slipway.report.events import transitions_after
 from slipway.report.pass_result import CarriedOut, PassResult
 from slipway.report.rejections import with_words
 from slipway.report.versions import version_statuses
+from slipway.report.waits import overdue, pull_of
 
 
 def assess(
@@ -67,15 +69,16 @@ def assess(
         ready += _in_their_place(carried.plan, snapshot, home, result.replicas)
     shown = workload_of(stable or canary or "", snapshot.workloads) or stable or canary
     served = _version_of(stable or canary, result, snapshot, stored)
-    versions = version_statuses(result, [pod for pod in pods if pod.workload == shown], served, stored)[-MAX_LISTED:]
+    own = [pod for pod in pods if pod.workload == shown]
+    versions = version_statuses(result, own, served, stored)[-MAX_LISTED:]
     conditions = [
         ready_condition(result, snapshot, stable, canary, ready),
         promoted_condition(result, snapshot, canary, stable, rejected),
-        versions_ready_condition(
-            result, versions, label_trouble(result, [pod for pod in pods if pod.workload == shown])
-        ),
+        versions_ready_condition(result, versions, label_trouble(result, own), pull_of(own)),
     ]
-    conditions.append(degraded_condition(result, snapshot, conditions, stable, canary))
+    late = overdue(result, snapshot, now)
+    conditions.append(degraded_condition(result, snapshot, conditions, stable, canary, late=late))
+    conditions.append(reconciling_condition(result, snapshot, conditions, stable, canary))
     remembered = write_state(state, stored)
     remembered["step"] = _step(carried, remembered["step"]) if carried else stored.step
     return ModelDeploymentStatus(

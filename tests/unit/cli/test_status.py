@@ -348,3 +348,26 @@ def test_flags_before_the_command_count_too(cli: Cli) -> None:
     cli.cluster.models = [model("digits", "team-b")]
     assert cli("-n", "team-b", "--context", "prod", "status", "digits").exit_code == 0
     assert (cli.connections[-1].namespace, cli.connections[-1].context) == ("team-b", "prod")
+
+
+def reconciling(reason: str, message: str) -> Json:
+    """A canary prepares, with that condition beside the others."""
+    body = preparing()
+    body["status"]["conditions"].append(condition("Reconciling", "True", reason, message))
+    return body
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_shown"),
+    [
+        pytest.param("InProgress", False, id="the steps say it"),
+        pytest.param("Paused", False, id="the step says it"),
+        pytest.param("WaitingForCapacity", True, id="what it waits for"),
+        pytest.param("NodeCannotLoad", True, id="a node to look at"),
+    ],
+)
+def test_that_a_revision_is_on_its_way_is_said_once_and_what_it_waits_for_always(
+    cli: Cli, reason: str, *, is_shown: bool
+) -> None:
+    cli.cluster.models = [reconciling(reason, "pod p finds no node, since 02:13 UTC")]
+    assert ("since 02:13 UTC" in cli("status", "digits").stdout) is is_shown

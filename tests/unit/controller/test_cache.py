@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -139,14 +140,19 @@ POD: Json = {
         "annotations": {"slipway.dev/agent-config": "g.1", "other": "x"},
         "resourceVersion": "1",
     },
-    "spec": {"containers": [{"name": "server"}]},
+    "spec": {
+        "nodeName": "n1",
+        "containers": [{"name": "server", "image": "x", "resources": {"limits": {"memory": "1Gi", "cpu": "1"}}}],
+        "volumes": [{"name": "model"}],
+    },
     "status": {
         "phase": "Running",
         "podIP": "198.18.0.1",
         "conditions": [
             {"type": "Ready", "status": "True", "lastProbeTime": None},
-            {"type": "PodScheduled", "status": "True"},
-            {"type": "Initialized", "status": "True"},
+            {"type": "PodScheduled", "status": "True", "lastTransitionTime": "2026-03-01T12:00:00Z"},
+            {"type": "PodReadyToStartContainers", "status": "True", "lastTransitionTime": "2026-03-01T12:00:01Z"},
+            {"type": "Initialized", "status": "True", "lastTransitionTime": "2026-03-01T12:00:02Z"},
         ],
         "initContainerStatuses": [{"name": "agent", "state": {"running": {}}, "restartCount": 0, **NOISE}],
         "containerStatuses": [
@@ -154,21 +160,37 @@ POD: Json = {
         ],
     },
 }
+KILLED: Json = {"terminated": {"reason": "OOMKilled", "exitCode": 137}}
+SERVERS = [
+    pytest.param({"waiting": {"reason": "ErrImagePull"}}, {}, id="its image can't be pulled"),
+    pytest.param({"waiting": {"reason": "PodInitializing"}}, {}, id="its image is being pulled"),
+    pytest.param({"running": {}}, KILLED, id="it had not enough memory"),
+]
 
 
 @pytest.mark.parametrize("ready", ["True", "False"])
-def test_of_a_pod_all_is_kept_that_a_pass_reads(ready: str) -> None:
+@pytest.mark.parametrize(("state", "last"), SERVERS)
+def test_of_a_pod_all_is_kept_that_a_pass_reads(ready: str, state: Json, last: Json) -> None:
     pod = merged(POD, {})
     pod["status"]["conditions"][0]["status"] = ready
-    whole = observe(UID, [{"kind": "Pod", **pod}], {})
-    kept = observe(UID, [trim("Pod", pod)], {})
+    pod["status"]["containerStatuses"][0] |= {"state": state, "lastState": last}
+    now = datetime(2026, 3, 1, 13, tzinfo=UTC)
+    whole = observe(UID, [{"kind": "Pod", **pod}], {}, now)
+    kept = observe(UID, [trim("Pod", pod)], {}, now)
     assert kept == whole
-    assert "spec" not in trim("Pod", pod)
+    assert (kept.pods[0].node, kept.pods[0].trouble is not None) == ("n1", True)
+    server = {"name": "server", "resources": {"limits": {"memory": "1Gi"}}}
+    assert trim("Pod", pod)["spec"] == {"nodeName": "n1", "containers": [server]}
     assert trim("Pod", pod)["metadata"]["annotations"] == {"slipway.dev/agent-config": "g.1"}
 
 
 def test_of_a_deployment_the_failure_to_make_pods_is_kept() -> None:
-    failure = {"type": "ReplicaFailure", "status": "True", "message": "exceeded quota: x"}
+    failure = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "message": "exceeded quota: x",
+        "lastTransitionTime": "2026-03-01T12:00:00Z",
+    }
     progress = {"type": "Progressing", "status": "True", "message": "ReplicaSet is progressing"}
     meta = {
         "name": "d",
@@ -180,6 +202,7 @@ def test_of_a_deployment_the_failure_to_make_pods_is_kept() -> None:
     deployment = {"metadata": meta, "spec": {"replicas": 2}, "status": {"conditions": [failure, progress]}}
     kept = observe(UID, [trim("Deployment", deployment)], {})
     assert kept.troubles["aaa"].reason == "QuotaExceeded"
+    assert "since 12:00 UTC" in kept.troubles["aaa"].message
     assert kept.workloads["aaa"].replicas == 2
     deployment["status"] = {"conditions": [progress]}
     assert trim("Deployment", deployment)["status"] == {"conditions": []}

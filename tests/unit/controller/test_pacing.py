@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from slipway.controller.pacing import (
@@ -15,7 +17,12 @@ from slipway.controller.pacing import (
     Pacing,
     while_hindered,
 )
+from slipway.model.rollout import Plan, Promotion
+from slipway.model.rollout_state import RolloutState
+from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod
+from slipway.observe.snapshot import Snapshot
+from slipway.render.desired import Rendered
 
 KEY, OTHER = ("default", "digits"), ("default", "letters")
 
@@ -76,3 +83,25 @@ def test_what_goes_on_and_on_is_told_now_and_then() -> None:
 )
 def test_a_write_that_is_refused_is_tried_now_and_then(look: float | None, seconds: float) -> None:
     assert while_hindered(look) == seconds
+
+
+@pytest.mark.parametrize(
+    ("after_seconds", "is_ready", "is_ending", "waits"),
+    [
+        pytest.param(None, False, False, None, id="nothing is about to be said"),
+        pytest.param(9, False, False, 9, id="that its image is being pulled"),
+        pytest.param(0.1, False, False, 1, id="not in a hurry"),
+        pytest.param(9, True, False, None, id="it is ready"),
+        pytest.param(9, False, True, None, id="it ends"),
+    ],
+)
+def test_a_pod_of_which_time_alone_says_more_is_looked_at_then(
+    after_seconds: float | None, waits: float | None, *, is_ready: bool, is_ending: bool
+) -> None:
+    now = datetime(2026, 3, 1, tzinfo=UTC)
+    turns_at = None if after_seconds is None else now + timedelta(seconds=after_seconds)
+    starting = Pod("p", "uid", "a", is_ready, is_ending, None, None, None, turns_at=turns_at)
+    snapshot = Snapshot({}, frozenset(), {}, {}, {}, (starting,), {})
+    plan = Plan(RolloutState(), {}, {}, Promotion.PROMOTED)
+    rendered, quiet = Rendered((), {}, {}), {"is_settled": True, "has_nudged": False, "is_next_known": False}
+    assert Pacing(lambda: 0.0).next_look(KEY, plan, rendered, snapshot, now=now, **quiet) == waits

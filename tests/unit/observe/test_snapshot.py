@@ -100,7 +100,7 @@ def test_a_missing_claim_has_a_reason_of_its_own() -> None:
 @pytest.mark.parametrize("reason", ["ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"])
 @pytest.mark.parametrize("part", ["containerStatuses", "initContainerStatuses"])
 def test_an_image_that_cannot_be_pulled(reason: str, part: str) -> None:
-    waiting = {"reason": reason, "message": "failed to resolve reference:\nnot found"}
+    waiting = {"reason": reason, "message": "failed to resolve reference: not found\nmore"}
     trouble = trouble_of({"phase": "Pending", part: [container(waiting=waiting)]})
     assert trouble is not None
     assert trouble.reason == "ImagePullFailed"
@@ -117,7 +117,7 @@ def test_a_container_that_cannot_start(reason: str) -> None:
     assert trouble == Trouble("ContainerFailed", f"{words}Create what is missing, or correct spec.podTemplate")
 
 
-TERMINATED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+TERMINATED = {"terminated": {"exitCode": 139, "reason": "Error"}}
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_a_container_that_ends_again_and_again(state: Json) -> None:
     trouble = trouble_of({"containerStatuses": [container(**state)]})
     assert trouble is not None
     assert trouble.reason == "CrashLoop"
-    assert "exit code 137 (OOMKilled)" in trouble.message
+    assert "exit code 139 (Error)" in trouble.message
     assert "kubectl logs p -c server --previous" in trouble.message
 
 
@@ -171,7 +171,7 @@ def test_a_pod_on_its_way_is_no_trouble(status: Json) -> None:
 def test_the_agents_word_comes_before_a_crash_loop_and_after_an_image() -> None:
     report = read_report(answer(error={"reason": "SourceNotFound", "permanent": True, "message": "no folder"}))
     crash = container(waiting={"reason": "CrashLoopBackOff"})
-    image = container(waiting={"reason": "ErrImagePull"})
+    image = container(waiting={"reason": "ErrImagePull", "message": "manifest unknown"})
     first = trouble_of({"containerStatuses": [crash]}, report)
     second = trouble_of({"containerStatuses": [image]}, report)
     assert first is not None

@@ -30,6 +30,7 @@ from slipway.model.rollout_state import Rejection, read_rejections, read_state
 from slipway.model.workload import Trouble, Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
+from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
 from slipway.report.events import MAX_TRANSITIONS, STABLE_BECAUSE, Notice, notices
 from slipway.report.pass_result import PassResult
@@ -42,6 +43,8 @@ ROOT = Path(__file__).resolve().parents[3]
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 LATER = NOW + timedelta(hours=1)
+SOON = NOW + timedelta(minutes=5)
+"""Before a deadline."""
 EMPTY = ModelDeploymentStatus()
 GPU = Trouble("Unschedulable", "pod p finds no node: nvidia.com/gpu is missing on 1 of 1 nodes")
 PASSING = Trouble("SourceUnavailable", "the store does not answer; it is tried again", needs_person=False)
@@ -71,7 +74,11 @@ def snapshot(*pods: Pod, troubles: dict[str, Trouble] | None = None) -> Snapshot
     revisions = {"old": revision("old", 1), "new": revision("new", 2)}
     here = {
         name: Workload(
-            name, 0, sum(p.workload == name for p in pods), sum(p.workload == name and p.is_ready for p in pods)
+            name,
+            0,
+            sum(p.workload == name for p in pods),
+            sum(p.workload == name and p.is_ready for p in pods),
+            waits_for_room=waiting if (waiting := (troubles or {}).get(name)) and waiting.reason in ROOM else None,
         )
         for name in {p.workload for p in pods}
     }
@@ -99,91 +106,97 @@ ROWS = [
         RESULT,
         SERVING,
         "Ready",
-        ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
+        ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected", "False AsExpected"),
         id="serving",
     ),
     pytest.param(
         result_of(FIRST),
         snapshot(),
         "Deploying",
-        ("False Deploying", "False InProgress", "Unknown NotReported", "False AsExpected"),
+        ("False Deploying", "False InProgress", "Unknown NotReported", "False AsExpected", "True InProgress"),
         id="first, no pods yet",
     ),
     pytest.param(
         result_of(FIRST),
         snapshot(pod("a", "new", ready=False, says=report((2, "Fetching")))),
         "Deploying",
-        ("False Deploying", "False InProgress", "False Loading", "False AsExpected"),
+        ("False Deploying", "False InProgress", "False Loading", "False AsExpected", "True InProgress"),
         id="first, fetching",
     ),
     pytest.param(
         result_of(FIRST),
         snapshot(pod("a", "new", ready=False), troubles={"new": GPU}),
         "Unschedulable",
-        ("False Unschedulable", "False InProgress", "Unknown NotReported", "True Unschedulable"),
+        (
+            "False Unschedulable",
+            "False InProgress",
+            "Unknown NotReported",
+            "True Unschedulable",
+            "True WaitingForCapacity",
+        ),
         id="first, no node",
     ),
     pytest.param(
         result_of(FIRST),
         snapshot(pod("a", "new", ready=False), troubles={"new": PASSING}),
         "SourceUnavailable",
-        ("False SourceUnavailable", "False InProgress", "Unknown NotReported", "False AsExpected"),
+        ("False SourceUnavailable", "False InProgress", "Unknown NotReported", "False AsExpected", "True InProgress"),
         id="first, a trouble that passes",
     ),
     pytest.param(
         result_of(FIRST, problem=REFUSED),
         snapshot(),
         "Refused",
-        ("False Refused", "False Refused", "Unknown NotReported", "True Refused"),
+        ("False Refused", "False Refused", "Unknown NotReported", "True Refused", "False Refused"),
         id="first, refused by the API server",
     ),
     pytest.param(
         result_of(STABLE, replicas=4),
         snapshot(*(pod(name, "new", says=report((2, "Available"))) for name in "abc")),
         "Ready",
-        ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected"),
+        ("True MinimumReplicasReady", "True Promoted", "True AllAvailable", "False AsExpected", "False AsExpected"),
         id="three of four are enough",
     ),
     pytest.param(
         result_of(STABLE, replicas=4),
         snapshot(*(pod(name, "new", says=report((2, "Available"))) for name in "ab")),
         "Deploying",
-        ("False Deploying", "True Promoted", "True AllAvailable", "False AsExpected"),
+        ("False Deploying", "True Promoted", "True AllAvailable", "False AsExpected", "False AsExpected"),
         id="two of four are not",
     ),
     pytest.param(
         result_of(STABLE, replicas=0),
         snapshot(),
         "ScaledToZero",
-        ("False ScaledToZero", "True Promoted", "Unknown NotReported", "False AsExpected"),
+        ("False ScaledToZero", "True Promoted", "Unknown NotReported", "False AsExpected", "False AsExpected"),
         id="scaled to zero",
     ),
     pytest.param(
         result_of(ROLLING, load=(1,)),
         snapshot(*OLD_SERVES, pod("c", "new", ready=False)),
         "RollingOut",
-        ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "False AsExpected"),
+        ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "False AsExpected", "True InProgress"),
         id="rolling out",
     ),
     pytest.param(
         result_of(ROLLING, load=(1,)),
         snapshot(*OLD_SERVES, pod("c", "new", ready=False), troubles={"new": BROKEN}),
         "RollingOut",
-        ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "True LoadFailed"),
+        ("True MinimumReplicasReady", "False InProgress", "True AllAvailable", "True LoadFailed", "True InProgress"),
         id="rolling out what is broken",
     ),
     pytest.param(
         result_of(TAKEN_BACK, load=(1,)),
         snapshot(*OLD_SERVES),
         "RolledBack",
-        ("True MinimumReplicasReady", "False RolledBack", "True AllAvailable", "True RolledBack"),
+        ("True MinimumReplicasReady", "False RolledBack", "True AllAvailable", "True RolledBack", "False RolledBack"),
         id="taken back",
     ),
     pytest.param(
         result_of(None, problem=Trouble("InvalidSpec", "spec.model.uri …")),
         snapshot(*OLD_SERVES),
         "InvalidSpec",
-        ("False InvalidSpec", "False InvalidSpec", "Unknown NotReported", "True InvalidSpec"),
+        ("False InvalidSpec", "False InvalidSpec", "Unknown NotReported", "True InvalidSpec", "False InvalidSpec"),
         id="a spec that never was valid",
     ),
     pytest.param(
@@ -193,21 +206,27 @@ ROWS = [
             pod("b", "new", says=report((1, "Available"), (2, "Available"))),
         ),
         "Ready",
-        ("True MinimumReplicasReady", "True Promoted", "False DigestMismatch", "True DigestMismatch"),
+        (
+            "True MinimumReplicasReady",
+            "True Promoted",
+            "False DigestMismatch",
+            "True DigestMismatch",
+            "False AsExpected",
+        ),
         id="an extra version fails in one pod",
     ),
     pytest.param(
         result_of(STABLE, load=(1, 2)),
         snapshot(pod("a", "new", says=report((2, "Available"))), pod("b", "new", says=report((2, "Available")))),
         "Ready",
-        ("True MinimumReplicasReady", "True Promoted", "False Loading", "False AsExpected"),
+        ("True MinimumReplicasReady", "True Promoted", "False Loading", "False AsExpected", "False AsExpected"),
         id="an extra version is not reported yet",
     ),
     pytest.param(
         result_of(STABLE, load=(2,)),
         snapshot(pod("a", "new", says=report((2, "Levitating"))), pod("b", "new")),
         "Ready",
-        ("True MinimumReplicasReady", "True Promoted", "Unknown NotReported", "False AsExpected"),
+        ("True MinimumReplicasReady", "True Promoted", "Unknown NotReported", "False AsExpected", "False AsExpected"),
         id="a state that a newer agent reports",
     ),
 ]
@@ -217,7 +236,7 @@ ROWS = [
 def test_conditions(judged: PassResult, world: Snapshot, phase: str, expected: tuple[str, ...]) -> None:
     status = assess(judged, world, EMPTY, NOW)
     assert tuple(conditions(status).values()) == expected
-    assert list(conditions(status)) == ["Ready", "Promoted", "VersionsReady", "Degraded"]
+    assert list(conditions(status)) == ["Ready", "Promoted", "VersionsReady", "Degraded", "Reconciling"]
     assert status.phase == phase
 
 
@@ -226,7 +245,7 @@ def test_assessed_again_it_is_the_same(
     judged: PassResult, world: Snapshot, phase: str, expected: tuple[str, ...]
 ) -> None:
     once = assess(judged, world, EMPTY, NOW)
-    again = assess(judged, world, read_status(write_status(once)), LATER)
+    again = assess(judged, world, read_status(write_status(once)), SOON)
     assert write_status(again) == write_status(once)
     assert notices(once, again) == []
 
@@ -286,6 +305,7 @@ def test_a_time_changes_only_with_its_condition() -> None:
         "Promoted": "2026-03-01T12:00:00Z",
         "VersionsReady": "2026-03-01T12:00:00Z",
         "Degraded": "2026-03-01T12:00:00Z",
+        "Reconciling": "2026-03-01T12:00:00Z",
     }
     assert {condition.observed_generation for condition in less.conditions} == {5}
 
