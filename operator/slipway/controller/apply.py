@@ -50,6 +50,9 @@ class Children:
             try:
                 answer = await self._write(child, snapshot.live.get((child.kind, child.name)), key, uid)
             except SpecError as error:
+                if child.is_optional:
+                    log.warning("left out", extra={"key": "/".join(key), "child": child.name, "error": error.message})
+                    continue
                 return Trouble(error.reason, error.message), writes
             if answer is not None:
                 writes += 1

@@ -27,6 +27,9 @@ REVISION_ANNOTATION = f"{GROUP}/carries"
 REPLACES_ANNOTATION = f"{GROUP}/replaces"
 """On a workload's ConfigMap: the revision before it in place, until bake is over."""
 
+PORTS_ANNOTATION = f"{GROUP}/ports"
+"""On a Service that we write: the numbers of its ports that are ours."""
+
 ROUTER_SUFFIX = ".router"
 
 ROUTER_PORT_NAME = "router"
@@ -65,6 +68,11 @@ def selector_of(name: str) -> str:
 def child_name(name: str, revision: str) -> str:
     """The name of a revision's objects."""
     return f"{name}-{revision}"
+
+
+def metrics_name(name: str) -> str:
+    """The name of the Service by which the model pods' metrics are found; no workload is called `metrics`."""
+    return f"{name}-metrics"
 
 
 ROUTER_PORT = 10080
