@@ -77,8 +77,9 @@ def render(
     target = _service_target(given, apart)
     routing = _render_routing(deployment, workloads, target, snapshot, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
+    for_clients, for_metrics = _render_services(given, target)
     serving = [
-        _render_service(given, target),
+        for_clients,
         *_children(each for each in workloads if given.is_stable(each.name)),
     ]
     others = _children(each for each in workloads if not given.is_stable(each.name))
@@ -87,7 +88,7 @@ def render(
         history = [render_kept(deployment, desired, recorded), *history]
     lost = _render_unreadable(deployment, plan, snapshot, unreadable)
     return Rendered(
-        children=_once([*serving, *routing.children, *others, *history, *lost, _render_metrics_service(given)]),
+        children=_once([*serving, *routing.children, *others, *history, *lost, for_metrics]),
         load={each.name: each.load for each in workloads},
         configured={each.name: each.generation for each in workloads},
         unreadable=frozenset(unreadable),
@@ -115,33 +116,29 @@ def _once(children: Iterable[Child]) -> tuple[Child, ...]:
     return tuple(first.values())
 
 
-def _render_service(given: WorkloadInput, target: ServiceTarget) -> Child:
+def _render_services(given: WorkloadInput, target: ServiceTarget) -> tuple[Child, Child]:
+    """For clients, and for metrics."""
     deployment, live = given.inputs.deployment, given.snapshot.live
     specs = specs_in_pods(deployment, given.plan, given.revisions)
     ports = service_ports(specs, to_router=target.is_router) or live_ports(live.get(("Service", deployment.name)))
-    return render_service(deployment, target.workload, ports=ports, to_router=target.is_router)
-
-
-def _render_metrics_service(given: WorkloadInput) -> Child:
-    deployment = given.inputs.deployment
-    specs = specs_in_pods(deployment, given.plan, given.revisions) or [deployment.spec]
-    return render_metrics_service(deployment, metrics_ports(specs))
+    return (
+        render_service(deployment, target.workload, ports=ports, to_router=target.is_router),
+        render_metrics_service(deployment, metrics_ports(specs or [deployment.spec])),
+    )
 
 
 def _of_other_paths(given: WorkloadInput) -> frozenset[str]:
     """The workloads that are there and answer on other paths than the stable revision's: another server, most often."""
     deployment, plan = given.inputs.deployment, given.plan
+    stable = given.revisions.get(plan.state.stable or "")
     carried = {name: here.revision for name, here in given.snapshot.workloads.items()}
     carried |= {name: assignment.revision for name, assignment in plan.assignments.items()}
-    stable = given.revisions.get(plan.state.stable or "")
-    if stable is None:
+    others = {name: given.revisions[revision] for name, revision in carried.items() if revision in given.revisions}
+    if stable is None or all(revision.hash == stable.hash for revision in others.values()):
         return frozenset()
-    known = {name: given.revisions[revision] for name, revision in carried.items() if revision in given.revisions}
     usual = predict_path(deployment, spec_of(deployment, stable))
     return frozenset(
-        name
-        for name, revision in known.items()
-        if revision.hash != stable.hash and predict_path(deployment, spec_of(deployment, revision)) != usual
+        name for name, revision in others.items() if predict_path(deployment, spec_of(deployment, revision)) != usual
     )
 
 
