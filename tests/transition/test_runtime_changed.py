@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -39,6 +40,19 @@ def seconds(operator: Operator, ends: str, most: int = 120) -> Iterator[None]:
     pytest.fail(f"never {ends}, but {phase(operator.world)}: {operator.world.message('Promoted')}")
 
 
+def apart(world: World) -> dict[str, list[str]]:
+    """What paths of plain predictions begin with that have a route of their own → the workloads that get them."""
+    routes = json.loads(world.objects["ConfigMap", f"{NAME}-router"]["data"]["routes.json"])
+    (traffic,) = (host for host in routes["resources"][0]["virtual_hosts"] if host["name"] == "traffic")
+    return {
+        route["match"]["safe_regex"]["regex"].partition(")")[0].removeprefix("("): [
+            cluster["name"].partition("/")[2] for cluster in route["route"]["weighted_clusters"]["clusters"]
+        ]
+        for route in traffic["routes"]
+        if "safe_regex" in route["match"] and "weighted_clusters" in route["route"]
+    }
+
+
 def columns(world: World) -> tuple[str, int, int | None, int | None]:
     found = status(world)
     return found["runtime"], found["version"], found.get("canaryVersion"), found.get("canaryWeightPercent")
@@ -66,6 +80,28 @@ def test_a_server_that_cant_serve_the_model_leaves_stables_ports_as_they_were() 
     assert_rested(world, operator, OLD)
     assert ports(world) == OLDS
     assert ports(world, f"{NAME}-metrics") == {8081: "agent"} | METRICS
+
+
+def test_what_only_the_new_server_answers_goes_to_it_from_its_first_weight_and_to_the_former_one_until_bake_ends() -> (
+    None
+):
+    world, operator = serving(LONG)
+    before = status(world)["stable"]["revision"]
+    world.slow = {NEW}
+    world.edit(TENSORFLOW)
+    run(operator, 10)
+    assert canary_of(world) in world.routed[-1]
+    assert apart(world) == {}  # it prepares: no request before its gates
+    world.slow = set()
+    until(operator, lambda: status(world).get("canaryWeightPercent") == 25)
+    after = canary_of(world)
+    assert apart(world) == {"/v1": [after]}
+    world.command("promote", after)
+    until(operator, lambda: phase(world) == "Baking")
+    assert apart(world) == {"/v2": [before]}
+    until(operator, lambda: phase(world) == "Ready", 90)
+    run(operator, 5)
+    assert apart(world) == {}
 
 
 def test_in_bake_the_promoted_servers_ports_have_the_plain_names_and_the_former_ones_are_there() -> None:

@@ -63,6 +63,12 @@ def test_every_port_of_the_service_is_one_of_the_servers(name: str) -> None:
 
 
 @every_runtime
+def test_grpc_requests_of_every_server_but_a_users_own_can_be_told_apart(name: str) -> None:
+    has_grpc = any(port.name == "grpc" for port in RUNTIMES[name].ports(deployment(changes(name)).spec))
+    assert bool(RUNTIMES[name].grpc_package) == has_grpc
+
+
+@every_runtime
 def test_which_gpus_a_container_sees_is_the_device_plugins_to_say(name: str) -> None:
     named = {each["name"] for each in server(name, {"resources": GPU}).get("env", [])}
     assert not {each for each in named if "VISIBLE_DEVICES" in each}
