@@ -30,8 +30,8 @@ def idle(stage: Stage, digits: Digits, operator: Operator) -> Served:
 
 
 def only(served: Served, kind: str) -> Manifest:
-    """Its one child of that kind."""
-    (child,) = served.children(kind)
+    """Its one child of that kind, beside the Service for metrics."""
+    (child,) = (each for each in served.children(kind) if not each["metadata"]["name"].endswith("-metrics"))
     return child
 
 

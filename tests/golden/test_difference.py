@@ -76,6 +76,7 @@ def test_a_second_revision_differs_by_more_than_its_hash_alone() -> None:
         "-  replicas: 1",
         "+  replicas: 2",
         "   revisionHistoryLimit: 0",
+        "== Service digits-metrics, from Service digits-metrics",
     ]
 
 

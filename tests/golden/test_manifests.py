@@ -1,7 +1,8 @@
 """What users write, and every object that comes of it, as files to read side by side.
 
 `<case>.yaml` is the ModelDeployment; with `---` between them, the specs that it had one after the other, each of which
-served before the next one came. All children, as a cluster keeps them in the middle of the last rollout, stand in
+served before the next one came. All children, as a cluster keeps them in the middle of the last rollout (`-bake`,
+`-rolled-back`: at its end), stand in
 `smallest.rendered.yaml`; of every other case `<case>.rendered.diff` holds what differs from that, in the form that
 tests/golden/difference.py describes. Written anew by: pytest tests/golden --update-golden
 """
@@ -61,8 +62,22 @@ def _text(dumper: yaml.SafeDumper, text: str) -> yaml.Node:
 _Readable.add_representer(str, _text)
 
 
-def rendered(bodies: list[Json]) -> list[Json]:
-    """All children in the middle of the rollout from the spec before to the last one."""
+def moment_of(case: str, stable: str, new: str, replicas: int) -> Plan:
+    """The plan in the middle of a rollout that splits requests, in its bake, or after it was rolled back."""
+    own = {name: Assignment(name) for name in (stable, new)}
+    if case.endswith("-bake"):
+        state, weights = RolloutState(new, previous=stable), {new: 100, stable: 0}
+        return Plan(state, {new: replicas, stable: replicas}, own, Promotion.IN_PROGRESS, weights)
+    if case.endswith("-rolled-back"):
+        back = {stable: own[stable]}
+        return Plan(RolloutState(stable), {stable: replicas}, back, Promotion.ROLLED_BACK, {stable: 100})
+    return Plan(
+        RolloutState(stable, new), {stable: replicas, new: 1}, own, Promotion.IN_PROGRESS, {stable: 75, new: 25}
+    )
+
+
+def rendered(case: str, bodies: list[Json]) -> list[Json]:
+    """All children in the rollout from the spec before to the last one."""
     kept: dict[str, Revision] = {}
     for body in bodies[:-1]:
         earlier = with_template(parse(body), new_revision(parse(body), len(kept) + 1), IMAGES)
@@ -74,10 +89,9 @@ def rendered(bodies: list[Json]) -> list[Json]:
     desired = inputs.placement.revision
     if kept:
         stable = max(kept.values(), key=lambda revision: revision.number)
-        counts, orders = {stable.hash: replicas, desired.hash: 1}, {stable.hash: Assignment(stable.hash)}
-        orders[desired.hash] = Assignment(desired.hash)
-        weights = {stable.hash: 75, desired.hash: 25} if wants_split(deployment) else None
-        plan = Plan(RolloutState(stable.hash, desired.hash), counts, orders, Promotion.IN_PROGRESS, weights)
+        plan = moment_of(case, stable.hash, desired.hash, replicas)
+        if not wants_split(deployment):
+            plan = replace(plan, weights=None)
     else:
         orders = {desired.hash: Assignment(desired.hash)}
         plan = Plan(RolloutState(None, desired.hash), {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
@@ -94,7 +108,7 @@ def text_of(case: str) -> str:
     bodies = list(yaml.safe_load_all((CASES / f"{case}.yaml").read_text()))
     for body in bodies:
         body["metadata"] |= {"namespace": "models", "uid": "00000000-0000-4000-8000-000000000001"}
-    text: str = yaml.dump_all(rendered(bodies), Dumper=_Readable, sort_keys=False, width=120)
+    text: str = yaml.dump_all(rendered(case, bodies), Dumper=_Readable, sort_keys=False, width=120)
     return text
 
 

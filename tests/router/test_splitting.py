@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from dataclasses import replace
 
 import grpc
 import pytest
@@ -11,7 +12,7 @@ import pytest
 from slipway.model.names import POD_VARIABLE, ROUTER_PORT, ROUTES_KEY
 from slipway.render import envoy
 from slipway.render.routing import Split
-from tests.router.conftest import CANARY, STABLE, Stage, alone, backend, both, reaches
+from tests.router.conftest import CANARY, STABLE, Stage, alone, backend, both, model, reaches
 from tests.router.envoys import Answer, until, write_as_kubelet
 from tests.router.load import Load, ask_many, call_many
 
@@ -162,6 +163,36 @@ def test_tensorflow_serving_s_paths_and_labels(stage: Stage) -> None:
         assert {router.get(path).pod for _ in range(8)} == {workload}
     # another version's number that begins with one of ours goes by weight
     assert {router.get(f"{base}/versions/12:predict").pod for _ in range(40)} == {STABLE, CANARY}
+
+
+def of_two_servers(weight: int, *, is_open: bool = True) -> Split:
+    """Triton is stable, TensorFlow Serving its canary."""
+    stable, canary = both(weight, has_grpc=True).backends
+    tensorflow = model({"runtime": {"name": "TensorFlowServing"}}).spec
+    return Split((replace(stable, spec=model().spec), replace(canary, spec=tensorflow, is_open=is_open)))
+
+
+def test_two_servers_get_what_they_can_answer_and_nobodys_clients_fail_on_the_way(stage: Stage) -> None:
+    stage.pod(STABLE, has_grpc=True)
+    stage.pod(CANARY, has_grpc=True)
+    router = stage.router(of_two_servers(0, is_open=False))
+    reaches(router, CANARY, 1)
+    with (
+        Load(router.address) as load,
+        grpc.insecure_channel(f"{router.address}:{ROUTER_PORT}") as channel,
+    ):
+        stables = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        canarys = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+        for weight in (20, 100, 0):
+            router.tell_and_wait(of_two_servers(weight, is_open=weight > 0))
+            has_canary = CANARY if weight else STABLE
+            for _ in range(10):
+                assert router.get("/v1/models/digits:predict").pod == has_canary
+                assert router.get("/v2/health/ready").pod == STABLE
+                assert stables(b"1", timeout=10).decode() == STABLE
+                assert canarys(b"1", timeout=10).decode() == has_canary
+    assert load.failures == []
+    assert set(load.answers) == {STABLE}
 
 
 @pytest.mark.parametrize("name", ["n", "y", "on", "null", "0123456789", "1e10"])

@@ -52,6 +52,7 @@ class DictionaryCluster(Cluster):
     writes: list[Write] = field(default_factory=list)
     events: list[Json] = field(default_factory=list)
     requests: int = 0
+    _sent: dict[Slot, Json] = field(default_factory=dict)
     _news: list[tuple[str, Json]] = field(default_factory=list)
     _version: int = 100
     _made: int = 0
@@ -66,6 +67,7 @@ class DictionaryCluster(Cluster):
         self._admit("create", *slot)
         if slot in self.objects:
             return None
+        self._sent[slot] = copied(manifest)
         return self._answer("create", {**manifest, "metadata": self._store(managed(manifest, manifest))["metadata"]})
 
     async def apply(self, manifest: Json, uid: str) -> Json:
@@ -76,6 +78,8 @@ class DictionaryCluster(Cluster):
             raise TransientError(f"apply {slot}", 409, "the uid in the precondition is another")
         if manifest["kind"] == "ControllerRevision" and live["data"] != manifest["data"]:
             raise ClusterError(f"apply {slot}", 422, "data: field is immutable")
+        live = _without_dropped(live, self._sent.get(slot), manifest)
+        self._sent[slot] = copied(manifest)
         return self._answer(
             "apply", {**manifest, "metadata": self._store(managed(_applied(live, manifest), manifest))["metadata"]}
         )
@@ -222,6 +226,15 @@ def _applied(live: Any, manifest: Any, name: str = "") -> Any:
                 merged_items[identity] = _applied(merged_items.get(identity, {}), item)
             return list(merged_items.values())
     return received(manifest)
+
+
+def _without_dropped(live: Json, before: Json | None, manifest: Json) -> Json:
+    """The object without the Service ports that were applied before and are no more; others' stay."""
+    if manifest["kind"] != "Service" or before is None:
+        return live
+    dropped = {port["port"] for port in before["spec"]["ports"]} - {port["port"] for port in manifest["spec"]["ports"]}
+    ports = [port for port in live["spec"]["ports"] if port["port"] not in dropped]
+    return {**live, "spec": {**live["spec"], "ports": ports}}
 
 
 def _with_defaults(spec: Json) -> Json:

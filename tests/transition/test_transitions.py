@@ -85,18 +85,19 @@ def test_a_new_one_gets_its_children_and_serves() -> None:
     world, operator = begin({"replicas": 2})
     assert_healthy(world, 1)
     child = f"{NAME}-{stable_of(world)}"
-    assert world.named("Service") == [NAME]
+    assert world.named("Service") == [NAME, f"{NAME}-metrics"]
     for kind in ("Deployment", "ConfigMap", "ControllerRevision"):
         assert world.named(kind) == [child]
-    assert world.writes[:5] == [
+    assert world.writes[:6] == [
         Write("create", "Service", NAME),
         Write("create", "ControllerRevision", child),
         Write("create", "ConfigMap", child),
         Write("create", "Deployment", child),
+        Write("create", "Service", f"{NAME}-metrics"),
         Write("status", "ModelDeployment", NAME),
     ]
     # Once it serves, the digest of what it serves is written down, for pods to come.
-    noted = [write for write in world.writes[4:] if write.verb != "status"]
+    noted = [write for write in world.writes[5:] if write.verb != "status"]
     assert noted == [Write("apply", "ControllerRevision", child), Write("apply", "ConfigMap", child)]
     assert_at_rest(operator)
 

@@ -236,5 +236,6 @@ def test_whatever_happened_the_spec_serves_in_the_end_and_it_stays_so(
         run(operator, 200)
     spec = world.deployment()["spec"]
     assert_healthy(world, spec["model"]["version"], spec["replicas"])
-    assert len(world.named("Deployment")) == len(world.named("ConfigMap")) == len(world.named("Service")) == 1
+    assert len(world.named("Deployment")) == len(world.named("ConfigMap")) == 1
+    assert world.named("Service") == [NAME, f"{NAME}-metrics"]
     assert_at_rest(operator)

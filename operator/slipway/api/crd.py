@@ -123,10 +123,10 @@ def _spec() -> Schema:
 
 
 COLUMNS = (
-    ("Runtime", "string", ".spec.runtime.name", "The model server"),
-    ("Version", "integer", ".status.stable.version", "The version that clients get"),
-    ("Canary", "integer", ".status.canary.version", "The version that is taking over"),
-    ("Weight", "integer", ".status.canary.weightPercent", "Percent of the requests to the canary"),
+    ("Runtime", "string", ".status.runtime", "The model server of what clients get"),
+    ("Version", "integer", ".status.version", "The version that clients get; before that, the one that starts"),
+    ("Canary", "integer", ".status.canaryVersion", "The version that takes over from it"),
+    ("Weight", "integer", ".status.canaryWeightPercent", "Percent of the requests to the canary"),
     ("Ready", "string", ".status.ready", "Ready pods of the wanted number"),
     ("Status", "string", ".status.phase", "The state in one word"),
     ("Age", "date", ".metadata.creationTimestamp", "Since when it exists"),

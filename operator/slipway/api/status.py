@@ -176,6 +176,14 @@ class ModelDeploymentStatus(_Report):
 
     observed_generation: int = Field(default=0, description="The generation of the spec that was last acted on.")
     phase: str = Field(default="", max_length=64, description="One word for a person; conditions are the API.")
+    runtime: str | None = Field(
+        default=None, max_length=64, description="The model server of what clients get; before that, of what starts."
+    )
+    version: int | None = Field(default=None, description="The version that clients get; before that, what starts.")
+    canary_version: int | None = Field(
+        default=None, description="The version that takes over from another. A first revision takes over from none."
+    )
+    canary_weight_percent: int | None = Field(default=None, description="Its share of the requests, where one is set.")
     stable: RevisionStatus | None = Field(default=None, description="The revision that serves.")
     canary: RevisionStatus | None = Field(default=None, description="The revision that is taking over.")
     progress_since: str | None = Field(

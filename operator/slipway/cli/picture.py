@@ -389,13 +389,13 @@ def draw_list(views: Sequence[View], now: datetime, canvas: Canvas, *, everywher
 
 
 def _list_row(view: View, now: datetime, canvas: Canvas, *, everywhere: bool, has_runtime: bool) -> list[Text]:
-    stable = view.of_role("stable")
+    shown = view.shown
     style = "green" if not view.troubles else "yellow" if view.of_role("canary") else "red"
     return [
         *([Text(view.namespace)] if everywhere else []),
         Text(view.name, "bold"),
         *([Text(view.runtime)] if has_runtime else []),
-        Text(str(stable.version if stable and stable.version else canvas.sign("none"))),
+        Text(str(shown.version if shown and shown.version else canvas.sign("none"))),
         Text(f"{view.ready_pods}/{view.desired_pods}", "" if view.ready_pods >= view.desired_pods else "yellow"),
         Text(view.phase or canvas.sign("none"), style),
         _rollout(view, canvas),
@@ -410,6 +410,8 @@ def _rollout(view: View, canvas: Canvas) -> Text:
         if view.bake_left_seconds is not None:
             return Text(f"bake, {duration(view.bake_left_seconds)} left", "blue")
         return Text("rolled back", "yellow") if view.pinned else Text(canvas.sign("none"), "dim")
+    if canary is view.shown:
+        return Text("first", "yellow")  # it takes over from none: its version stands beside the name
     words = f"{canvas.sign('arrow')} {canary.version or '?'}"
     if canary.weight_percent is not None:
         words += f" at {canary.weight_percent} %"

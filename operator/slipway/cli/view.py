@@ -81,10 +81,11 @@ class View:
     """A ModelDeployment as a person sees it.
 
     More than twelve fields, because it is the document of `status -o json`, whose scripts read one flat object.
-    ready_pods: of all revisions; desired_pods: the spec's replicas. is_current: the operator has acted on this
-    generation of the spec. judging: that nobody judges the canary, or by what without a word of it in the spec.
-    step_index: 0 while the canary prepares. patience_seconds: the time left until the canary's
-    deadline; None: no deadline. bake_left_seconds: None: no bake. service_target: what Service NAME selects.
+    runtime: of what serves; before that, of what starts. ready_pods: of all revisions; desired_pods: the spec's
+    replicas. is_current: the operator has acted on this generation of the spec. judging: that nobody judges the canary,
+    or by what without a word of it in the spec. step_index: 0 while the canary prepares. patience_seconds: the time
+    left until the canary's deadline; None: no deadline. bake_left_seconds: None: no bake. service_target: what Service
+    NAME selects.
     gates: of the canary; without a canary, the gate that the spec's revision was rejected for.
     troubles: the conditions that a healthy model would not have. transitions: the newest first.
     """
@@ -122,6 +123,11 @@ class View:
     def of_role(self, role: Role) -> RevisionView | None:
         """The revision in that role."""
         return next((revision for revision in self.revisions if revision.role == role), None)
+
+    @property
+    def shown(self) -> RevisionView | None:
+        """The revision that serves; before anything does, the first one, which starts."""
+        return self.of_role("stable") or self.of_role("canary")
 
     @property
     def current_step(self) -> StepView | None:
@@ -171,7 +177,7 @@ def view_of(body: Json, now: datetime) -> View:
     return View(
         namespace=str(meta.get("namespace", "")),
         name=str(meta.get("name", "")),
-        runtime=str(_part(spec, "runtime").get("name", "")),
+        runtime=status.runtime or str(_part(spec, "runtime").get("name", "")),
         uri=str(_part(spec, "model").get("uri", "")),
         phase=status.phase,
         created=read_time(meta.get("creationTimestamp")),

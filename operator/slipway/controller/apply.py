@@ -72,6 +72,9 @@ class Children:
                 changed = await self._changed_by_others(child, live, key)
                 answer = await self._write(child, live, key, uid)
             except SpecError as error:
+                if child.is_optional:
+                    log.warning("left out", extra={"key": "/".join(key), "child": child.name, "error": error.message})
+                    continue
                 return Applied(Trouble(error.reason, error.message), writes, tuple(put_back))
             if answer is not None:
                 writes += 1

@@ -38,13 +38,16 @@ def choose_service_target(
     ready_routers: int,
     workloads: Mapping[str, Workload],
     wants_router: bool,
+    alone: str | None = None,
 ) -> ServiceTarget:
     """What the Service should select now.
 
     weights, replicas: as planned, by workload; no weights: requests aren't split. by_router: as all ready routers say.
+    alone: the stable revision's workload where others answer on other paths, so that its clients would get their 404s.
     """
     if weights is None:
-        return ALL_PODS
+        is_there = alone is not None and alone in workloads and workloads[alone].ready > 0
+        return ServiceTarget(workload=alone) if is_there else ALL_PODS
     shares = {workload: weight for workload, weight in weights.items() if weight}
     first = max(weights, key=lambda workload: weights[workload])
     if wants_router:

@@ -37,6 +37,9 @@ LAST_SPEC_ANNOTATION = f"{GROUP}/last-spec"
 """On Service `<name>`: the last spec that could be read, as it was written. What runs goes on by it while the object's
 own can't be."""
 
+PORTS_ANNOTATION = f"{GROUP}/ports"
+"""On a Service that we write: the numbers of its ports that are ours."""
+
 ROUTER_SUFFIX = ".router"
 
 ROUTER_PORT_NAME = "router"
@@ -75,6 +78,11 @@ def selector_of(name: str) -> str:
 def child_name(name: str, revision: str) -> str:
     """The name of a revision's objects."""
     return f"{name}-{revision}"
+
+
+def metrics_name(name: str) -> str:
+    """The name of the Service by which the model pods' metrics are found; no workload is called `metrics`."""
+    return f"{name}-metrics"
 
 
 ROUTER_PORT = 10080

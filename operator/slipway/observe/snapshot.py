@@ -108,10 +108,10 @@ def observe(
             live[kind, name] = child
         else:
             foreign.add((kind, name))
-    # Service <name> and the routers' objects, one of each kind, have no revision label; all others have one.
+    # The Services for clients and metrics and the routers' objects have no revision label; all others have one.
     labelled = {key: child for key, child in live.items() if revision_of(child)}
     unlabelled = {kind: child for (kind, _), child in live.items() if not revision_of(child)}
-    service = unlabelled.get("Service")
+    service = next((each for (kind, name), each in live.items() if kind == "Service" and name == _model(each)), None)
     agent_orders = {revision_of(child): _read_orders(child) for child in _of_kind("ConfigMap", labelled)}
     workloads, troubles = _observe_workloads(_of_kind("Deployment", labelled), pods, agent_orders)
     left_over = frozenset(pod.workload for pod in pods if pod.workload not in workloads and not pod.is_ending)
@@ -126,11 +126,16 @@ def observe(
         agent_orders=agent_orders,
         left_over=left_over,
         named_stable=(service["metadata"].get("annotations") or {}).get(STABLE_ANNOTATION) if service else None,
-        service_target=read_service_target(service, service["metadata"]["labels"][MODEL_LABEL]) if service else None,
+        service_target=read_service_target(service, _model(service)) if service else None,
         routers=observe_routers(
             router_pods, router_reports or {}, unlabelled.get("Deployment"), unlabelled.get("ConfigMap")
         ),
     )
+
+
+def _model(child: Json) -> str:
+    """The name of the ModelDeployment that it belongs to."""
+    return str((child["metadata"].get("labels") or {}).get(MODEL_LABEL, ""))
 
 
 def _of_kind(kind: str, objects: Mapping[tuple[str, str], Json]) -> list[Json]:

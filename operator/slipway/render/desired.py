@@ -1,6 +1,6 @@
 """What should exist for a plan: all children in the order in which they are applied.
 
-    Service ─ what serves ─ routers ─ what is new ─ history ─ Deployments of lost revisions
+    Service ─ what serves ─ routers ─ what is new ─ history ─ Deployments of lost revisions ─ Service for metrics
 
 Invariant: what serves comes first, so that trouble with a new revision leaves it applied.
 Must not import: report, controller. Pure.
@@ -17,14 +17,15 @@ from slipway.decide.service_target import choose_service_target
 from slipway.decide.steps import wants_router, wants_split
 from slipway.decide.weights import provider_name
 from slipway.model.names import child_name
-from slipway.model.revision import Json
+from slipway.model.revision import Json, spec_of
 from slipway.model.rollout import Plan
 from slipway.model.workload import Trouble
 from slipway.observe.service import ALL_PODS, ROUTER, ServiceTarget
 from slipway.observe.snapshot import Snapshot
 from slipway.render.history import recorded_digests, render_history, render_kept
-from slipway.render.objects import Child, render_deployment, render_service
+from slipway.render.objects import Child, render_deployment, render_metrics_service, render_service
 from slipway.render.pod_template import Images, with_template
+from slipway.render.ports import live_ports, metrics_ports, predict_path, service_ports, specs_in_pods
 from slipway.render.router import render as render_router
 from slipway.render.routing import Backend, Routing, Split
 from slipway.render.workload import RenderedWorkload, WorkloadInput, render_workload
@@ -43,6 +44,7 @@ class Rendered:
     unreadable: workloads that get pods and whose ControllerRevision is gone: their objects stay as they are, but for
     the number of pods.
     service_target: what the Service reaches. router_generation: of the routers' configuration; None without routers.
+    apart: workloads that answer on other paths than stable's: requests follow their paths, not the weights.
     """
 
     children: tuple[Child, ...]
@@ -51,6 +53,7 @@ class Rendered:
     unreadable: frozenset[str] = frozenset()
     service_target: ServiceTarget = ALL_PODS
     router_generation: str | None = None
+    apart: frozenset[str] = frozenset()
 
 
 def render(
@@ -70,11 +73,13 @@ def render(
     )
     workloads = _render_workloads(given)
     unreadable = sorted(name for name, pods in plan.replicas.items() if pods and given.revision_on(name) is None)
-    target = _service_target(deployment, plan, snapshot)
+    apart = _of_other_paths(given)
+    target = _service_target(given, apart)
     routing = _render_routing(deployment, workloads, target, snapshot, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
+    for_clients, for_metrics = _render_services(given, target)
     serving = [
-        render_service(deployment, target.workload, to_router=target.is_router, stable=_named(plan, snapshot)),
+        for_clients,
         *_children(each for each in workloads if given.is_stable(each.name)),
     ]
     others = _children(each for each in workloads if not given.is_stable(each.name))
@@ -83,12 +88,13 @@ def render(
         history = [render_kept(deployment, desired, recorded), *history]
     lost = _render_unreadable(deployment, plan, snapshot, unreadable)
     return Rendered(
-        children=_once([*serving, *routing.children, *others, *history, *lost]),
+        children=_once([*serving, *routing.children, *others, *history, *lost, for_metrics]),
         load={each.name: each.load for each in workloads},
         configured={each.name: each.generation for each in workloads},
         unreadable=frozenset(unreadable),
         service_target=target,
         router_generation=routing.generation,
+        apart=apart,
     )
 
 
@@ -116,7 +122,40 @@ def _named(plan: Plan, snapshot: Snapshot) -> str | None:
     return plan.state.stable if is_worth_a_write else None
 
 
-def _service_target(deployment: ModelDeployment, plan: Plan, snapshot: Snapshot) -> ServiceTarget:
+def _render_services(given: WorkloadInput, target: ServiceTarget) -> tuple[Child, Child]:
+    """For clients, and for metrics."""
+    deployment, live = given.inputs.deployment, given.snapshot.live
+    specs = specs_in_pods(deployment, given.plan, given.revisions)
+    ports = service_ports(specs, to_router=target.is_router) or live_ports(live.get(("Service", deployment.name)))
+    return (
+        render_service(
+            deployment,
+            target.workload,
+            ports=ports,
+            to_router=target.is_router,
+            stable=_named(given.plan, given.snapshot),
+        ),
+        render_metrics_service(deployment, metrics_ports(specs or [deployment.spec])),
+    )
+
+
+def _of_other_paths(given: WorkloadInput) -> frozenset[str]:
+    """The workloads that are there and answer on other paths than the stable revision's: another server, most often."""
+    deployment, plan = given.inputs.deployment, given.plan
+    stable = given.revisions.get(plan.state.stable or "")
+    carried = {name: here.revision for name, here in given.snapshot.workloads.items()}
+    carried |= {name: assignment.revision for name, assignment in plan.assignments.items()}
+    others = {name: given.revisions[revision] for name, revision in carried.items() if revision in given.revisions}
+    if stable is None or all(revision.hash == stable.hash for revision in others.values()):
+        return frozenset()
+    usual = predict_path(deployment, spec_of(deployment, stable))
+    return frozenset(
+        name for name, revision in others.items() if predict_path(deployment, spec_of(deployment, revision)) != usual
+    )
+
+
+def _service_target(given: WorkloadInput, apart: frozenset[str]) -> ServiceTarget:
+    deployment, plan, snapshot = given.inputs.deployment, given.plan, given.snapshot
     return choose_service_target(
         plan.weights,
         plan.replicas,
@@ -125,6 +164,7 @@ def _service_target(deployment: ModelDeployment, plan: Plan, snapshot: Snapshot)
         ready_routers=sum(pod.is_ready for pod in snapshot.routers.pods if not pod.is_ending),
         workloads=snapshot.workloads,
         wants_router=wants_router(deployment),
+        alone=next((name for name in plan.assignments if given.is_stable(name)), None) if apart else None,
     )
 
 

@@ -34,7 +34,7 @@ from slipway.model.names import (
     STATUS_PORT,
 )
 from slipway.model.signals import LATENCY_BOUNDS_MILLISECONDS
-from slipway.render.routing import Backend
+from slipway.render.routing import Backend, OtherApi
 
 Json = dict[str, Any]
 
@@ -308,26 +308,37 @@ def _cluster(protocol: str, workload: str, host: str, port: int) -> Json:
 
 
 def routes(
-    backends: Sequence[Backend], prefixes: Mapping[str, Sequence[str]], timeout_seconds: int | None, status: str
+    backends: Sequence[Backend],
+    others: Sequence[OtherApi],
+    prefixes: Mapping[str, Sequence[str]],
+    timeout_seconds: int | None,
+    status: str,
 ) -> Json:
-    """One RouteConfiguration: what it answers of itself, named versions, gRPC by weight, the rest by weight.
+    """One RouteConfiguration: what it answers of itself, gRPC by weight, named versions, the rest by weight.
 
-    prefixes: workload → what the paths begin with that name one of its versions. status: the answer to STATUS_HOST.
+    others: what stable can't answer goes to those who can; all else goes by weight among the rest. prefixes: workload →
+    what the paths begin with that name one of its versions. status: the answer to STATUS_HOST.
     """
     timeout = {"timeout": "0s" if timeout_seconds is None else f"{timeout_seconds}s"}
+    apart = {backend.workload for api in others for backend in api.backends}
+    usual = [backend for backend in backends if backend.workload not in apart]
+    found: list[Json] = [
+        {"match": {"prefix": f"/{api.grpc_package}.", "grpc": {}}, "route": {**shares, **timeout}}
+        for api in others
+        if api.grpc_package and (shares := _grpc_shares(api.backends))
+    ]
     grpc = {"prefix": "/", "grpc": {}}
-    found: list[Json] = []
-    shares = _shares(GRPC_CLUSTERS, [backend for backend in backends if backend.grpc_port is not None])
-    if shares:
+    if shares := _grpc_shares(usual):
         found.append({"match": grpc, "route": {**shares, **timeout}})
     else:
         found.append({"match": grpc, "direct_response": {"status": 404}})  # UNIMPLEMENTED, to a gRPC client
     for backend in backends:
         if begins := prefixes.get(backend.workload):
-            regex = f"({'|'.join(map(re.escape, begins))})([/:].*)?"
             route = {"cluster": f"{NAMED}/{backend.workload}", **timeout}
-            found.append({"match": {"safe_regex": {"regex": regex}}, "route": route})
-    found.append({"match": {"prefix": "/"}, "route": {**_shares(HTTP_CLUSTERS, backends), **timeout}})
+            found.append({"match": _begins_with(begins), "route": route})
+    for api in others:
+        found.append({"match": _begins_with([api.path]), "route": {**_shares(HTTP_CLUSTERS, api.backends), **timeout}})
+    found.append({"match": {"prefix": "/"}, "route": {**_shares(HTTP_CLUSTERS, usual), **timeout}})
     answer = {"status": 200, "body": {"inline_string": status}}
     whose = [{"header": {"key": POD_HEADER, "value": f"%ENVIRONMENT({POD_VARIABLE})%"}}]
     return {
@@ -344,15 +355,26 @@ def routes(
     }
 
 
+def _begins_with(paths: Sequence[str]) -> Json:
+    return {"safe_regex": {"regex": f"({'|'.join(map(re.escape, paths))})([/:].*)?"}}
+
+
+def _grpc_shares(backends: Sequence[Backend]) -> Json:
+    """Where gRPC requests go; nothing where nobody who takes requests has that port."""
+    return _shares(GRPC_CLUSTERS, [backend for backend in backends if backend.grpc_port is not None])
+
+
 def _shares(protocol: str, backends: Sequence[Backend]) -> Json:
-    """Where requests go by weight; nothing where nobody has any."""
-    if sum(backend.weight_percent for backend in backends) == 0:
-        return {}
+    """Where requests go by weight; where nobody has any, to the first that is open to them; nothing without one."""
+    weights = {backend.workload: backend.weight_percent for backend in backends}
+    if not any(weights.values()):
+        first = next((backend.workload for backend in backends if backend.is_open), None)
+        if first is None:
+            return {}
+        weights[first] = 100
     return {
         "weighted_clusters": {
-            "clusters": [
-                {"name": f"{protocol}/{backend.workload}", "weight": backend.weight_percent} for backend in backends
-            ]
+            "clusters": [{"name": f"{protocol}/{workload}", "weight": weight} for workload, weight in weights.items()]
         }
     }
 

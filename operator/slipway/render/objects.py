@@ -9,14 +9,15 @@ Must not import: report, controller. Pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from slipway.api.v1alpha1 import GROUP, KIND, VERSION, ModelDeployment
 from slipway.model.names import (
     AGENT_CONFIG_KEY,
     LAST_SPEC_ANNOTATION,
     MODEL_LABEL,
+    PORTS_ANNOTATION,
     RECORDED_KEY,
     REPLACES_ANNOTATION,
     REVISION_ANNOTATION,
@@ -25,19 +26,24 @@ from slipway.model.names import (
     STABLE_ANNOTATION,
     child_name,
     labels_of,
+    metrics_name,
     router_label,
 )
 from slipway.model.revision import DIGESTS_ANNOTATION, Assignment, Json, Revision, workload_template
-from slipway.runtimes import RUNTIMES
+from slipway.render.ports import ServicePort
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A rendered object."""
+    """A rendered object.
+
+    is_optional: nothing waits for it. Where its name is taken, or the API server refuses it, it is left out.
+    """
 
     kind: str
     name: str
     manifest: Json
+    is_optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,30 +66,56 @@ SERVICE = ObjectKind("v1", "Service")
 
 
 def render_service(
-    deployment: ModelDeployment, workload: str | None = None, *, to_router: bool = False, stable: str | None = None
+    deployment: ModelDeployment,
+    workload: str | None = None,
+    *,
+    ports: Sequence[ServicePort],
+    to_router: bool = False,
+    stable: str | None = None,
 ) -> Child:
     """The Service that clients use: the routers, one workload's ready pods, or all ready pods.
 
     stable: the stable revision, which it is to name.
     """
-    runtime = RUNTIMES[deployment.spec.runtime.name]
-    ports = [
-        {
-            "name": port.name,
-            "port": port.number,
-            "targetPort": ROUTER_PORT_NAME if to_router else port.name,
-            "protocol": "TCP",
-            "appProtocol": port.app_protocol,
-        }
-        for port in runtime.ports(deployment.spec)
-        if port.name in ("http", "grpc") or not to_router
-    ]
     selector = {MODEL_LABEL: router_label(deployment.name) if to_router else deployment.name}
     if workload is not None and not to_router:
         selector[REVISION_LABEL] = workload
-    annotations = {LAST_SPEC_ANNOTATION: deployment.written} | ({STABLE_ANNOTATION: stable} if stable else {})
-    body = {"spec": {"selector": selector, "ports": ports}}
-    return owned(deployment, SERVICE, deployment.name, body, annotations=annotations)
+    spec = {
+        "selector": selector,
+        "ports": [_service_port(port, ROUTER_PORT_NAME if to_router else port.target) for port in ports],
+    }
+    # A port of ours that goes is no difference to see: others may add ports. The list of ours changes then.
+    annotations = {
+        LAST_SPEC_ANNOTATION: deployment.written,
+        PORTS_ANNOTATION: " ".join(str(port.number) for port in ports),
+    }
+    if stable:
+        annotations[STABLE_ANNOTATION] = stable
+    return owned(deployment, SERVICE, deployment.name, {"spec": spec}, annotations=annotations)
+
+
+def render_metrics_service(deployment: ModelDeployment, ports: Sequence[ServicePort]) -> Child:
+    """The Service by which Prometheus finds the pods of all revisions, ready or not. Nobody's requests depend on it."""
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,
+        "selector": {MODEL_LABEL: deployment.name},
+        "ports": [_service_port(port, port.target) for port in ports],
+    }
+    annotations = {PORTS_ANNOTATION: " ".join(str(port.number) for port in ports)}
+    child = owned(deployment, SERVICE, metrics_name(deployment.name), {"spec": spec}, annotations=annotations)
+    child.manifest["metadata"]["labels"]["app.kubernetes.io/component"] = "metrics"
+    return replace(child, is_optional=True)
+
+
+def _service_port(port: ServicePort, target: str) -> Json:
+    return {
+        "name": port.name,
+        "port": port.number,
+        "targetPort": target,
+        "protocol": "TCP",
+        "appProtocol": port.app_protocol,
+    }
 
 
 def render_controller_revision(deployment: ModelDeployment, revision: Revision, digests: Mapping[int, str]) -> Child:

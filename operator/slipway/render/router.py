@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from slipway.api.quantity import parse_quantity
-from slipway.api.v1alpha1 import GROUP, ModelDeployment, RouterPods
+from slipway.api.v1alpha1 import GROUP, ModelDeployment, ModelDeploymentSpec, RouterPods
 from slipway.model.names import (
     MODEL_LABEL,
     REVISION_LABEL,
@@ -29,12 +29,13 @@ from slipway.model.names import (
     child_name,
     router_label,
 )
-from slipway.model.revision import Json, hash_of, model_name
+from slipway.model.revision import Json, hash_of
 from slipway.render import envoy
 from slipway.render.objects import CONFIG_MAP, DEPLOYMENT, POD_DISRUPTION_BUDGET, SERVICE, Child, owned
 from slipway.render.pod_template import Images, container_security, pod_name_variable, pod_security, write_resources
-from slipway.render.routing import Routing, Split
-from slipway.runtimes import RUNTIMES
+from slipway.render.ports import own_path, predict_path
+from slipway.render.routing import Backend, OtherApi, Routing, Split
+from slipway.runtimes import RUNTIMES, ServerRuntime
 
 CHOICE_ANNOTATION = f"{GROUP}/router-choice"
 
@@ -86,21 +87,19 @@ def router_name(name: str) -> str:
 
 def configure(deployment: ModelDeployment, split: Split) -> RouterConfig:
     """The routers' configuration, in words of Envoy."""
-    spec = deployment.spec
-    runtime = RUNTIMES[spec.runtime.name]
-    model = model_name(deployment)
-    names_versions = runtime.version_path(spec, model, "1") is not None
+    traffic = deployment.spec.traffic
     place = f"{deployment.namespace}.svc.{split.domain}"
     hosts = {backend.workload: f"{child_name(deployment.name, backend.workload)}.{place}" for backend in split.backends}
     weights = {backend.workload: backend.weight_percent for backend in split.backends}
-    timeout = spec.traffic.timeout_seconds if spec.traffic is not None else None
+    timeout = traffic.timeout_seconds if traffic is not None else None
     prefixes = _prefixes(deployment, split)
+    others = other_apis(deployment, split)
     bootstrap = envoy.bootstrap(deployment.name)
-    clusters = envoy.clusters(hosts, split.backends, named=names_versions)
+    clusters = envoy.clusters(hosts, split.backends, named=_names_versions(deployment, split))
 
     def routes(generation: str) -> Json:
         status = json.dumps({"generation": generation, "weights": weights})
-        return envoy.routes(split.backends, prefixes, timeout, status)
+        return envoy.routes(split.backends, others, prefixes, timeout, status)
 
     generation = hash_of([bootstrap, clusters, routes("")])
     files = {
@@ -109,6 +108,40 @@ def configure(deployment: ModelDeployment, split: Split) -> RouterConfig:
         ROUTES_KEY: _text({"version_info": generation, "resources": [routes(generation)]}),
     }
     return RouterConfig(generation, files)
+
+
+def _own(deployment: ModelDeployment, backend: Backend) -> tuple[ServerRuntime, ModelDeploymentSpec, str]:
+    """A workload's server, what its revision was made from, and the model's name in its paths."""
+    spec = backend.spec or deployment.spec
+    return RUNTIMES[spec.runtime.name], spec, spec.model.name or deployment.name
+
+
+def _names_versions(deployment: ModelDeployment, split: Split) -> bool:
+    """Whether paths can name versions."""
+    found = [_own(deployment, backend) for backend in split.backends]
+    return any(runtime.version_path(spec, model, "1") is not None for runtime, spec, model in found)
+
+
+def other_apis(deployment: ModelDeployment, split: Split) -> tuple[OtherApi, ...]:
+    """The open workloads that answer on other paths than stable, those with the same paths together.
+
+    A request is sent to who can answer it, and by weight only among these.
+    """
+    groups: dict[str, list[Backend]] = {}
+    for backend in split.backends:
+        if backend.is_open:
+            _, spec, _ = _own(deployment, backend)
+            groups.setdefault(predict_path(deployment, spec), []).append(backend)
+    if len(groups) < 2:
+        return ()
+    stable, *others = groups
+    known = _own(deployment, groups[stable][0])[0].grpc_package
+    found = []
+    for path in others:
+        package = _own(deployment, groups[path][0])[0].grpc_package
+        beside = [each for each in groups if each != path]
+        found.append(OtherApi(own_path(path, beside), "" if package == known else package, tuple(groups[path])))
+    return tuple(found)
 
 
 def _text(value: Json) -> str:
@@ -128,23 +161,24 @@ def _prefixes(deployment: ModelDeployment, split: Split) -> dict[str, list[str]]
     """
     if len(split.backends) < 2:
         return {}
-    spec = deployment.spec
-    runtime, model = RUNTIMES[spec.runtime.name], model_name(deployment)
     found: dict[str, list[str]] = {backend.workload: [] for backend in split.backends}
-    taken: dict[int, str] = {}
+    named: set[str] = set()
+    holds: dict[int, Backend] = {}
     for backend in split.backends:
+        runtime, spec, model = _own(deployment, backend)
         for version in backend.versions:
-            if version not in taken:
-                taken[version] = backend.workload
-                if path := runtime.version_path(spec, model, str(version)):
-                    found[backend.workload].append(path)
-    stable, *others = (backend.workload for backend in split.backends)
-    labels = {label: taken[version] for label, version in spec.model.labels.items() if version in taken}
-    weighted = [backend.workload for backend in split.backends[1:] if backend.weight_percent]
-    labels |= {"stable": stable, "canary": (weighted or others)[0]}
-    for label, workload in labels.items():
+            holds.setdefault(version, backend)
+            path = runtime.version_path(spec, model, str(version))
+            if path and path not in named:
+                named.add(path)
+                found[backend.workload].append(path)
+    stable, *others = split.backends
+    labels = {label: holds[version] for label, version in deployment.spec.model.labels.items() if version in holds}
+    weighted = [backend for backend in others if backend.weight_percent]
+    for label, backend in (labels | {"stable": stable, "canary": (weighted or others)[0]}).items():
+        runtime, spec, model = _own(deployment, backend)
         if path := runtime.label_path(spec, model, label):
-            found[workload].append(path)
+            found[backend.workload].append(path)
     return found
 
 

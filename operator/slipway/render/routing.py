@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.render.objects import Child
 
 
@@ -17,6 +18,8 @@ class Backend:
 
     weight_percent: its share of the unversioned requests. versions: those loaded in all of its ready pods: requests
     that name one go to a workload that holds it. http_port, grpc_port: its server's; grpc_port None: it has none.
+    spec: what its revision was made from; None: today's. is_open: it may get requests that no other workload can
+    answer, whatever its weight; False: it prepares, or it leaves.
     """
 
     workload: str
@@ -24,6 +27,20 @@ class Backend:
     versions: tuple[int, ...]
     http_port: int
     grpc_port: int | None
+    spec: ModelDeploymentSpec | None = None
+    is_open: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class OtherApi:
+    """What stable can't answer: requests whose path begins so, or for gRPC services of that package, by weight.
+
+    grpc_package: empty: its gRPC requests can't be told from stable's.
+    """
+
+    path: str
+    grpc_package: str
+    backends: tuple[Backend, ...]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from slipway.api import ModelDeployment
 from slipway.decide.discovery import versions_to_load
 from slipway.decide.inputs import Inputs
 from slipway.model.revision import Json, Revision, place_of, spec_of
@@ -99,13 +98,12 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
         children=tuple(children),
         load=load,
         generation=config["generation"],
-        backend=_backend(deployment, workload, revision, weight, load) if weight is not None else None,
+        backend=_backend(given, workload, revision, weight, load) if weight is not None else None,
     )
 
 
-def _backend(
-    deployment: ModelDeployment, workload: str, revision: Revision, weight: int, load: tuple[int, ...]
-) -> Backend:
-    own = spec_of(deployment, revision)
+def _backend(given: WorkloadInput, workload: str, revision: Revision, weight: int, load: tuple[int, ...]) -> Backend:
+    own = spec_of(given.inputs.deployment, revision)
     ports = {port.name: port.number for port in RUNTIMES[own.runtime.name].ports(own)}
-    return Backend(workload, weight, load, ports["http"], ports.get("grpc"))
+    is_open = weight > 0 or revision.hash in (given.plan.state.stable, given.plan.state.previous)
+    return Backend(workload, weight, load, ports["http"], ports.get("grpc"), spec=own, is_open=is_open)

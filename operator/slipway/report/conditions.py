@@ -15,7 +15,7 @@ from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, 
 from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import HaltReason, Rejection
-from slipway.model.workload import Trouble, enough
+from slipway.model.workload import ABSENT, Trouble, enough, workload_of
 from slipway.observe.pods import Pod
 from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
@@ -34,7 +34,8 @@ def ready_condition(
     if result.replicas == 0:
         return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
     if stable is not None and ready >= enough(result.replicas):
-        return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
+        serve = min(ready, result.replicas)  # while some go, or stand in for others, there are more
+        return _condition("Ready", True, "MinimumReplicasReady", f"{serve} of {result.replicas} pods serve")
     trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary) or snapshot.routers.trouble
     if stable is None and result.problem is not None:
         trouble = result.problem
@@ -50,6 +51,7 @@ def ready_condition(
         )
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
+    ready = min(ready, result.replicas)
     return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
 
 
@@ -80,8 +82,8 @@ def promoted_condition(
                 "Promoted",
                 False,
                 "RolledBack",
-                f"revision {result.revision} was taken back and {stable} serves: {why}. It is not tried again until "
-                "the spec asks for another revision, or kubectl slipway retry",
+                f"revision {result.revision} was taken back and {_serves(result, snapshot, stable)}: {why}. It is not "
+                "tried again until the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
             trouble = _trouble(snapshot, canary) or room_for(snapshot, canary) or snapshot.routers.trouble
@@ -103,6 +105,16 @@ def _judging(carried_out: CarriedOut) -> str:
     """That nobody judges the canary, or by what where the spec doesn't say it."""
     message = carried_out.inputs.judging.message
     return f"; {message}" if message and not carried_out.inputs.target.is_rollback else ""
+
+
+def _serves(result: PassResult, snapshot: Snapshot, stable: str | None) -> str:
+    """That the stable revision serves, or that it is to."""
+    if stable is None:
+        return "nothing serves"
+    if result.replicas == 0:
+        return f"{stable} is to serve once spec.replicas is above 0"
+    home = snapshot.workloads.get(workload_of(stable, snapshot.workloads) or "", ABSENT)
+    return f"{stable} serves" if home.ready else f"{stable} is to serve; 0 of {result.replicas} pods are ready"
 
 
 def label_trouble(result: PassResult, pods: list[Pod]) -> Trouble | None:

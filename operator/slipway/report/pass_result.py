@@ -144,7 +144,9 @@ def sum_up(
             signals,
             load=rendered.load.get(home, ()),
             listing=listing_trouble(asked, snapshot),
-            unreachable=unreachable_weights(deployment) or _without_router(deployment, rendered),
+            unreachable=unreachable_weights(deployment)
+            or _without_router(deployment, rendered)
+            or _by_path(deployment, plan, rendered),
         ),
     )
 
@@ -183,4 +185,18 @@ def _without_router(deployment: ModelDeployment, rendered: Rendered) -> str:
     return (
         "no router is in force yet, so requests reach pods directly; see them with: "
         f"kubectl get pods -l {MODEL_LABEL}={router_label(deployment.name)}"
+    )
+
+
+def _by_path(deployment: ModelDeployment, plan: Plan, rendered: Rendered) -> str:
+    """That requests can't follow the weights, since what takes over answers on other paths; empty where they can."""
+    apart = sorted(name for name in rendered.apart if plan.replicas.get(name) and name in plan.assignments)
+    if not apart:
+        return ""
+    what = f"revision {plan.assignments[apart[0]].revision} answers on other paths than revision {plan.state.stable}"
+    if wants_router(deployment):
+        return f"{what}: each request goes to the one that answers its path, whatever the weight"
+    return (
+        f"{what}, and pods of both get all requests: those that a pod doesn't answer fail. "
+        "Write spec.traffic.provider: Router"
     )

@@ -27,14 +27,37 @@ def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snap
     home = workload_of(gone.revision, snapshot.workloads) or gone.revision
     refusal = _refusal(snapshot, home, result.version)
     trouble = refusal or snapshot.troubles.get(home) or _stood_in_the_way(result, stored)
-    why = f"{trouble.reason}: {trouble.message}" if trouble else "its pods did not become ready"
+    last = f"{trouble.reason}: {trouble.message}" if trouble else _last_known(snapshot, home)
     is_final = refusal is not None and refusal.reason in REFUSALS  # else the deadline decided
     late = "" if is_final else "no progress within spec.rollout.progressDeadlineSeconds; "
-    reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{why}"
+    reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{last or _waited(stored, gone.revision)}"
     if (cause := plan.cause) is not None and cause.reason:
         reason, message = cause.reason, f"{cause.reason}: {cause.message}"
+        if reason == NO_PROGRESS and last:
+            message = f"{message}; {last}" if cause.message else f"{reason}: {last}"
     said = replace(gone, reason=reason, message=message[:2048], at=write_time(now), stamp=stamps.get(result.version))
     return replace(state, rejected=tuple(said if each == gone else each for each in state.rejected))
+
+
+def _last_known(snapshot: Snapshot, workload: str) -> str:
+    """What is known of pods that nothing troubles now: how a server ended last, and what agents do; empty: nothing."""
+    here = snapshot.workloads.get(workload)
+    doing = {
+        f"version {version.version} is {version.state}"
+        for pod in snapshot.pods
+        if pod.workload == workload and pod.report is not None and not pod.is_ready and not pod.is_ending
+        for version in pod.report.versions
+        if version.state not in ("Available", "Pending")
+    }
+    crash = [here.crash.message] if here is not None and here.crash is not None else []
+    return "; ".join([*crash, *sorted(doing)])
+
+
+def _waited(stored: ModelDeploymentStatus, revision: str) -> str:
+    """What the revision waited for when status was written last."""
+    is_its = stored.canary is not None and stored.canary.revision == revision
+    waits_for = stored.step.waits_for if is_its and stored.step is not None else None
+    return f"it waited for {waits_for}" if waits_for else "its pods did not become ready"
 
 
 def _refusal(snapshot: Snapshot, workload: str, version: int) -> Trouble | None:

@@ -27,6 +27,7 @@ from slipway.model.signals import Verdict
 from slipway.model.workload import ABSENT, workload_of
 from slipway.observe.service import ROUTER
 from slipway.observe.snapshot import Snapshot
+from slipway.report.columns import columns
 from slipway.report.conditions import (
     dated,
     degraded_condition,
@@ -81,12 +82,15 @@ def assess(
     conditions.append(reconciling_condition(result, snapshot, conditions, stable, canary))
     remembered = write_state(state, stored)
     remembered["step"] = _step(carried, remembered["step"]) if carried else stored.step
+    stable_status = _revision_status(stable, result, snapshot, stored.stable or stored.previous)
+    canary_status = _revision_status(canary, result, snapshot, stored.canary)
     return ModelDeploymentStatus(
         **remembered,
+        **columns(result, snapshot, stored, stable_status, canary_status),
         observed_generation=result.generation,
         phase=phase_of(result, conditions, stable, canary),
-        stable=_revision_status(stable, result, snapshot, stored.stable or stored.previous),
-        canary=_revision_status(canary, result, snapshot, stored.canary),
+        stable=stable_status,
+        canary=canary_status,
         previous=_revision_status(state.previous, result, snapshot, stored.previous or stored.stable),
         verdict=_verdict(carried.signals.verdict) if carried else stored.verdict,
         evidence=carried.evidence if carried else stored.evidence,

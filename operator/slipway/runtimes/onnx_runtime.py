@@ -87,6 +87,7 @@ ONNX_RUNTIME = ServerRuntime(
     agent_settings=_agent_settings,
     predict_path=open_inference_path,
     version_path=open_inference_version_path,
+    grpc_package="inference",
     # Of the image's own server: MLServer's failures are the callers' too, and it has no latencies of gRPC.
     metrics=Metrics(
         port="metrics",

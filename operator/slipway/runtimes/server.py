@@ -89,7 +89,8 @@ class ServerRuntime:
     tells_signatures: the server can say what a version takes and gives; of a Custom container, only it knows.
     version_path, label_path: (spec, model, version or label) → what every REST path begins with that names it, up to
         the end, a `/` or a `:`; None: no path does.
-    Thirteen fields: the table that a new server fills in, each on its own; the last six have defaults.
+    grpc_package: what the names of its gRPC services begin with, up to a dot; empty: not known, or it has no gRPC.
+    Fourteen fields: the table that a new server fills in, each on its own; the last seven have defaults.
     """
 
     name: str
@@ -105,6 +106,7 @@ class ServerRuntime:
     tells_signatures: bool = True
     version_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
     label_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
+    grpc_package: str = ""
 
 
 def fixed(*ports: Port) -> Callable[[ModelDeploymentSpec], tuple[Port, ...]]:

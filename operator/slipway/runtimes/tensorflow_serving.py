@@ -144,6 +144,7 @@ TENSORFLOW_SERVING = ServerRuntime(
     predict_path=_predict_path,
     version_path=_version_path,
     label_path=_label_path,
+    grpc_package="tensorflow.serving",
     # Neither metric has a version's label. request_count counts every REST request, the agent's questions for status
     # too, with `status` OK or a code's name; request_latency counts what was answered well, those with an empty `API`.
     metrics=Metrics(

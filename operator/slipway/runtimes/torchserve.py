@@ -181,6 +181,7 @@ TORCHSERVE = ServerRuntime(
     agent_settings=_agent_settings,
     predict_path=_predict_path,
     version_path=_version_path,
+    grpc_package="org.pytorch.serve",
     # ts_inference_requests_total counts all requests by model and version; Requests5XX has no labels, counts the
     # agent's requests too, and leaves out gRPC: a failing canary would look well (measured).
     metrics=None,

@@ -101,6 +101,7 @@ TRITON = ServerRuntime(
     agent_settings=_agent_settings,
     predict_path=open_inference_path,
     version_path=open_inference_version_path,
+    grpc_package="inference",
     # Refused requests (a wrong shape, no such name) never reach a counter. An error that a python backend returns
     # counts as a success (triton#7713, and measured on 2.51); the backend of our image says so in the second metric.
     metrics=Metrics(

@@ -338,6 +338,14 @@ def test_gates_fail_for_reasons_that_there_are() -> None:
     assert set(GATE_REASONS) <= {*Reason, SIGNATURE_CHANGED}
 
 
+def test_the_runtime_is_the_serving_ones_and_not_the_specs(cli: Cli) -> None:
+    body = clusters.in_canary(runtime="TorchServe")
+    cli.cluster.models = [body]
+    assert cli("status").stdout.splitlines()[1].split()[:3] == ["digits", "TorchServe", "2"]
+    assert "TorchServe" in cli("status", "digits").stdout.splitlines()[1]
+    assert json.loads(cli("status", "digits", "-o", "json").stdout)["runtime"] == "TorchServe"
+
+
 def test_hints_can_be_typed_as_they_stand(cli: Cli) -> None:
     cli.cluster.models = [clusters.at_pause()]
     shown = cli("status", "digits", "-n", "team-a", "--context", "prod").stdout

@@ -160,6 +160,24 @@ def test_where_requests_are_not_split_all_ready_pods_share_them(live: ServiceTar
     assert chosen == ALL_PODS
 
 
+@pytest.mark.parametrize(
+    ("workloads", "expected"),
+    [
+        (pods(old=2, new=1), OLD),
+        (pods(old=1, new=2), OLD),
+        (pods(old=0, new=2), ALL_PODS),
+        (pods(new=2), ALL_PODS),
+    ],
+)
+def test_pods_that_answer_on_other_paths_get_no_request_while_stable_can_answer(
+    workloads: dict[str, Workload], expected: ServiceTarget
+) -> None:
+    chosen = choose_service_target(
+        None, {}, ALL_PODS, None, ready_routers=0, workloads=workloads, wants_router=False, alone="old"
+    )
+    assert chosen == expected
+
+
 # ---- how requests are split now
 
 

@@ -17,9 +17,16 @@ from slipway.api.v1alpha1 import MAX_NAME_LENGTH
 from slipway.model.names import child_name, labels_of
 from slipway.model.revision import Assignment
 from slipway.render.agent_orders import render_agent_config
-from slipway.render.merge import merge
-from slipway.render.objects import render_config_map, render_controller_revision, render_deployment, render_service
+from slipway.render.merge import MERGE_KEYS, merge
+from slipway.render.objects import (
+    render_config_map,
+    render_controller_revision,
+    render_deployment,
+    render_metrics_service,
+    render_service,
+)
 from slipway.render.pod_template import render_template
+from slipway.render.ports import metrics_ports, service_ports
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, rendered_revision
 
 
@@ -259,7 +266,8 @@ def all_children(changes: Json | None = None) -> list[Any]:
     wanted = deployment(changes)
     revision = rendered_revision(wanted, 1)
     return [
-        render_service(wanted),
+        render_service(wanted, ports=service_ports([wanted.spec], to_router=False)),
+        render_metrics_service(wanted, metrics_ports([wanted.spec])),
         render_controller_revision(wanted, revision, {}),
         render_config_map(
             wanted, revision.hash, Assignment(revision.hash), render_agent_config(wanted, revision, (1,), {}), {}

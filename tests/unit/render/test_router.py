@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -176,6 +177,109 @@ def test_a_custom_server_with_paths_of_its_own_has_no_versions_in_them() -> None
     assert named(split(), {"runtime": runtime}) == {}
     names = {cluster["name"] for cluster in read(envoy.CLUSTERS_KEY, split(), {"runtime": runtime})["resources"]}
     assert not any(name.startswith("http-named/") for name in names)
+
+
+# ---- two servers of different paths
+
+
+TENSORFLOW = deployment({"runtime": {"name": "TensorFlowServing"}}).spec
+TRITON = deployment().spec
+
+
+def mixed(weight: int, *, is_open: bool = True) -> Split:
+    """Triton is stable; TensorFlow Serving is its canary, of the same version."""
+    stable = Backend(STABLE, 100 - weight, (1,), 8000, 8001, TRITON)
+    return Split((stable, Backend(CANARY, weight, (1,), 8501, 8500, TENSORFLOW, is_open)))
+
+
+def where(target: Split, path: str, *, grpc: bool = False) -> dict[str, int]:
+    """Cluster → weight, of the first route that takes the path; as Envoy goes through them."""
+    for route in traffic_routes(target):
+        match = route["match"]
+        fits = (
+            re.fullmatch(match["safe_regex"]["regex"], path)
+            if "safe_regex" in match
+            else path.startswith(match["prefix"])
+        )
+        if not fits or ("grpc" in match and not grpc):
+            continue
+        if "direct_response" in route:
+            return {}
+        to = route["route"]
+        shares = to["weighted_clusters"]["clusters"] if "weighted_clusters" in to else [{"name": to["cluster"]}]
+        return {each["name"]: each.get("weight", 100) for each in shares if each.get("weight", 100)}
+    raise AssertionError(path)
+
+
+V2, V1 = "/v2/models/digits/infer", "/v1/models/digits:predict"
+TO_STABLE, TO_CANARY = {f"http/{STABLE}"}, {f"http/{CANARY}"}
+
+
+@pytest.mark.parametrize(
+    ("target", "old", "new"),
+    [
+        pytest.param(mixed(25), TO_STABLE, TO_CANARY, id="canary"),
+        pytest.param(mixed(100), TO_STABLE, TO_CANARY, id="the last step: stable's clients are served to its end"),
+        pytest.param(mixed(0, is_open=False), TO_STABLE, TO_STABLE, id="it prepares: no request before its gates"),
+        pytest.param(
+            Split(tuple(reversed(mixed(100).backends))), TO_STABLE, TO_CANARY, id="bake: the former one's clients, too"
+        ),
+    ],
+)
+def test_a_request_goes_to_the_revision_that_answers_its_path_whatever_the_weight(
+    target: Split, old: set[str], new: set[str]
+) -> None:
+    assert set(where(target, V2)) == old
+    assert set(where(target, "/v2/health/ready")) == old
+    assert set(where(target, V1)) == new
+
+
+def test_grpc_follows_the_package_of_its_service() -> None:
+    triton, tensorflow = "/inference.GRPCInferenceService/ModelInfer", "/tensorflow.serving.PredictionService/Predict"
+    for weight in (25, 100):
+        assert set(where(mixed(weight), triton, grpc=True)) == {f"grpc/{STABLE}"}
+        assert set(where(mixed(weight), tensorflow, grpc=True)) == {f"grpc/{CANARY}"}
+    assert set(where(mixed(0, is_open=False), tensorflow, grpc=True)) == {f"grpc/{STABLE}"}
+
+
+def test_a_version_that_is_named_goes_to_who_holds_it_under_that_path() -> None:
+    assert set(where(mixed(25), "/v2/models/digits/versions/1/infer")) == {f"http-named/{STABLE}"}
+    assert set(where(mixed(25), "/v1/models/digits/versions/1:predict")) == {f"http-named/{CANARY}"}
+
+
+def test_each_server_is_reached_at_its_own_port() -> None:
+    found = {
+        cluster["name"]: cluster["load_assignment"]["endpoints"][0]["lb_endpoints"][0]["endpoint"]["address"][
+            "socket_address"
+        ]["port_value"]
+        for cluster in read(envoy.CLUSTERS_KEY, mixed(25))["resources"]
+    }
+    assert found == {
+        f"http/{STABLE}": 8000,
+        f"http-named/{STABLE}": 8000,
+        f"grpc/{STABLE}": 8001,
+        f"http/{CANARY}": 8501,
+        f"http-named/{CANARY}": 8501,
+        f"grpc/{CANARY}": 8500,
+    }
+
+
+def test_servers_of_the_same_paths_share_requests_by_weight_at_ports_of_their_own() -> None:
+    custom = deployment({"runtime": {"name": "Custom", "image": "own:1", "httpPort": 9000}}).spec
+    target = Split((Backend(STABLE, 75, (1,), 8000, 8001, TRITON), Backend(CANARY, 25, (2,), 9000, None, custom)))
+    assert where(target, V2) == {f"http/{STABLE}": 75, f"http/{CANARY}": 25}
+
+
+@pytest.mark.parametrize("weight", [25, 100])
+def test_grpc_clients_stay_with_stable_while_the_canary_has_no_such_port(weight: int) -> None:
+    target = Split((Backend(STABLE, 100 - weight, (1,), 8000, 8001), Backend(CANARY, weight, (2,), 8000, None)))
+    assert set(where(target, "/inference.GRPCInferenceService/ModelInfer", grpc=True)) == {f"grpc/{STABLE}"}
+
+
+def test_a_canary_that_prepares_gets_no_grpc_request_for_being_the_only_one_with_that_port() -> None:
+    canary = Backend(CANARY, 0, (2,), 8000, 8001, is_open=False)
+    target = Split((Backend(STABLE, 100, (1,), 8000, None), canary))
+    assert where(target, "/inference.GRPCInferenceService/ModelInfer", grpc=True) == {}
 
 
 # ---- what exists

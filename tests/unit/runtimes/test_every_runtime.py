@@ -7,6 +7,7 @@ import pytest
 from slipway.render.envoy import DNS_REFRESH
 from slipway.render.objects import render_service
 from slipway.render.pod_template import render_template
+from slipway.render.ports import service_ports
 from slipway.runtimes import RUNTIMES
 from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
 from tests.unit.specs import IMAGES, Json, deployment, merged
@@ -56,8 +57,15 @@ def test_the_template_says_nothing_of_the_version(name: str) -> None:
 @every_runtime
 def test_every_port_of_the_service_is_one_of_the_servers(name: str) -> None:
     ports = {port["name"]: port["containerPort"] for port in server(name)["ports"]}
-    service = render_service(deployment(changes(name))).manifest
+    wanted = deployment(changes(name))
+    service = render_service(wanted, ports=service_ports([wanted.spec], to_router=False)).manifest
     assert {port["targetPort"]: port["port"] for port in service["spec"]["ports"]} == ports
+
+
+@every_runtime
+def test_grpc_requests_of_every_server_but_a_users_own_can_be_told_apart(name: str) -> None:
+    has_grpc = any(port.name == "grpc" for port in RUNTIMES[name].ports(deployment(changes(name)).spec))
+    assert bool(RUNTIMES[name].grpc_package) == has_grpc
 
 
 @every_runtime
