@@ -49,7 +49,7 @@ def _last_known(snapshot: Snapshot, workload: str) -> str:
         for version in pod.report.versions
         if version.state not in ("Available", "Pending")
     }
-    crash = [here.crash.message] if here is not None and here.crash is not None else []
+    crash = [here.crashes[0].message] if here is not None and here.crashes else []
     return "; ".join([*crash, *sorted(doing)])
 
 

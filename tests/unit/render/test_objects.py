@@ -17,7 +17,7 @@ from slipway.api.v1alpha1 import MAX_NAME_LENGTH
 from slipway.model.names import child_name, labels_of
 from slipway.model.revision import Assignment
 from slipway.render.agent_orders import render_agent_config
-from slipway.render.merge import MERGE_KEYS, merge
+from slipway.render.merge import merge
 from slipway.render.objects import (
     render_config_map,
     render_controller_revision,

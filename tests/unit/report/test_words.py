@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import pytest
 
@@ -97,8 +96,8 @@ WAITED = ModelDeploymentStatus(
 
 def crashed() -> Snapshot:
     here = snapshot(*OLD_SERVES, pod("c", "new", ready=False))
-    crash = Crash(datetime(2026, 3, 1, 11, tzinfo=UTC), CRASH)
-    return replace(here, workloads={**here.workloads, "new": replace(here.workloads["new"], crash=crash)})
+    crash = Crash("c", 1, CRASH)
+    return replace(here, workloads={**here.workloads, "new": replace(here.workloads["new"], crashes=(crash,))})
 
 
 NOTHING = snapshot(*OLD_SERVES)
