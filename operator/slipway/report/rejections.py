@@ -16,6 +16,8 @@ from slipway.observe.agent_reports import REFUSALS
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import PassResult
 
+UNREADY = "its pods did not become ready"
+
 
 def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snapshot, now: datetime) -> RolloutState:
     """The plan's state, with reason and message of the revision that this pass gave up."""
@@ -30,7 +32,8 @@ def with_words(result: PassResult, stored: ModelDeploymentStatus, snapshot: Snap
     last = f"{trouble.reason}: {trouble.message}" if trouble else _last_known(snapshot, home)
     is_final = refusal is not None and refusal.reason in REFUSALS  # else the deadline decided
     late = "" if is_final else "no progress within spec.rollout.progressDeadlineSeconds; "
-    reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{last or _waited(stored, gone.revision)}"
+    why = last if trouble else "; ".join(filter(None, (UNREADY, last or _waited(stored, gone.revision))))
+    reason, message = trouble.reason if trouble else NO_PROGRESS, f"{late}{why}"
     if (cause := plan.cause) is not None and cause.reason:
         reason, message = cause.reason, f"{cause.reason}: {cause.message}"
         if reason == NO_PROGRESS and last:
@@ -54,10 +57,10 @@ def _last_known(snapshot: Snapshot, workload: str) -> str:
 
 
 def _waited(stored: ModelDeploymentStatus, revision: str) -> str:
-    """What the revision waited for when status was written last."""
+    """What the revision waited for when status was written last; empty: nothing is known."""
     is_its = stored.canary is not None and stored.canary.revision == revision
     waits_for = stored.step.waits_for if is_its and stored.step is not None else None
-    return f"it waited for {waits_for}" if waits_for else "its pods did not become ready"
+    return f"it waited for {waits_for}" if waits_for else ""
 
 
 def _refusal(snapshot: Snapshot, workload: str, version: int) -> Trouble | None:

@@ -114,11 +114,13 @@ TROUBLED = snapshot(*OLD_SERVES, troubles={"new": BROKEN})
         pytest.param(LATE, crashed(), EMPTY, NO_PROGRESS, f"1 are; {CRASH}", id="its last crash"),
         pytest.param(LATE, LOADING, EMPTY, NO_PROGRESS, "1 are; version 2 is Loading", id="what its agents say"),
         pytest.param(LATE, NOTHING, EMPTY, NO_PROGRESS, "waited 600 s for 2 ready canary pods, 1 are", id="no more"),
-        pytest.param(REJECTING, crashed(), EMPTY, NO_PROGRESS, CRASH, id="prepared: its last crash"),
-        pytest.param(REJECTING, LOADING, WAITED, NO_PROGRESS, "version 2 is Loading", id="prepared: its agents' words"),
         pytest.param(
-            REJECTING, NOTHING, WAITED, NO_PROGRESS, "it waited for 1 ready canary pods", id="prepared: waited"
+            REJECTING, crashed(), EMPTY, NO_PROGRESS, f"not become ready; {CRASH}", id="prepared: its last crash"
         ),
+        pytest.param(
+            REJECTING, LOADING, WAITED, NO_PROGRESS, "ready; version 2 is Loading", id="prepared: its agents' words"
+        ),
+        pytest.param(REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 ready", id="prepared: waited"),
         pytest.param(REJECTING, NOTHING, EMPTY, NO_PROGRESS, "its pods did not become ready", id="prepared: unknown"),
         pytest.param(REJECTING, TROUBLED, WAITED, "LoadFailed", BROKEN.message, id="prepared: its pods' trouble"),
     ],
