@@ -194,10 +194,10 @@ class World(Source, Answering, DictionaryCluster):
         agent = self._agents.setdefault(name, Agent())
         live, nudge = self.objects.get(("ConfigMap", pod["config"])), nudge_of(pod, pods.CONFIG_ANNOTATION)
         if live is not None and agent.mount.is_due(nudge, self.seconds):
-            agent.read(live["data"], nudge, self.seconds)
+            agent.read(live["data"], nudge, self.seconds, name)
         if agent.orders and agent.orders["served"] in self.unschedulable:
             return pods.unscheduled()
-        is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self)
+        is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self, self.seconds)
         status = pods.model_pod_status(age, has_orders=agent.orders is not None, is_served=is_served)
         if ended := self._crashed.get(name):
             status["containerStatuses"] = [pods.crashed("segmentation fault", ended.isoformat())]

@@ -88,7 +88,9 @@ def refused(given: StepInput) -> Cause | None:
 
 
 def gate_failed(given: StepInput) -> Cause | None:
-    """A gate says no before any live traffic."""
+    """A gate says no before any live traffic. A revision that the spec is set back to in place had some."""
+    if given.arrival is Arrival.IN_PLACE and given.goes_at_once:
+        return None
     gates = given.signals.gates
     return Cause(gates.reason, gates.message) if gates.state is GateState.FAILED else None
 
@@ -126,7 +128,7 @@ WAYS: tuple[Way, ...] = (
     Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE, aborted),
     Way(When.BAKE, lost_its_pods, FORBIDDEN),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
-    Way(When.STEPS, gate_failed),
+    Way(When.STEPS | When.IN_PLACE | When.ROLLING, gate_failed),
     Way(When.STEPS | When.BAKE, crashed_under_traffic),
     Way(When.STEPS | When.BAKE, judged_worse),
     Way(When.DEADLINE | When.IN_PLACE | When.ROLLING, made_no_progress),
