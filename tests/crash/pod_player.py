@@ -159,9 +159,7 @@ class PodPlayer:
             agent = self._agent_of(played.namespace, played.model, workload)
             router.tally(workload).add(requests, (agent.orders or {}).get("served") or 0, ANSWERING)
 
-    def _agent_of(
-        self, namespace: str, model: str, workload: str, agent: Agent | None = None, pod: str = ""
-    ) -> Agent:
+    def _agent_of(self, namespace: str, model: str, workload: str, agent: Agent | None = None, pod: str = "") -> Agent:
         """An agent, of that pod or of none, that has the workload's orders as they stand."""
         agent = agent or Agent()
         config_map = self._config_maps.get((namespace, f"{model}-{workload}"))

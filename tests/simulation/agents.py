@@ -128,7 +128,8 @@ class Agent:
                 return False
         if is_to_load and served in source.deadly:
             self.died_of.add(served)
-            self.loaded, self.down_until = {before} - {None}, now + SERVER_RESTART_SECONDS
+            self.loaded = set() if before is None else {before}
+            self.down_until = now + SERVER_RESTART_SECONDS
             return False
         may, is_loading = self._load(source), drain_seconds is not None and served in source.slow
         self.left_at = now if (is_held and served in self.loaded) or (is_loading and self._stands) else None

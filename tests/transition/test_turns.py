@@ -18,7 +18,7 @@ from tests.unit.specs import NAME
 
 OTHER_SIGNATURE: dict[str, Any] = {**SIGNATURE, "outputs": [{"name": "y", "datatype": "FP64", "shape": [-1, 10]}]}
 COMPATIBLE = {"signature": "Compatible"}
-GOLDEN = {"golden": {"requests": [{"request": {"inputs": []}, "response": {"outputs": []}}]}}
+GOLDEN: Any = {"golden": {"requests": [{"request": {"inputs": []}, "response": {"outputs": []}}]}}
 
 
 def serving(replicas: int, spec: dict[str, Any] | None = None, **rollout: Any) -> tuple[World, Operator]:
@@ -41,6 +41,7 @@ def watch(world: World, operator: Operator, seconds: int) -> tuple[int, int]:
     for _ in range(seconds):
         run(operator, 1)
         fewest, first = min(fewest, world.least_ready), first or len(holders(world, 2))
+        assert world.deadly or world.conditions()["Ready"][0] == "True"
     return fewest, first
 
 
@@ -80,6 +81,23 @@ def test_a_version_that_ends_its_server_costs_one_pod_once(replicas: int) -> Non
     assert "the server ended during the load" in world.message("Promoted")
     assert set(world.answered) == {1}
     assert world.lost == 0
+    assert world.ready_by_version() == {1: replicas}
+    assert_at_rest(operator)
+
+
+@pytest.mark.parametrize("replicas", [2, 4])
+def test_a_version_that_ends_its_server_when_it_is_asked_is_taken_back_before_the_others_have_it(replicas: int) -> None:
+    world, operator = serving(replicas)
+    world.edit({"model": {"version": 2}})
+    while not world.ready_by_version().get(2):
+        run(operator, 1)
+    run(operator, 3)
+    world.crash(2)
+    run(operator, 5)
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert "CanaryCrashed" in world.message("Promoted")
+    assert len(holders(world, 2)) <= 1
+    run(operator, 30)
     assert world.ready_by_version() == {1: replicas}
     assert_at_rest(operator)
 

@@ -122,9 +122,7 @@ def _fail(stable_version: int, canary_version: int, differences: Sequence[str]) 
     )
 
 
-def _held_by(
-    stable_version: int, stable_pods: Sequence[Pod], canary_version: int, canary_pods: Sequence[Pod]
-) -> str:
+def _held_by(stable_version: int, stable_pods: Sequence[Pod], canary_version: int, canary_pods: Sequence[Pod]) -> str:
     """What signatures that aren't known both are waited for, in words; empty: nothing will come."""
     if not any(_is_loaded(canary_version, pod) for pod in canary_pods):
         return f"version {canary_version} isn't loaded in any pod yet"

@@ -1,15 +1,16 @@
 """A revision arrives in place: it takes over the stable one's workload, whose pods go over to the new version in turn.
 
-    N = 4                                          in turn      out of the Service
-    stable one, spec says two                      a            a   (it leaves, drains, loads 2 beside 1)
-    a is ready with 2                              a b          b
-    a b are ready with 2                           a b c        c
-    a b c d are ready with 2                       two is stable; one stays loaded until bake is over
-    or a can't load 2, or 2 fails its gates        nobody: a goes back, and b c d never had anything to do with it
+    N = 4                                      in turn      out of the Service
+    stable one, spec says two                  a            a   (it leaves, drains, loads 2 beside 1)
+    a is ready with 2                          a b          b
+    a b are ready with 2                       a b c        c
+    a b c d are ready with 2                   two is stable; one stays loaded until bake is over
+    or a can't load 2, or 2 fails its gates    nobody: a goes back, and b c d never had anything to do with it
 
-One pod goes first, alone: on most servers a request that names no version gets the highest one loaded, and a version that
-ends its server takes that along. Once it serves, a quarter of the pods may be out at once, those that are out for another
-reason included. A single pod without a gate loads the version beside the old one and stays, since nobody could stand in.
+One pod goes first, alone: on most servers a request that names no version gets the highest one loaded, and a version
+that ends its server takes that along. Once it serves, a quarter of the pods may be out at once, those that are out for
+another reason included. A single pod without a gate loads the version beside the old one and stays, since nobody could
+stand in.
 
 Back goes at once, in all pods that hold the new version: what they go back to is loaded, or was until a moment ago, and
 served.
@@ -42,8 +43,8 @@ def _turn(given: StepInput) -> Turn | None:
 def next_in_turn(members: Sequence[Member], replicas: int) -> tuple[str, ...]:
     """The pods that go over now or have gone, sorted by name.
 
-    Of 4 that serve the old version: one. Of 8, of which one serves the new: that and two more. Of 8, of which one serves
-    the new and one is unready: those two, and one more.
+    Of 4 that serve the old version: one. Of 8, of which one serves the new: that and two more. Of 8, of which one
+    serves the new and one is unready: those two, and one more.
     """
     in_turn = {each.name for each in members if each.is_in_turn}
     serving = sum(each.is_ready and (each.has_switched or not each.is_in_turn) for each in members)

@@ -80,7 +80,7 @@ class StepInput:
 
     @property
     def goes_at_once(self) -> bool:
-        """In place: the spec is set back to what the workload still holds, or all its pods have their orders already."""
+        """In place: the spec is set back to what the workload still holds, or all its pods were told already."""
         here = self.here
         return here.turn is None if self.is_carried else here.replaces == self.target.revision
 

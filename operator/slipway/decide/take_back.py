@@ -104,6 +104,16 @@ def crashed_under_traffic(given: StepInput) -> Cause | None:
     return Cause("CanaryCrashed", f"in bake, {crash.message}") if crash else None
 
 
+def crashed_in_its_turn(given: StepInput) -> Cause | None:
+    """In place, the server of a pod that goes over or has gone ended by itself since the last pod went."""
+    if not given.is_carried or given.goes_at_once:
+        return None
+    since, _ = progress_of(given)
+    crashes = [each.crash for each in given.here.members if each.is_in_turn and each.crash is not None]
+    crash = next((each for each in crashes if each.at > since), None)
+    return Cause("CanaryCrashed", crash.message) if crash is not None else None
+
+
 def judged_worse(given: StepInput) -> Cause | None:
     """The evidence says that it is worse."""
     verdict, bakes = given.signals.verdict, given.arrival is Arrival.KEPT
@@ -130,6 +140,7 @@ WAYS: tuple[Way, ...] = (
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, gate_failed),
     Way(When.STEPS | When.BAKE, crashed_under_traffic),
+    Way(When.IN_PLACE, crashed_in_its_turn),
     Way(When.STEPS | When.BAKE, judged_worse),
     Way(When.DEADLINE | When.IN_PLACE | When.ROLLING, made_no_progress),
 )

@@ -50,7 +50,8 @@ class Member:
     """One pod of a workload, as far as turns go.
 
     is_in_turn: its orders are to go over, or it is the revision's own. has_switched: it is ready, and an unversioned
-    request gets the revision's version. is_out: its server serves, and its agent keeps it out of the Service.
+    request gets that version. is_out: its server serves, and its agent keeps it out of the Service, or has just
+    let it in again. crash: the last time that its server ended by itself.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Member:
     is_in_turn: bool = False
     has_switched: bool = False
     is_out: bool = False
+    crash: Crash | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -225,7 +225,8 @@ def _read_member(pod: Pod, orders: AgentOrders) -> Member:
         is_ready=pod.is_ready,
         is_in_turn=is_in_turn,
         has_switched=pod.is_ready and serves and not keeps_out,
-        is_out=keeps_out and report is not None and report.serving is not None,
+        is_out=report is not None and report.serving is not None and (keeps_out or not pod.is_ready),
+        crash=pod.crash,
     )
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import Rejection
-from slipway.model.workload import Trouble, enough, workload_of
+from slipway.model.workload import ABSENT, Trouble, enough, workload_of
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import PassResult
@@ -30,6 +30,10 @@ def ready_condition(
         return _condition("Ready", False, "ScaledToZero", "spec.replicas is 0: nothing serves")
     if stable is not None and ready >= enough(result.replicas):
         return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
+    away = _going_over(snapshot, stable)
+    if ready > 0 and ready + away >= enough(result.replicas):
+        words = f"{ready} of {result.replicas} pods serve; {away} more out of the Service while going over in turn"
+        return _condition("Ready", True, "MinimumReplicasReady", words)
     trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary)
     if stable is None and result.problem is not None:
         trouble = result.problem
@@ -46,6 +50,14 @@ def ready_condition(
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
     return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
+
+
+def _going_over(snapshot: Snapshot, stable: str | None) -> int:
+    """Pods of the stable revision's that were told to leave the Service for a new version, and whose servers serve."""
+    here = snapshot.workloads.get(workload_of(stable or "", snapshot.workloads) or "", ABSENT)
+    if here.turn is None or here.turn.pods is None:
+        return 0
+    return sum(each.is_in_turn and each.is_out and not each.is_ready for each in here.members)
 
 
 def _trouble(snapshot: Snapshot, revision: str | None) -> Trouble | None:

@@ -177,7 +177,9 @@ def parse_config(text: str, runtimes: Mapping[str, Section], pod: str = "") -> C
         memory=_parse_memory(fields.below("memory")) if fields.raw.get("memory") is not None else None,
         warmup=fields.values("warmup"),
         golden=_parse_golden(fields.below("golden")) if fields.raw.get("golden") is not None else None,
-        drain_seconds=None if fields.raw.get("drainSeconds") is None else fields.number("drainSeconds", 0.0, at_least=0),
+        drain_seconds=None
+        if fields.raw.get("drainSeconds") is None
+        else fields.number("drainSeconds", 0.0, at_least=0),
         is_held=fields.flag("held"),
     )
 

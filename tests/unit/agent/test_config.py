@@ -68,7 +68,7 @@ def test_whose_turn_it_is_has_its_own_orders_and_the_others_go_on_as_before() ->
 
 
 def test_golden_requests_are_of_the_pods_whose_turn_it_is() -> None:
-    golden = {"requests": [{"request": {"inputs": []}, "response": {"outputs": []}}]}
+    golden: Any = {"requests": [{"request": {"inputs": []}, "response": {"outputs": []}}]}
     assert of_pod("digits-a", turn={**TURN, "golden": golden}).golden is not None
     assert of_pod("digits-c", turn={**TURN, "golden": golden}).golden is None
     assert of_pod("digits-a", turn=TURN, golden=golden).golden is None

@@ -962,7 +962,8 @@ def test_a_server_that_cant_say_now_is_asked_again_and_at_last_counts_as_not_tel
 
 @contextmanager
 def watching(pod: Pod, probe: int = 200) -> Iterator[list[str]]:
-    """What was wrong at any moment meanwhile: a pod whose readiness was answered otherwise than by `probe`, or a server that has nothing to answer with."""
+    """What was wrong at any moment meanwhile: a pod whose readiness was answered otherwise than by `probe`, or a server
+    that has nothing to answer with."""
     wrong: list[str] = []
     ended = threading.Event()
 
