@@ -24,7 +24,8 @@ from slipway.model.revision import (
     workload_template,
 )
 from slipway.model.workload import Workload, workload_of
-from slipway.observe.snapshot import Snapshot
+from slipway.observe.agent_reports import AgentReport
+from slipway.observe.snapshot import AgentOrders, Snapshot
 from slipway.runtimes import RUNTIMES
 
 NOT_ENOUGH_MEMORY = "NotEnoughMemory"
@@ -143,14 +144,19 @@ def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentSt
     for pod in snapshot.pods:
         if pod.is_ending or pod.report is None or snapshot.revision_of_pod(pod) != asked.hash:
             continue
-        orders = snapshot.agent_orders[pod.workload]
-        is_told = orders.turn is not None and pod.report.generation == orders.generation
-        if is_told and orders.turn is not None and orders.turn.pods is not None and pod.report.wants_traffic is None:
+        if _knows_no_turns(pod.report, snapshot.agent_orders.get(pod.workload)):
             return f"{AGENT_TOO_OLD}: the agent of pod {pod.name} is of an older release, and knows of no turns"
         report = pod.report.version(asked.version)
         if report is not None and report.reason == NOT_ENOUGH_MEMORY and pod.report.serving is not None:
             return f"{report.reason}: {report.message}"
     return None
+
+
+def _knows_no_turns(report: AgentReport, orders: AgentOrders | None) -> bool:
+    """Whether an agent that has orders to go over in turn is too old to understand them."""
+    if orders is None or orders.turn is None or orders.turn.pods is None:
+        return False
+    return report.generation == orders.generation and report.wants_traffic is None
 
 
 def _free_name(revision: str, workloads: Mapping[str, Workload]) -> str:

@@ -116,11 +116,12 @@ def labels_before(own: Json, former: Json, live: Mapping[str, int]) -> dict[str,
     One that leads to a version that these pods don't hold yet stays where it was, or, being new, leads to what they
     serve: whoever asks for a label in mid-change gets an answer from every pod.
     """
-    kept, served = {label: version for label, version in live.items() if version in former["load"]}, int(former["served"])
+    kept, served = (
+        {label: version for label, version in live.items() if version in former["load"]},
+        int(former["served"]),
+    )
     return {
-        label: kept.get(label, served)
-        if version in own["load"] and version not in former["load"]
-        else version
+        label: kept.get(label, served) if version in own["load"] and version not in former["load"] else version
         for label, version in own["labels"].items()
     }
 

@@ -287,9 +287,7 @@ def test_held_pods_wait_for_what_is_still_to_be_told(
         ([pod(3, {3: OLD}, is_ready=False)], [pod(2, {}, state="Failed", is_ready=False)], 2),
     ],
 )
-def test_held_pods_dont_wait_for_what_nobody_tells(
-    canary: Sequence[Pod], stable: Sequence[Pod], version: int
-) -> None:
+def test_held_pods_dont_wait_for_what_nobody_tells(canary: Sequence[Pod], stable: Sequence[Pod], version: int) -> None:
     said = f"signatures aren't compared: the server doesn't tell version {version}'s"
     assert held(canary, stable) == (GateState.PASSED, said)
 

@@ -314,7 +314,6 @@ def test_orders_that_hold_all_pods_say_so() -> None:
     assert read.turn == Turn(is_held=True)
 
 
-
 @pytest.mark.parametrize(
     ("state", "error", "is_fetching"),
     [
