@@ -32,6 +32,8 @@ SOURCE = Source(unlisted={FAILING}, broken={BROKEN: REFUSED})
 ANSWERING = Answering(error_rate={FAILING: 1.0})
 REQUESTS_PER_SECOND = 4000.0
 ADDRESSES = "198.18.128.0/17"
+DRAINED_SECONDS = 3600
+"""Long after a pod has left the Service: nobody waits for that here."""
 LOADED_SINCE = "2026-01-01T00:00:00Z"
 
 
@@ -53,6 +55,7 @@ class Played:
     model: str
     workload: str
     router: Router | None
+    name: str = ""
     agent: Agent = field(default_factory=Agent)
     is_ready: bool = False
     counted_until: float = math.inf
@@ -124,7 +127,7 @@ class PodPlayer:
         address = pod.get("status", {}).get("podIP") or next(a for a in self._addresses if a not in self._pods)
         model, workload = metadata["labels"][pods.MODEL_LABEL], metadata["labels"].get(pods.REVISION_LABEL, "")
         router = Router(pods.Mount(refresh_seconds=math.inf)) if pods.is_router(pod) else None
-        made = Played(metadata["namespace"], model.removesuffix(pods.ROUTER_SUFFIX), workload, router)
+        made = Played(metadata["namespace"], model.removesuffix(pods.ROUTER_SUFFIX), workload, router, metadata["name"])
         played = self._pods.setdefault(address, made)
         played.is_ready = pods.is_ready(pod) and not pods.is_ending(pod)
         await self._sync_router(played, pods.nudge_of(pod, pods.ROUTER_CONFIG_ANNOTATION))
@@ -156,12 +159,12 @@ class PodPlayer:
             agent = self._agent_of(played.namespace, played.model, workload)
             router.tally(workload).add(requests, (agent.orders or {}).get("served") or 0, ANSWERING)
 
-    def _agent_of(self, namespace: str, model: str, workload: str, agent: Agent | None = None) -> Agent:
-        """An agent, of a pod or of none, that has the workload's orders as they stand."""
+    def _agent_of(self, namespace: str, model: str, workload: str, agent: Agent | None = None, pod: str = "") -> Agent:
+        """An agent, of that pod or of none, that has the workload's orders as they stand."""
         agent = agent or Agent()
         config_map = self._config_maps.get((namespace, f"{model}-{workload}"))
         if config_map is not None and ORDERS_KEY in config_map["data"]:
-            agent.read(config_map["data"], None, 0)
+            agent.read(config_map["data"], None, 0, pod)
         return agent
 
     def _pod_at(self, request: web.Request) -> Played:
@@ -173,8 +176,9 @@ class PodPlayer:
 
     async def _answer_status(self, request: web.Request) -> web.Response:
         played = self._pod_at(request)
-        agent = self._agent_of(played.namespace, played.model, played.workload, played.agent)
-        agent.follow(SOURCE)
+        agent = self._agent_of(played.namespace, played.model, played.workload, played.agent, played.name)
+        for now in (0, DRAINED_SECONDS):
+            agent.follow(SOURCE, now)
         report = agent.report(SOURCE, LOADED_SINCE)
         return web.json_response(report) if report else web.Response(status=503)
 

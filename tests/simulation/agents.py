@@ -16,6 +16,7 @@ from tests.simulation.requests import Tally
 Json = dict[str, Any]
 
 ORDERS_KEY = "agent.json"
+SERVER_RESTART_SECONDS = 3
 LOAD_FAILED: Json = {"reason": "LoadFailed", "permanent": True, "message": "the server says: version 2 is no ONNX"}
 SIGNATURE: Json = {
     "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 64]}],
@@ -32,6 +33,7 @@ class Source:
     changed: version → another content of it since. heavy: those that fit into a server only by themselves.
     slow: those that take for ever to load. fetching: those that take for ever to come.
     broken: version → the error that agents report. wrong: those that answer golden requests wrongly.
+    deadly: those that end the server that loads them.
     signatures: version → what it takes and gives.
     """
 
@@ -43,6 +45,7 @@ class Source:
     fetching: set[int] = field(default_factory=set)
     broken: dict[int, Json] = field(default_factory=dict)
     wrong: set[int] = field(default_factory=set)
+    deadly: set[int] = field(default_factory=set)
     signatures: dict[int, Json] = field(default_factory=dict)
 
     def found(self) -> dict[str, str]:
@@ -62,7 +65,9 @@ class Source:
         """What an agent says of a version that it can't have."""
         if version in self.broken:
             return self.broken[version]
-        if version in self.wrong:
+        if version in self.deadly:
+            reason, words = "LoadFailed", "the server ended during the load"
+        elif version in self.wrong:
             reason, words = "GoldenFailed", "golden request 1: outputs[0].data[3] is 0.2, expected 0.9"
         elif version in self.heavy:
             reason = "NotEnoughMemory"
@@ -74,29 +79,68 @@ class Source:
 
 @dataclass
 class Agent:
-    """One pod's: its orders as they are mounted, what is loaded, which version served last, what its server counted."""
+    """One pod's: its orders as they are mounted, what is loaded, which version served last, what its server counted.
+
+    left_at: since when it keeps out of the Service to go over. down_until: its server is being started again.
+    died_of: versions that ended its server. is_old: it knows of no turns.
+    """
 
     mount: Mount = field(default_factory=Mount)
     orders: Json | None = None
     loaded: set[int] = field(default_factory=set)
     served: int | None = None
     answers: Tally = field(default_factory=Tally)
+    left_at: float | None = None
+    down_until: float = 0
+    died_of: set[int] = field(default_factory=set)
+    is_old: bool = False
 
     @property
     def serving(self) -> int | None:
         """The version that an unversioned request gets."""
         return max(self.loaded, default=None)
 
-    def read(self, data: Json, nudge: str | None, now: float) -> None:
-        """Its ConfigMap is read anew."""
+    def read(self, data: Json, nudge: str | None, now: float, pod: str = "") -> None:
+        """Its ConfigMap is read anew. pod: the agent's own, by which it knows its turn."""
         self.mount.read(data, nudge, now)
         self.orders = json.loads(data[ORDERS_KEY])
+        turn = None if self.is_old else self.orders.get("turn")
+        if turn and pod in turn["pods"]:
+            self.orders = {name: value for name, value in self.orders.items() if name != "golden"} | turn
 
-    def follow(self, source: Source) -> bool:
+    @property
+    def _stands(self) -> bool:
+        """What served last still does."""
+        return self.served in self.loaded
+
+    def follow(self, source: Source, now: float = 0) -> bool:
         """Load what the orders say. Returns whether the pod may get traffic."""
         if self.orders is None:
             return False
-        served, load, before = self.orders["served"], set(self.orders["load"]), self.served
+        if now < self.down_until:
+            return False
+        served, is_held = self.orders["served"], bool(self.orders.get("held")) and not self.is_old
+        drain_seconds, before = self.orders.get("drainSeconds"), self.served
+        is_to_load = served not in self.loaded and self._state_of(served, source) in ("Loading", "Available")
+        if drain_seconds is not None and self._stands and is_to_load:
+            self.left_at = now if self.left_at is None else self.left_at
+            if now - self.left_at < drain_seconds:
+                return False
+        if is_to_load and served in source.deadly:
+            self.died_of.add(served)
+            self.loaded = set() if before is None else {before}
+            self.down_until = now + SERVER_RESTART_SECONDS
+            return False
+        may, is_loading = self._load(source), drain_seconds is not None and served in source.slow
+        self.left_at = now if (is_held and served in self.loaded) or (is_loading and self._stands) else None
+        return may and self.left_at is None
+
+    def _state_of(self, version: int, source: Source) -> str:
+        return "Failed" if version in self.died_of else source.state_of(version, self.loaded)
+
+    def _load(self, source: Source) -> bool:
+        assert self.orders is not None
+        served, load, before = self.orders["served"], set(self.orders["load"]) - self.died_of, self.served
         if self.orders.get("golden") and served in source.wrong:
             self.loaded = load - source.wrong
             return False
@@ -113,7 +157,9 @@ class Agent:
         versions = [self._version(number, orders, source) for number in sorted({*orders["load"], *self.loaded})]
         failed = {each["version"] for each in versions if each["state"] == "Failed"}
         served = orders["served"]
+        traffic = {} if self.is_old else {"traffic": self.left_at is None and (served in self.loaded or self._stands)}
         return {
+            **traffic,
             "schema": 1,
             "generation": orders["generation"],
             "served": served,
@@ -127,7 +173,7 @@ class Agent:
         }
 
     def _version(self, version: int, orders: Json, source: Source) -> Json:
-        state = "Available" if version in self.loaded else source.state_of(version, self.loaded)
+        state = "Available" if version in self.loaded else self._state_of(version, source)
         if orders.get("golden") and version in source.wrong:
             state = "Failed"
         if version not in orders["load"]:

@@ -821,7 +821,9 @@ def test_labels_of_a_version_that_arrives_in_place_move_once_it_serves() -> None
     world.slow = {NEW}
     world.edit(VERSION_2)
     run(operator, 5)
-    assert world.agent_config(home)["labels"] == {"best": OLD, "stable": OLD, "canary": NEW}
+    assert world.agent_config(home)["turn"]["labels"] == {"best": OLD, "stable": OLD, "canary": NEW}
+    # Whoever asks for it in a pod whose turn hasn't come gets an answer there, too.
+    assert world.agent_config(home)["labels"] == {"best": OLD, "stable": OLD, "canary": OLD}
     world.slow = set()
     until(operator, lambda: status(world)["stable"]["version"] == NEW)
     run(operator, 1)

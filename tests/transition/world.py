@@ -210,12 +210,12 @@ class World(Source, Answering, DictionaryCluster):
         agent = self._agents.setdefault(name, Agent())
         live, nudge = self.objects.get(("ConfigMap", pod["config"])), nudge_of(pod, pods.CONFIG_ANNOTATION)
         if live is not None and agent.mount.is_due(nudge, self.seconds):
-            agent.read(live["data"], nudge, self.seconds)
+            agent.read(live["data"], nudge, self.seconds, name)
         if agent.orders and agent.orders["served"] in self.unschedulable:
             return pods.unscheduled()
         if agent.orders and agent.orders["served"] in self.held:
             return self.held[agent.orders["served"]]
-        is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self._source_of(name))
+        is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self._source_of(name), self.seconds)
         status = pods.model_pod_status(age, has_orders=agent.orders is not None, is_served=is_served)
         if ends := self._crashed.get(name):
             status["containerStatuses"] = [pods.crashed("segmentation fault", ends)]

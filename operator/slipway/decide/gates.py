@@ -1,7 +1,8 @@
 """What a new version must be before it gets any live traffic: one that clients of the old version can go on using.
 
 Golden requests are the other gate, and need nothing here: they are asked by the agent of the new version's pods, and a
-pod isn't ready before they were answered as expected (docs/gates.md).
+pod isn't ready before they were answered as expected (docs/gates.md). A signature is compared here, so a pod waits for
+that: a canary's gets no requests yet, and where requests aren't split it is held out of the Service (`Turn.is_held`).
 
 Two worked examples of `compare`:
     x FP32 [-1, 64] → y FP32 [-1, 10]   and then   x FP32 [-1, 64] → y FP32 [-1, 10], z FP32 [-1, 3]:   ()
@@ -69,10 +70,13 @@ def judge_gates(
     stable_pods: Sequence[Pod],
     canary_version: int,
     canary_pods: Sequence[Pod],
+    *,
+    is_held: bool = False,
 ) -> GateVerdict:
     """Whether the canary's version may get live traffic beside, and then in place of, the stable one.
 
     It waits only for an agent that is about to tell the canary's signature. stable_version: None where nothing serves.
+    is_held: its pods are kept out of the Service meanwhile, so they aren't ready: what isn't loaded yet is waited for.
     """
     if not compares_signatures(spec) or stable_version is None or not stable_pods:
         return OPEN
@@ -81,8 +85,10 @@ def judge_gates(
     if old is not None and new is not None:
         differences = compare(old, new)
         return _fail(stable_version, canary_version, differences) if differences else OPEN
-    if old is None and not _is_being_read(stable_version, stable_pods):
-        return _unknown(stable_version)
+    if is_held and (waits_for := _held_by(stable_version, stable_pods, canary_version, canary_pods)):
+        return GateVerdict(GateState.WAITING, message=waits_for)
+    if is_held or (old is None and not _is_being_read(stable_version, stable_pods)):
+        return _unknown(stable_version if old is None else canary_version)
     if old is None or _is_being_read(canary_version, canary_pods):
         version = stable_version if old is None else canary_version
         return GateVerdict(GateState.WAITING, message=f"the signature of version {version} is being read")
@@ -116,6 +122,19 @@ def _fail(stable_version: int, canary_version: int, differences: Sequence[str]) 
     )
 
 
+def _held_by(stable_version: int, stable_pods: Sequence[Pod], canary_version: int, canary_pods: Sequence[Pod]) -> str:
+    """What signatures that aren't known both are waited for, in words; empty: nothing will come."""
+    if not any(_is_loaded(canary_version, pod) for pod in canary_pods):
+        return f"version {canary_version} isn't loaded in any pod yet"
+    for version, pods in ((stable_version, stable_pods), (canary_version, canary_pods)):
+        if _signature_of(version, pods) is None and any(_is_to_tell(version, pod) for pod in pods):
+            return f"the signature of version {version} is being read"
+    silent = [pod.name for pod in stable_pods if pod.is_ready and pod.report is None]
+    if _signature_of(stable_version, stable_pods) is None and silent:
+        return f"the agent of pod {silent[0]} hasn't answered yet"
+    return ""
+
+
 def _unknown(version: int) -> GateVerdict:
     return GateVerdict(
         GateState.PASSED, message=f"signatures aren't compared: the server doesn't tell version {version}'s"
@@ -130,15 +149,19 @@ def _signature_of(version: int, pods: Iterable[Pod]) -> Signature | None:
 
 def _is_being_read(version: int, pods: Iterable[Pod]) -> bool:
     """A pod serves the version, and its agent, which tells signatures, is about to tell this one's."""
-    return any(
-        pod.is_ready
-        and pod.report is not None
-        and pod.report.tells_signatures
-        and version not in pod.report.signatures
-        and (said := pod.report.version(version)) is not None
-        and said.state == "Available"
-        for pod in pods
-    )
+    return any(pod.is_ready and _is_to_tell(version, pod) for pod in pods)
+
+
+def _is_to_tell(version: int, pod: Pod) -> bool:
+    """The pod has the version loaded, and its agent, which tells signatures, hasn't told this one's."""
+    report = pod.report
+    is_missing = report is not None and report.tells_signatures and version not in report.signatures
+    return is_missing and _is_loaded(version, pod)
+
+
+def _is_loaded(version: int, pod: Pod) -> bool:
+    said = pod.report.version(version) if pod.report is not None else None
+    return said is not None and said.state == "Available"
 
 
 def _renamed(gone: Sequence[Tensor], added: Sequence[Tensor]) -> Mapping[str, str]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
+from slipway.decide.gates import compares_signatures
 from slipway.decide.steps import wants_split
 from slipway.model.revision import (
     Json,
@@ -23,11 +24,17 @@ from slipway.model.revision import (
     workload_template,
 )
 from slipway.model.workload import Workload, workload_of
-from slipway.observe.snapshot import Snapshot
+from slipway.observe.agent_reports import AgentReport
+from slipway.observe.snapshot import AgentOrders, Snapshot
 from slipway.runtimes import RUNTIMES
 
 NOT_ENOUGH_MEMORY = "NotEnoughMemory"
 """An agent's reason: the version does not fit beside those that serve."""
+
+
+AGENT_TOO_OLD = "AgentTooOld"
+"""A pod that was made by an older release can't leave the Service for a load: it would be asked for the new version
+while that loads, or all pods would be at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +124,8 @@ def _may_take_over(deployment: ModelDeployment, asked: Revision, kept: Revision 
     if former.version == 0:
         return True
     gates = spec.rollout.gates
+    if spec.replicas == 1 and compares_signatures(spec):
+        return False  # nobody could stand in for a pod that is held
     if wants_split(deployment) or (spec.rollout.strategy is None and gates is not None and gates.golden is not None):
         return False  # what must be proven before it gets a request needs pods that get none
     return spec.rollout.strategy != "RollingUpdate" and RUNTIMES[spec.runtime.name].loads_hot
@@ -128,16 +137,26 @@ def _is_same_template(one: Json, other: Json) -> bool:
 
 
 def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentStatus) -> str | None:
-    """Why the stable pods can't take the revision up: an agent found too little memory, now or in this rollout."""
+    """Why the stable pods can't take the revision up: an agent found too little memory, now or in this rollout, or is
+    too old to do it in turn."""
     if stored.canary is not None and stored.canary.revision == asked.hash and stored.canary.rolls_because:
         return stored.canary.rolls_because
     for pod in snapshot.pods:
         if pod.is_ending or pod.report is None or snapshot.revision_of_pod(pod) != asked.hash:
             continue
+        if _knows_no_turns(pod.report, snapshot.agent_orders.get(pod.workload)):
+            return f"{AGENT_TOO_OLD}: the agent of pod {pod.name} is of an older release, and knows of no turns"
         report = pod.report.version(asked.version)
         if report is not None and report.reason == NOT_ENOUGH_MEMORY and pod.report.serving is not None:
             return f"{report.reason}: {report.message}"
     return None
+
+
+def _knows_no_turns(report: AgentReport, orders: AgentOrders | None) -> bool:
+    """Whether an agent that has orders to go over in turn is too old to understand them."""
+    if orders is None or orders.turn is None or orders.turn.pods is None:
+        return False
+    return report.generation == orders.generation and report.wants_traffic is None
 
 
 def free_name(revision: str, workloads: Mapping[str, Workload]) -> str:

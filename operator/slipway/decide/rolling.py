@@ -16,8 +16,10 @@ from __future__ import annotations
 from slipway.decide import unsplit
 from slipway.decide.step_input import StepInput, former_of
 from slipway.model.rollout import Plan
+from slipway.model.workload import Turn
 
 
 def go_on(given: StepInput) -> Plan:
-    """Pods of the target's replace the stable one's."""
-    return unsplit.go_on(given, unsplit.shift(given, fallback=given.stable_workload or given.stable), former_of(given))
+    """Pods of the target's replace the stable one's. Held ones aren't ready, so that no old pod goes for them."""
+    replicas = unsplit.shift(given, fallback=given.stable_workload or given.stable)
+    return unsplit.go_on(given, replicas, former_of(given), Turn(is_held=True) if unsplit.holds(given) else None)

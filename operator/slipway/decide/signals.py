@@ -107,4 +107,5 @@ def _gates(inputs: Inputs, snapshot: Snapshot) -> GateVerdict:
         [pod for pod in pods if pod.workload == home],
         desired.version,
         [pod for pod in pods if pod.workload == inputs.placement.workload],
+        is_held=not inputs.target.steps,
     )

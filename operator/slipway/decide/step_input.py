@@ -82,6 +82,12 @@ class StepInput:
         return self.target.workload in self.workloads and self.here.revision == self.target.revision
 
     @property
+    def goes_at_once(self) -> bool:
+        """In place: the spec is set back to what the workload still holds, or all its pods were told already."""
+        here = self.here
+        return here.turn is None if self.is_carried else here.replaces == self.target.revision
+
+    @property
     def stable_here(self) -> Workload:
         """The stable revision's workload."""
         return self.workloads.get(self.stable_workload or "", ABSENT)

@@ -102,7 +102,9 @@ def refused(given: StepInput) -> Cause | None:
 
 
 def gate_failed(given: StepInput) -> Cause | None:
-    """A gate says no before any live traffic."""
+    """A gate says no before any live traffic. A revision that the spec is set back to in place had some."""
+    if given.arrival is Arrival.IN_PLACE and given.goes_at_once:
+        return None
     gates = given.signals.gates
     return Cause(gates.reason, gates.message) if gates.state is GateState.FAILED else None
 
@@ -116,6 +118,16 @@ def crashed_under_traffic(given: StepInput) -> Cause | None:
         return Cause("CanaryCrashed", crash.message) if crash else None
     crash = _crash(given, given.stable_here)
     return Cause("CanaryCrashed", f"in bake, {crash.message}") if crash else None
+
+
+def crashed_in_its_turn(given: StepInput) -> Cause | None:
+    """In place, the server of a pod that goes over or has gone ended by itself since the revision was asked for."""
+    before = given.state.ends_before
+    if not given.is_carried or given.goes_at_once or before is None or given.state.canary != given.target.revision:
+        return None
+    crashes = [each.crash for each in given.here.members if each.is_in_turn and each.crash is not None]
+    crash = next((each for each in crashes if each.ends > before.get(each.pod, 0)), None)
+    return Cause("CanaryCrashed", crash.message) if crash is not None else None
 
 
 def judged_worse(given: StepInput) -> Cause | None:
@@ -146,8 +158,9 @@ WAYS: tuple[Way, ...] = (
     Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE | When.BAKE_IN_PLACE, aborted),
     Way(When.BAKE, stayed_down),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
-    Way(When.STEPS, gate_failed),
+    Way(When.STEPS | When.IN_PLACE | When.ROLLING, gate_failed),
     Way(When.STEPS | When.BAKE, crashed_under_traffic),
+    Way(When.IN_PLACE, crashed_in_its_turn),
     Way(When.STEPS | When.BAKE, judged_worse),
     Way(When.DEADLINE | When.IN_PLACE | When.ROLLING, made_no_progress),
 )

@@ -15,8 +15,8 @@ from slipway.decide.take_back import bake_in_place_failed_by, deadline_of
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, PromotionReason
 from slipway.model.rollout_state import Rejection
-from slipway.model.signals import Cause
-from slipway.model.workload import ABSENT
+from slipway.model.signals import Cause, GateState
+from slipway.model.workload import ABSENT, Turn
 
 SURGE_SHARE = 0.25
 
@@ -74,18 +74,34 @@ def _stands(given: StepInput, replaces: str | None, until: datetime | None, reas
     )
 
 
-def go_on(given: StepInput, replicas: Mapping[str, int], replaces: str | None) -> Plan:
+def go_on(given: StepInput, replicas: Mapping[str, int], replaces: str | None, turn: Turn | None = None) -> Plan:
     """The target's revision takes over, in place or in pods of its own, until its deadline."""
     target, deadline = given.target, deadline_of(given)
     since, most = progress_of(given)
+    state = replace(
+        given.lasting,
+        stable=given.stable,
+        canary=target.revision,
+        canary_ready=most,
+        progress_since=since,
+        ends_before=_ends_before(given) if given.arrival is Arrival.IN_PLACE else None,
+    )
     return Plan(
-        replace(given.lasting, stable=given.stable, canary=target.revision, canary_ready=most, progress_since=since),
+        state,
         replicas,
         assignments_for(replicas, given, {target.workload: Assignment(target.revision, replaces)}),
         Promotion.IN_PROGRESS,
         wake_at=max(deadline, given.now + timedelta(seconds=1)),
         turns_at=deadline,
+        turn=turn,
     )
+
+
+def _ends_before(given: StepInput) -> Mapping[str, int]:
+    """How often the pods' servers had ended when the target was asked for."""
+    if given.state.canary == given.target.revision and given.state.ends_before is not None:
+        return given.state.ends_before
+    return {crash.pod: crash.ends for crash in given.here.crashes}
 
 
 def stand_back(given: StepInput) -> Plan:
@@ -94,6 +110,17 @@ def stand_back(given: StepInput) -> Plan:
     plan = back(given)
     state = replace(plan.state, canary=given.target.revision, canary_ready=most, progress_since=since)
     return replace(plan, state=state, promotion=Promotion.IN_PROGRESS)
+
+
+def holds(given: StepInput) -> bool:
+    """Whether pods that are ready with the target's version stay out of the Service: its signature isn't judged yet.
+
+    What was let go once stays so, as its orders tell: an agent that doesn't answer for a moment must cost no pod.
+    """
+    turn = given.here.turn
+    if given.is_carried and not (turn is not None and turn.is_held):
+        return False
+    return given.signals.gates.state is GateState.WAITING
 
 
 def back(given: StepInput, rejection: Rejection | None = None, cause: Cause | None = None) -> Plan:

@@ -14,6 +14,7 @@ from enum import StrEnum
 from slipway.model.revision import Assignment
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import Cause
+from slipway.model.workload import Turn
 
 NO_PROGRESS = "ProgressDeadlineExceeded"
 
@@ -96,6 +97,7 @@ class Plan:
     newly_rejected: set when this step gave a revision up; cause: why, where the pods themselves don't say it.
     waits_for: what the canary waits for, in words.
     wake_at: when to look again even if nothing happens; None: only when something does.
+    turn: which pods of the canary's workload may take it up now; None: all, and none is held.
     turns_at: when time alone changes what is decided: a hold ends, a deadline passes, bake is over. None: it doesn't.
     """
 
@@ -110,6 +112,7 @@ class Plan:
     waits_for: str = ""
     wake_at: datetime | None = None
     turns_at: datetime | None = None
+    turn: Turn | None = None
 
     def revision_on(self, workload: str) -> str | None:
         """The revision of a workload; None: it is not in the plan."""

@@ -32,6 +32,37 @@ class Crash:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """Which pods of a workload may take its new revision up now, and how; as ordered, or as it is to be.
+
+    pods: in place, the names of those that go over or have gone; None: all, for they are the revision's own.
+    leaves: a pod is out of the Service, and drained, before it loads the version.
+    is_held: a pod that has the version ready stays out of the Service until the version's signature was judged.
+    """
+
+    pods: tuple[str, ...] | None = None
+    leaves: bool = False
+    is_held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One pod of a workload, as far as turns go.
+
+    is_in_turn: its orders are to go over, or it is the revision's own. has_switched: it is ready, and an unversioned
+    request gets that version. is_out: its server serves, and its agent keeps it out of the Service, or has just
+    let it in again. crash: the last time that its server ended by itself.
+    """
+
+    name: str
+    is_ready: bool
+    is_in_turn: bool = False
+    has_switched: bool = False
+    is_out: bool = False
+    crash: Crash | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Workload:
     """A Deployment's pods and their agents' configuration, as observed.
 
@@ -44,6 +75,8 @@ class Workload:
     words; None: nothing. While it is set, no deadline counts.
     is_refused: a pod's agent or server can't use the revision's version, and waiting will not help.
     crashes: of its pods whose server has ended by itself.
+    turn: which of the pods have the revision's orders; None: all, and nothing is held. members: the pods.
+    Thirteen fields: each is observed on its own.
     """
 
     revision: str
@@ -57,6 +90,8 @@ class Workload:
     waits_for_room: Trouble | None = None
     is_refused: bool = False
     crashes: tuple[Crash, ...] = ()
+    turn: Turn | None = None
+    members: tuple[Member, ...] = ()
 
     def other_than(self, revision: str | None) -> str | None:
         """In place, the revision that its pods have loaded beside that one, or go over to; None: none."""

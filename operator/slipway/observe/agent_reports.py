@@ -61,6 +61,8 @@ class AgentReport:
     labels: one trouble for each label that can't stand where it should.
     signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
     missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
+    wants_traffic: whether the pod may get requests, as far as its agent goes; None: the agent is too old to take turns.
+    Twelve fields: they are the answer's own.
     """
 
     generation: str
@@ -74,6 +76,7 @@ class AgentReport:
     signatures: Mapping[int, Signature | None] = field(default_factory=dict)
     tells_signatures: bool = False
     golden: GoldenReport | None = None
+    wants_traffic: bool | None = None
 
     def version(self, number: int) -> VersionReport | None:
         """What it says of that version."""
@@ -107,6 +110,7 @@ def read_report(answer: Any) -> AgentReport | None:
             signatures=signatures or {},
             tells_signatures=signatures is not None,
             golden=read_golden(answer),
+            wants_traffic=bool(answer["traffic"]) if "traffic" in answer else None,
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None

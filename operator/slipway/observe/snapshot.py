@@ -22,7 +22,7 @@ from slipway.model.names import (
     STABLE_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.workload import Trouble, Workload
+from slipway.model.workload import Member, Trouble, Turn, Workload
 from slipway.observe.agent_reports import OF_GATES, REFUSALS, AgentReport
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
 from slipway.observe.quoting import first_line
@@ -39,9 +39,10 @@ OF_ONE_NODE = (REFUSALS - OF_GATES) | {"DiskFull"}
 class AgentOrders:
     """The configuration of a workload's agents, as its ConfigMap stands.
 
-    generation: names all of it; empty when it can't be read. load, served: as in agent.json.
-    revision: the one that they serve; replaces: the one before it in place, while that counts.
+    generation: names all of it; empty when it can't be read. load, served: as in agent.json, of the pods that have the
+    revision's orders. revision: the one that they serve; replaces: the one before it in place, while that counts.
     recorded: version → sha256 that its bytes must have. golden: the golden requests, None without any.
+    turn: which pods have these orders; None: all, and none is held. labels: of the pods that don't have them yet.
     """
 
     generation: str
@@ -51,6 +52,8 @@ class AgentOrders:
     replaces: str | None = None
     recorded: Mapping[int, str] = field(default_factory=dict)
     golden: Json | None = None
+    turn: Turn | None = None
+    labels: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +202,8 @@ def _read_workload(deployment: Json, pods: list[Pod], orders: AgentOrders, troub
         waits_for_room=trouble if trouble is not None and trouble.reason in ROOM else None,
         is_refused=any(_is_refused(pod, pods, orders) for pod in pods),
         crashes=tuple(pod.crash for pod in pods if pod.crash),
+        turn=orders.turn,
+        members=tuple(_read_member(pod, orders) for pod in pods),
     )
 
 
@@ -251,7 +256,8 @@ def _read_orders(config_map: Json) -> AgentOrders:
     data = config_map.get("data") or {}
     revision = annotations.get(REVISION_ANNOTATION) or workload
     try:
-        config = json.loads(data[AGENT_CONFIG_KEY])
+        former = json.loads(data[AGENT_CONFIG_KEY])
+        turn, config = _read_turn(former), former | (former.get("turn") or {})
         return AgentOrders(
             generation=str(config["generation"]),
             revision=revision,
@@ -260,9 +266,33 @@ def _read_orders(config_map: Json) -> AgentOrders:
             replaces=annotations.get(REPLACES_ANNOTATION) or None,
             recorded=read_digests(data.get(RECORDED_KEY)),
             golden=config.get("golden"),
+            turn=turn,
+            labels={str(label): int(version) for label, version in (former.get("labels") or {}).items()},
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         return AgentOrders("", revision)
+
+
+def _read_turn(config: Json) -> Turn | None:
+    turn = config.get("turn")
+    if turn is None:
+        return Turn(is_held=True) if config.get("held") else None
+    return Turn(tuple(str(pod) for pod in turn["pods"]), turn.get("drainSeconds") is not None, bool(turn.get("held")))
+
+
+def _read_member(pod: Pod, orders: AgentOrders) -> Member:
+    report, turn = pod.report, orders.turn
+    is_in_turn = turn is None or turn.pods is None or pod.name in turn.pods
+    serves = is_in_turn and report is not None and report.serving is not None and report.serving == orders.served
+    keeps_out = report is not None and report.wants_traffic is False
+    return Member(
+        pod.name,
+        is_ready=pod.is_ready,
+        is_in_turn=is_in_turn,
+        has_switched=pod.is_ready and serves and not keeps_out,
+        is_out=report is not None and report.serving is not None and (keeps_out or not pod.is_ready),
+        crash=pod.crash,
+    )
 
 
 def _has_switched(pod: Pod, orders: AgentOrders) -> bool:

@@ -16,9 +16,11 @@ from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import Golden, GoldenRequest, ModelDeployment, ModelDeploymentSpec
 from slipway.model.revision import Json, Revision, hash_of, spec_of, ways_of_fetching
 from slipway.model.rollout import Plan
+from slipway.model.workload import Turn
 from slipway.observe.snapshot import Snapshot
 from slipway.render.pod_template import CACHE_FOLDER, SECRET_FOLDER
 from slipway.runtimes import RUNTIMES
+from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
 
 
 def render_agent_config(
@@ -75,7 +77,53 @@ def render_agent_config(
         config["warmup"] = own.warmup.requests
     if golden is not None:
         config["golden"] = golden
-    return {"generation": hash_of(config)} | config
+    return _named(config)
+
+
+TURN_FIELDS = ("served", "load", "labels", "golden")
+PROBES_SECONDS = 3
+"""Until a kubelet has seen that a pod isn't ready any more: two probes, a second apart (`pod_template`)."""
+
+
+def in_turn(config: Json, former: Json, turn: Turn) -> Json:
+    """Orders of a workload whose pods go over from `former` to `config`, those alone whose turn it is.
+
+    What isn't in `turn` is for all. An agent that doesn't know turns goes on with what was there before.
+    """
+    assert turn.pods is not None
+    own: Json = {"pods": list(turn.pods), **{name: config[name] for name in TURN_FIELDS if name in config}}
+    if turn.leaves:
+        own["drainSeconds"] = PROBES_SECONDS + ENDPOINT_REMOVAL_SECONDS
+    if turn.is_held:
+        own["held"] = True
+    return _named({**former, "turn": own})
+
+
+def held(config: Json) -> Json:
+    """Orders of a workload whose pods stay out of the Service, ready or not."""
+    return _named({**config, "held": True})
+
+
+def _named(config: Json) -> Json:
+    """With its generation, which names all of it."""
+    body = {name: value for name, value in config.items() if name != "generation"}
+    return {"generation": hash_of(body)} | body
+
+
+def labels_before(own: Json, former: Json, live: Mapping[str, int]) -> dict[str, int]:
+    """Labels of pods whose turn it isn't. own: the orders of those that have gone over; live: labels as they stand.
+
+    One that leads to a version that these pods don't hold yet stays where it was, or, being new, leads to what they
+    serve: whoever asks for a label in mid-change gets an answer from every pod.
+    """
+    kept, served = (
+        {label: version for label, version in live.items() if version in former["load"]},
+        int(former["served"]),
+    )
+    return {
+        label: kept.get(label, served) if version in own["load"] and version not in former["load"] else version
+        for label, version in own["labels"].items()
+    }
 
 
 def _mounted_path(spec: ModelDeploymentSpec) -> str | None:
@@ -146,7 +194,8 @@ def version_labels(
         return {}
     own = {"stable": revision.version}
     if plan.state.canary == revision.hash and plan.state.stable is not None and former is not None and former.version:
-        own = {"stable": former.version, "canary": revision.version}
+        # Of two versions the higher one isn't kept beside the other: requests without a version would get it.
+        own = {"stable": min(former.version, revision.version), "canary": revision.version}
     elif plan.state.canary == revision.hash and plan.state.stable is not None and plan.weights is not None:
         own["canary"] = revision.version
     return {**deployment.spec.model.labels, **own}

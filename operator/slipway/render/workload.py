@@ -13,9 +13,9 @@ from slipway.decide.discovery import versions_to_load
 from slipway.decide.inputs import Inputs
 from slipway.model.revision import Json, Revision, place_of, spec_of
 from slipway.model.rollout import Plan
-from slipway.model.workload import Trouble
+from slipway.model.workload import Trouble, Turn
 from slipway.observe.snapshot import Snapshot
-from slipway.render.agent_orders import render_agent_config, version_labels
+from slipway.render.agent_orders import held, in_turn, labels_before, render_agent_config, version_labels
 from slipway.render.history import render_kept
 from slipway.render.objects import Child, render_config_map, render_deployment
 from slipway.render.routing import Backend
@@ -78,6 +78,7 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
     live = snapshot.agent_orders.get(workload)
     load = versions_to_load(deployment, revision, former, given.inputs.listed, live)
     config = render_agent_config(deployment, revision, load, version_labels(deployment, plan, revision, former), golden)
+    config = _turned(given, workload, config)
     recorded = given.recorded if place_of(revision) == deployment.spec.model.uri else revision.digests
     revisions = [revision] if former is None or former.hash == revision.hash else [revision, former]
     newest = plan.state.canary or plan.state.stable
@@ -100,6 +101,26 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
         generation=config["generation"],
         backend=_backend(given, workload, revision, weight, load) if weight is not None else None,
     )
+
+
+def _turned(given: WorkloadInput, workload: str, own: Json) -> Json:
+    """The orders while pods go over in turn, or are held. own: those of the pods that have gone over."""
+    plan, assignment, live = given.plan, given.plan.assignments[workload], given.snapshot.agent_orders.get(workload)
+    if assignment.revision != plan.state.canary:
+        # What was held and came to nothing stays held until its pods have gone.
+        is_left = live is not None and live.turn == Turn(is_held=True) and live.revision == assignment.revision
+        return held(own) if is_left and not given.is_stable(workload) else own
+    if plan.turn is None:
+        return own
+    former = given.revisions.get(assignment.replaces or "")
+    if plan.turn.pods is None or former is None:
+        return held(own) if plan.turn.is_held else own
+    deployment = given.inputs.deployment
+    load = versions_to_load(deployment, former, None, given.inputs.listed, None)
+    before = render_agent_config(deployment, former, load, {})
+    if "labels" in own:
+        before["labels"] = labels_before(own, before, live.labels if live is not None else {})
+    return in_turn(own, before, plan.turn)
 
 
 def _backend(given: WorkloadInput, workload: str, revision: Revision, weight: int, load: tuple[int, ...]) -> Backend:

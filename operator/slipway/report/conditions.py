@@ -36,6 +36,10 @@ def ready_condition(
     if stable is not None and ready >= enough(result.replicas):
         serve = min(ready, result.replicas)  # while some go, or stand in for others, there are more
         return _condition("Ready", True, "MinimumReplicasReady", f"{serve} of {result.replicas} pods serve")
+    away = _going_over(snapshot, stable)
+    if ready > 0 and ready + away >= enough(result.replicas):
+        words = f"{ready} of {result.replicas} pods serve; {away} more out of the Service while going over in turn"
+        return _condition("Ready", True, "MinimumReplicasReady", words)
     trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary) or snapshot.routers.trouble
     if stable is None and result.problem is not None:
         trouble = result.problem
@@ -53,6 +57,14 @@ def ready_condition(
         return _condition("Ready", False, trouble.reason, trouble.message)
     ready = min(ready, result.replicas)
     return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
+
+
+def _going_over(snapshot: Snapshot, stable: str | None) -> int:
+    """Pods of the stable revision's that were told to leave the Service for a new version, and whose servers serve."""
+    here = snapshot.workloads.get(workload_of(stable or "", snapshot.workloads) or "", ABSENT)
+    if here.turn is None or here.turn.pods is None:
+        return 0
+    return sum(each.is_in_turn and each.is_out and not each.is_ready for each in here.members)
 
 
 def promoted_condition(

@@ -3,6 +3,7 @@
 import argparse
 import os
 import signal
+import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(config: Path, models: Path, port: int) -> int:
     log = Log(os.environ)
-    board = Board(os.environ.get("SLIPWAY_POD", ""))
+    # Pods that were made before the variable was have their name as their hostname.
+    board = Board(os.environ.get("SLIPWAY_POD") or socket.gethostname())
     try:
         models.mkdir(parents=True, exist_ok=True)
         start_endpoints(port, board)

@@ -24,6 +24,8 @@ LARGEST_VERSION = 2_147_483_647
 VERSION_NAME = f"a whole number from 1 to {LARGEST_VERSION}, without leading 0"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_POLL_SECONDS = 60.0
+TURN_FIELDS = ("served", "load", "labels", "golden", "drainSeconds", "held")
+"""What `turn` says instead, for the pods whose turn it is."""
 FETCHED_SCHEMES = ("https", "s3", "oci")  # what needs no mount; sources/ knows how
 
 
@@ -101,7 +103,10 @@ class Config:
 
     `settings` is what the server's own section says, as that server's driver parsed it. `labels` may name versions
     that aren't loaded. `warmup`: request bodies, in the server's own form. `golden`: what the served version is asked
-    before it counts as ready; None: nothing.
+    before it counts as ready; None: nothing. `drain_seconds`: a pod that serves something else leaves the Service, and
+    waits as long, before it loads the served version; None: it loads beside. `is_held`: a pod whose served version is
+    ready stays out of the Service all the same, until the operator has judged that.
+    Fourteen fields: they are the file's own, as they stand for this pod.
     """
 
     generation: str
@@ -116,6 +121,8 @@ class Config:
     memory: Memory | None = None
     warmup: tuple[object, ...] = ()
     golden: Golden | None = None
+    drain_seconds: float | None = None
+    is_held: bool = False
 
 
 class Section(Protocol):
@@ -128,13 +135,16 @@ class Section(Protocol):
     def parse(self) -> "Callable[[Fields], object]": ...
 
 
-def parse_config(text: str, runtimes: Mapping[str, Section]) -> Config:
-    """Read agent.json for one of `runtimes`. SpecError(ConfigInvalid) names the field, what it holds and must hold."""
+def parse_config(text: str, runtimes: Mapping[str, Section], pod: str = "") -> Config:
+    """Read agent.json for one of `runtimes`, as it stands for that pod: what `turn` says is for the pods that it names.
+
+    SpecError(ConfigInvalid) names the field, what it holds and must hold.
+    """
     try:
         raw = json.loads(text)
     except ValueError as cause:
         raise _invalid(f"it is not JSON: {cause}") from cause
-    fields = Fields("agent.json", raw)
+    fields = _take_turn(Fields("agent.json", raw), pod)
     schema = fields.whole("schema")
     if schema != SCHEMA:
         raise _invalid(
@@ -167,7 +177,21 @@ def parse_config(text: str, runtimes: Mapping[str, Section]) -> Config:
         memory=_parse_memory(fields.below("memory")) if fields.raw.get("memory") is not None else None,
         warmup=fields.values("warmup"),
         golden=_parse_golden(fields.below("golden")) if fields.raw.get("golden") is not None else None,
+        drain_seconds=None
+        if fields.raw.get("drainSeconds") is None
+        else fields.number("drainSeconds", 0.0, at_least=0),
+        is_held=fields.flag("held"),
     )
+
+
+def _take_turn(fields: "Fields", pod: str) -> "Fields":
+    """The fields as they are for that pod. A pod that isn't named in `turn` goes on as if there were none."""
+    if fields.raw.get("turn") is None:
+        return fields
+    turn = fields.below("turn")
+    if pod not in turn.texts("pods"):
+        return fields
+    return Fields("agent.json", fields.raw | {name: turn.raw.get(name) for name in TURN_FIELDS})
 
 
 def parse_recorded(text: str) -> Mapping[int, str]:

@@ -49,6 +49,40 @@ def test_every_field_is_read() -> None:
     assert config.settings == TritonSpec(http_port=8000, max_batch_size=32)
 
 
+TURN = {"pods": ["digits-a", "digits-b"], "served": 4, "load": [3, 4], "drainSeconds": 8, "held": True}
+
+
+def of_pod(pod: str, **changes: Any) -> Config:
+    return parse_config(json.dumps(config_fields(**changes)), KINDS, pod)
+
+
+def test_whose_turn_it_is_has_its_own_orders_and_the_others_go_on_as_before() -> None:
+    orders = {"turn": {**TURN, "labels": {"stable": 3, "canary": 4}}, "labels": {"stable": 3}}
+    mine, others = of_pod("digits-b", **orders), of_pod("digits-c", **orders)
+    assert (mine.served, mine.load, mine.drain_seconds, mine.is_held) == (4, (3, 4), 8.0, True)
+    assert mine.labels == {"stable": 3, "canary": 4}
+    assert others == parse(labels={"stable": 3})
+    assert (others.served, others.drain_seconds, others.is_held) == (3, None, False)
+    assert mine.source == others.source
+    assert mine.generation == others.generation
+
+
+def test_golden_requests_are_of_the_pods_whose_turn_it_is() -> None:
+    golden: Any = {"requests": [{"request": {"inputs": []}, "response": {"outputs": []}}]}
+    assert of_pod("digits-a", turn={**TURN, "golden": golden}).golden is not None
+    assert of_pod("digits-c", turn={**TURN, "golden": golden}).golden is None
+    assert of_pod("digits-a", turn=TURN, golden=golden).golden is None
+
+
+def test_a_pod_without_a_name_has_no_turn() -> None:
+    assert of_pod("", turn=TURN) == parse()
+
+
+def test_all_pods_may_be_held() -> None:
+    assert parse(held=True).is_held
+    assert not parse().is_held
+
+
 def test_absent_and_null_optional_fields_mean_say_nothing() -> None:
     assert parse(triton=None, sha256=None).settings == TritonSpec()
     assert parse(triton={}).settings == TritonSpec()

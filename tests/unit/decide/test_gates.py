@@ -249,6 +249,49 @@ def test_pods_that_arent_ready_yet_hold_nothing_up_here() -> None:
     assert verdict([pod(3, {3: OTHER}, is_ready=False)])[0] is GateState.FAILED
 
 
+def held(canary: Sequence[Pod], stable: Sequence[Pod] = STABLE) -> tuple[GateState, str]:
+    """The pods of the new version are out of the Service meanwhile."""
+    spec = deployment({"rollout": {"gates": {"signature": "Compatible"}}}).spec
+    found = judge_gates(spec, 2, stable, 3, canary, is_held=True)
+    return found.state, found.message
+
+
+def test_held_pods_are_judged_though_they_arent_ready() -> None:
+    assert held([pod(3, {3: OLD}, is_ready=False)]) == (GateState.PASSED, "")
+    assert held([pod(3, {3: OTHER}, is_ready=False)])[0] is GateState.FAILED
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "message"),
+    [
+        ([], STABLE, "version 3 isn't loaded in any pod yet"),
+        ([replace(pod(3, {}), report=None)], STABLE, "version 3 isn't loaded in any pod yet"),
+        ([pod(3, {}, state="Loading")], STABLE, "version 3 isn't loaded in any pod yet"),
+        ([pod(3, {}, is_ready=False)], STABLE, "the signature of version 3 is being read"),
+        ([pod(3, {3: OLD})], [pod(2, {})], "the signature of version 2 is being read"),
+        ([pod(3, {3: OLD})], [replace(pod(2, {}), report=None)], "the agent of pod digits-1 hasn't answered yet"),
+    ],
+)
+def test_held_pods_wait_for_what_is_still_to_be_told(
+    canary: Sequence[Pod], stable: Sequence[Pod], message: str
+) -> None:
+    assert held(canary, stable) == (GateState.WAITING, message)
+
+
+@pytest.mark.parametrize(
+    ("canary", "stable", "version"),
+    [
+        ([pod(3, None, is_ready=False)], STABLE, 3),
+        ([pod(3, {3: None}, is_ready=False)], STABLE, 3),
+        ([pod(3, {3: OLD}, is_ready=False)], [pod(2, None)], 2),
+        ([pod(3, {3: OLD}, is_ready=False)], [pod(2, {}, state="Failed", is_ready=False)], 2),
+    ],
+)
+def test_held_pods_dont_wait_for_what_nobody_tells(canary: Sequence[Pod], stable: Sequence[Pod], version: int) -> None:
+    said = f"signatures aren't compared: the server doesn't tell version {version}'s"
+    assert held(canary, stable) == (GateState.PASSED, said)
+
+
 def test_torchserve_refuses_the_comparison_it_cant_make() -> None:
     def refusals(**gates: Any) -> tuple[str, ...]:
         spec = deployment({"runtime": {"name": "TorchServe"}, "rollout": {"gates": gates} | STEPS["rollout"]}).spec

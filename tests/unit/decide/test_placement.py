@@ -52,6 +52,12 @@ TAKES_OVER = [
     pytest.param({}, VERSION_2, True, id="another version"),
     pytest.param({}, {**VERSION_2, "rollout": {"strategy": "InPlace"}}, True, id="InPlace asked for"),
     pytest.param({}, {**VERSION_2, "replicas": 5, "versionPolicy": {"all": {}}}, True, id="and what is no revision"),
+    pytest.param(
+        {}, {**VERSION_2, "replicas": 2, "rollout": {"gates": {"signature": "Compatible"}}}, True, id="a gate, two pods"
+    ),
+    pytest.param(
+        {}, {**VERSION_2, "replicas": 1, "rollout": {"gates": {"signature": "Compatible"}}}, False, id="a gate, one pod"
+    ),
     pytest.param({}, {**VERSION_2, "rollout": {"strategy": "RollingUpdate"}}, False, id="RollingUpdate asked for"),
     pytest.param({}, {**VERSION_2, "runtime": {"args": ["-x"]}}, False, id="arguments too"),
     pytest.param({}, {"model": {"version": 2, "uri": "pvc://models/other"}}, False, id="another place"),

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway.model.workload import Trouble
+from slipway.model.workload import Trouble, Turn
 from slipway.observe.agent_reports import AgentReport, read_report
 from slipway.observe.pods import read_pod
 from slipway.observe.router_reports import RouterReport
@@ -324,6 +324,20 @@ def test_orders_are_read_from_config_maps_and_garbage_is_none() -> None:
         "ccc": AgentOrders("", "ccc"),
         "ddd": AgentOrders("", "ddd"),
     }
+
+
+def test_orders_in_turn_are_those_of_the_pods_that_have_them() -> None:
+    own = {"pods": ["p"], "served": 3, "load": [2, 3], "labels": {"stable": 2}, "drainSeconds": 10, "golden": {"a": 1}}
+    orders = {"generation": "g1", "load": [2], "served": 2, "labels": {"stable": 2, "prod": 2}, "turn": own}
+    [read] = observe(UID, [child("ConfigMap", "a", data={"agent.json": json.dumps(orders)})], {}).agent_orders.values()
+    assert (read.load, read.served, read.golden) == ((2, 3), 3, {"a": 1})
+    assert (read.turn, read.labels) == (Turn(("p",), leaves=True), {"stable": 2, "prod": 2})
+
+
+def test_orders_that_hold_all_pods_say_so() -> None:
+    orders = json.dumps({"generation": "g1", "load": [3], "served": 3, "held": True})
+    [read] = observe(UID, [child("ConfigMap", "a", data={"agent.json": orders})], {}).agent_orders.values()
+    assert read.turn == Turn(is_held=True)
 
 
 @pytest.mark.parametrize(

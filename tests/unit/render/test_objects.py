@@ -16,7 +16,8 @@ from slipway.api.pod_lists import MERGE_KEYS
 from slipway.api.v1alpha1 import MAX_NAME_LENGTH
 from slipway.model.names import child_name, labels_of
 from slipway.model.revision import Assignment
-from slipway.render.agent_orders import render_agent_config
+from slipway.model.workload import Turn
+from slipway.render.agent_orders import held, in_turn, labels_before, render_agent_config
 from slipway.render.merge import merge
 from slipway.render.objects import (
     render_config_map,
@@ -27,7 +28,7 @@ from slipway.render.objects import (
 )
 from slipway.render.pod_template import render_template
 from slipway.render.ports import metrics_ports, service_ports
-from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, rendered_revision
+from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, merged, rendered_revision
 
 
 def template(changes: Json | None = None) -> Json:
@@ -51,6 +52,54 @@ def agent(changes: Json | None = None) -> Json:
 def orders(changes: Json | None = None, load: tuple[int, ...] = (1,)) -> Json:
     wanted = deployment(changes)
     return render_agent_config(wanted, rendered_revision(wanted, 1), load, {})
+
+
+# ---- turns
+
+
+def versions_of_tensorflow() -> tuple[Json, Json]:
+    """The orders for version 1, and those for version 2 beside it."""
+    tensorflow: Json = {"runtime": {"name": "TensorFlowServing"}}
+    wanted, now = deployment(tensorflow), deployment(merged(tensorflow, {"model": {"version": 2}}))
+    before = render_agent_config(wanted, rendered_revision(wanted, 1), (1,), {"stable": 1})
+    labelled = {"stable": 1, "canary": 2, "prod": 2, "gone": 7}
+    return before, render_agent_config(now, rendered_revision(now, 2), (1, 2), labelled, {"requests": []})
+
+
+def test_orders_in_turn_name_the_pods_and_leave_the_others_what_they_have() -> None:
+    before, own = versions_of_tensorflow()
+    orders = in_turn(own, before, Turn(("a", "b"), leaves=True, is_held=True))
+    assert orders["turn"] == {
+        "pods": ["a", "b"],
+        "served": 2,
+        "load": [1, 2],
+        "labels": own["labels"],
+        "golden": {"requests": []},
+        "drainSeconds": 10,
+        "held": True,
+    }
+    assert {**orders, "generation": "", "turn": None} == {**before, "generation": "", "turn": None}
+    assert orders["generation"] not in (before["generation"], own["generation"])
+    assert orders == in_turn(own, before, Turn(("a", "b"), leaves=True, is_held=True))
+
+
+def test_a_pod_that_stays_isnt_told_to_leave() -> None:
+    before, own = versions_of_tensorflow()
+    turn = in_turn(own, before, Turn(("a",)))["turn"]
+    assert "drainSeconds" not in turn
+    assert "held" not in turn
+
+
+def test_a_label_leads_somewhere_in_pods_whose_turn_it_isnt() -> None:
+    before, own = versions_of_tensorflow()
+    assert labels_before(own, before, {"prod": 1}) == {"stable": 1, "canary": 1, "prod": 1, "gone": 7}
+    assert labels_before(own, before, {}) == {"stable": 1, "canary": 1, "prod": 1, "gone": 7}
+
+
+def test_held_orders_are_others_than_those_that_let_go() -> None:
+    let_go = orders()
+    assert held(let_go) == {**let_go, "held": True, "generation": held(let_go)["generation"]}
+    assert held(let_go)["generation"] != let_go["generation"]
 
 
 # ---- merging

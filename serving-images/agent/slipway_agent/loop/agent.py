@@ -69,7 +69,7 @@ class Agent:
     def __init__(self, config_path: Path, models: Path, board: Board, log: Log, environment: Mapping[str, str]) -> None:
         self._board = board
         self._log = log
-        self._config_file = ConfigFile(config_path, log)
+        self._config_file = ConfigFile(config_path, log, board.pod)
         self._around = Surroundings(
             models, environment.get("SLIPWAY_SERVER_KEY"), log, self._recorded_digests, self._digest_of
         )

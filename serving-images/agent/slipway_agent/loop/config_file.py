@@ -14,11 +14,12 @@ RECORDED_NAME = "recorded.json"
 
 class ConfigFile:
     """`error`: why the file as it is now isn't in force; None while it is. A file that can't be used leaves the one
-    before in force."""
+    before in force. `pod`: the name of the agent's pod, by which it knows its turn."""
 
-    def __init__(self, path: Path, log: Log) -> None:
+    def __init__(self, path: Path, log: Log, pod: str = "") -> None:
         self._path = path
         self._log = log
+        self._pod = pod
         self._seen_stamp: tuple[int, int, int] | None = None
         self._text: str | None = None
         self.error: ErrorReport | None = None
@@ -42,7 +43,7 @@ class ConfigFile:
         self._seen_stamp = stamp
         if text != self._text:
             try:
-                take_up(parse_config(text, KINDS))
+                take_up(parse_config(text, KINDS, self._pod))
             except SpecError as refusal:
                 self._refuse(refusal.message)
                 return

@@ -3,6 +3,7 @@
 Laws (tests/unit/agent/plan/test_plan.py):
 - A version that isn't named in `load` is never fetched; one that is published and verified isn't fetched again.
 - A version that serves is not taken away before the served one is ready and every other is ready or has failed.
+- A pod that is told to leave the Service loads another served version only after its drain, and never before that.
 - A version that failed is left out until its time to be tried again, and never makes another one unavailable.
 - The server dies of no version for ever: one that it ended with is asked for again alone, and once more; after that
   not before its bytes, or what the server obeys, have changed.
@@ -21,6 +22,7 @@ from typing import TypeAlias
 
 from slipway_agent.plan.failures import is_deadly, is_waiting
 from slipway_agent.plan.memory_budget import find_shortages, fits
+from slipway_agent.plan.turn import has_drained
 from slipway_agent.plan.world import World, is_ready, is_refused, is_satisfied, is_suspect, needs_second_look
 
 RELOAD_SECONDS = 5.0  # between two loads of the same versions, when the server doesn't show what it promised
@@ -103,6 +105,8 @@ def _decide_server(world: World) -> tuple[Action, ...]:
         if target != world.boot or not world.is_boot_current:
             return (WriteBoot(target),)
         return ()
+    if served in target - world.server.ready and not has_drained(world):
+        return ()  # the clients that it still has must not meet the new version before that is ready
     return (Load(target),) if _needs_load(world, target) else ()
 
 

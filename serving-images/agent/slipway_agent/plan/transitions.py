@@ -22,6 +22,7 @@ from slipway_agent.plan.failures import (
     remember,
     repeat,
 )
+from slipway_agent.plan.turn import goes_over, is_back
 from slipway_agent.plan.world import LoadRecord, World, is_ready
 
 OTHER_BYTES = ". Its source has other bytes by now: "
@@ -100,7 +101,16 @@ def take_view(world: World, view: ServerView, now: float) -> World:
     proven = world.proven | view.ready if world.loading is not None else frozenset[int]()
     held = (world.held | view.ready) & world.published.keys()
     world = replace(world, now=now, server=view, held=held, proven=proven)
-    return replace(world, standing=world.config.served) if is_ready(world) else world
+    world = replace(world, standing=world.config.served) if is_ready(world) else world
+    return replace(world, left_at=_find_leave(world))
+
+
+def _find_leave(world: World) -> float | None:
+    """Since when the pod keeps out of the Service. Once out, it comes back when an unversioned request gets what it
+    should: a version that is taken back is answered with until it is unloaded."""
+    if goes_over(world):
+        return world.now if world.left_at is None else world.left_at
+    return None if world.left_at is None or is_back(world) or not world.server.is_alive else world.left_at
 
 
 # the end of a fetch

@@ -36,7 +36,8 @@ class World:
     `boot` is what a starting server loads; `is_boot_current` False when the configuration it came from has changed
     since. `standing`: the last served version that was ready. `held`: what a server was seen to have ready, with the
     bytes that are published. `proven`: what was seen ready since the present load began, or was just before.
-    Fourteen fields: each is remembered or observed on its own, and a test names those that its case is about.
+    `left_at`: since when the pod keeps out of the Service, to go over to another version; None: it doesn't.
+    Fifteen fields: each is remembered or observed on its own, and a test names those that its case is about.
     """
 
     config: Config
@@ -53,6 +54,7 @@ class World:
     proven: frozenset[int] = frozenset()
     last_load: LoadRecord | None = None
     standing: int | None = None
+    left_at: float | None = None
 
 
 def is_satisfied(world: World, version: int) -> bool:
@@ -82,8 +84,16 @@ def is_ready(world: World) -> bool:
 
 
 def is_serving(world: World) -> bool:
-    """The pod may get traffic: the served version answers, or the one it is about to replace still does."""
-    return is_ready(world) or (world.server.is_alive and world.standing in world.server.ready)
+    """The pod may get traffic: the served version answers, or the one it is about to replace still does.
+
+    Not while it keeps out to go over: most servers give a request that names no version the highest one that they hold.
+    """
+    return world.left_at is None and (is_ready(world) or stands(world))
+
+
+def stands(world: World) -> bool:
+    """The version that served last still answers."""
+    return world.server.is_alive and world.standing in world.server.ready
 
 
 def may_start(world: World) -> bool:

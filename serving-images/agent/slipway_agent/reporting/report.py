@@ -213,6 +213,7 @@ def render_status(report: Report, pod: str = "") -> dict[str, object]:
         "served": report.served,
         "ready": report.is_ready,
         "serving": report.serving,
+        "traffic": report.is_serving,
         "listed": list(shown),
         "found": _render_found(report.listing, shown),
         "listError": _render_list_error(report.listing),

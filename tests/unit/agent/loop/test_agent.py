@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from tests.ports import free_port
 from tests.unit.agent.servers.fake_triton import FakeTriton
 
 KEY = "only the agent knows it"
+POD = "digits-a"
 
 
 class Pod:
@@ -76,6 +77,11 @@ class Pod:
         }
         self.write(json.dumps(fields | changes))
 
+    def want_in_turn(self, served: int, *others: int, pods: Iterable[str] = (POD,), **changes: Any) -> None:
+        """Version 1 in pods whose turn it isn't, `served` in the others, which leave the Service for 0.3 s first."""
+        turn = {"pods": list(pods), "served": served, "load": [served, *others], "drainSeconds": 0.3, **changes}
+        self.want(1, generation="turn", turn=turn)
+
     def record(self, **digests: str) -> None:
         """What the operator has seen of versions before."""
         recorded = {name.removeprefix("v"): digest for name, digest in digests.items()}
@@ -87,7 +93,7 @@ class Pod:
         os.replace(new, self.config)
 
     def start_agent(self) -> None:
-        self.board = Board()
+        self.board = Board(POD)
         log = Log({"SLIPWAY_LOG_FORMAT": "console"}, self.log)
         self._agent = Agent(self.config, self.models, self.board, log, {"SLIPWAY_SERVER_KEY": KEY})
         self._thread = threading.Thread(target=self._agent.run)
@@ -955,15 +961,16 @@ def test_a_server_that_cant_say_now_is_asked_again_and_at_last_counts_as_not_tel
 
 
 @contextmanager
-def watching(pod: Pod) -> Iterator[list[str]]:
-    """What was wrong at any moment meanwhile: a pod that isn't ready, or a server that has nothing to answer with."""
+def watching(pod: Pod, probe: int = 200) -> Iterator[list[str]]:
+    """What was wrong at any moment meanwhile: a pod whose readiness was answered otherwise than by `probe`, or a server
+    that has nothing to answer with."""
     wrong: list[str] = []
     ended = threading.Event()
 
     def watch() -> None:
         while not ended.is_set():
-            if pod.probe("/readyz") != 200:
-                wrong.append(f"not ready: {pod.status()}")
+            if pod.probe("/readyz") != probe:
+                wrong.append(f"readiness isn't {probe}: {pod.status()}")
             if not pod.server.loaded:
                 wrong.append("nothing loaded")
             time.sleep(0.002)
@@ -998,6 +1005,102 @@ def test_a_switch_in_place_keeps_the_pod_ready_and_goes_back(pod: Pod) -> None:
     pod.server.kill()
     pod.server.start()
     assert pod.server.loaded.keys() == {1}
+
+
+def test_in_its_turn_a_pod_leaves_the_service_before_it_loads_and_comes_back_with_the_new_version(pod: Pod) -> None:
+    pod.put(2)
+    pod.serve(1)
+    pod.want_in_turn(2, 1)
+    pod.until(lambda: pod.probe("/readyz") == 503)
+    left_at = time.monotonic()
+    assert (pod.status()["serving"], pod.status()["traffic"]) == (1, False)
+    while pod.probe("/readyz") == 503:
+        loaded = dict(pod.server.loaded)
+        assert 2 not in loaded or time.monotonic() - left_at >= 0.2, "it drains before it loads"
+        time.sleep(0.005)
+    assert (pod.status()["serving"], pod.status()["traffic"]) == (2, True)
+    assert pod.server.loaded.keys() == {1, 2}
+
+
+def test_a_pod_whose_turn_it_isnt_fetches_and_loads_nothing_and_stays(pod: Pod) -> None:
+    pod.put(2)
+    pod.serve(1)
+    with watching(pod) as wrong:
+        pod.want_in_turn(2, 1, pods=["digits-b"])
+        pod.until(lambda: pod.status()["generation"] == "turn")
+        time.sleep(0.5)
+    assert wrong == []
+    assert pod.states() == {1: "Available"}
+    assert pod.server.loads[-1] == (1,)
+
+
+def test_a_pod_stays_in_the_service_while_the_new_version_is_fetched(pod: Pod) -> None:
+    pod.serve(1)
+    with watching(pod) as wrong:
+        pod.want_in_turn(2, 1)
+        pod.until(lambda: pod.status()["error"] is not None)
+        time.sleep(0.4)
+    assert wrong == []
+    pod.put(2)
+    pod.until(lambda: pod.status()["serving"] == 2 and pod.probe("/readyz") == 200)
+
+
+@pytest.mark.parametrize("content", ["broken", "mute"])
+def test_a_version_that_fails_in_its_turn_costs_the_pod_its_place_for_a_moment_only(pod: Pod, content: str) -> None:
+    pod.put(v2=content)
+    pod.serve(1)
+    pod.want_in_turn(2, 1, golden=golden_of("two"))
+    pod.until(lambda: pod.probe("/readyz") == 503)
+    pod.until(lambda: pod.states()[2] == "Failed" and pod.probe("/readyz") == 200)
+    assert pod.status()["serving"] == 1
+
+
+def test_a_version_that_ends_the_server_in_its_turn_is_said_and_the_old_one_comes_back(pod: Pod) -> None:
+    pod.put(v2="deadly")
+    pod.serve(1)
+    pod.want_in_turn(2, 1)
+    pod.until(lambda: pod.states().get(2) == "Failed")
+    assert pod.status()["error"]["reason"] == "LoadFailed"
+    pod.server.start()
+    pod.until(lambda: pod.probe("/readyz") == 200)
+    assert pod.status()["serving"] == 1
+    pod.want(1, generation="back")
+    pod.until_states(v1="Available")
+
+
+def test_a_held_version_is_told_but_gets_no_request_before_it_is_let_go(pod: Pod) -> None:
+    pod.put(2)
+    pod.serve(1)
+    pod.want_in_turn(2, 1, held=True)
+    pod.until(lambda: "2" in pod.status()["signatures"])
+    assert (pod.probe("/readyz"), pod.states()[2]) == (503, "Available")
+    pod.want_in_turn(2, 1, held=False, labels={})
+    pod.until(lambda: pod.probe("/readyz") == 200)
+
+
+def test_a_held_version_that_is_taken_back_is_gone_before_the_pod_is_in_the_service_again(pod: Pod) -> None:
+    pod.put(2)
+    pod.serve(1)
+    pod.want_in_turn(2, 1, held=True)
+    pod.until(lambda: pod.states().get(2) == "Available")
+    pod.server.delay_seconds = 0.3
+    pod.want(1, generation="back")
+    pod.until(lambda: pod.status()["generation"] == "back")
+    while pod.probe("/readyz") == 503:
+        time.sleep(0.005)
+    assert pod.status()["serving"] == 1
+
+
+def test_pods_of_its_own_are_held_from_the_start(pod: Pod) -> None:
+    pod.put(1)
+    pod.want(1, held=True)
+    pod.start()
+    with watching(pod, probe=503) as wrong:
+        pod.until(lambda: "1" in pod.status()["signatures"])
+        time.sleep(0.2)
+    assert wrong == []
+    pod.want(1, generation="judged")
+    pod.until(lambda: pod.probe("/readyz") == 200)
 
 
 def test_the_higher_version_is_unloading_until_the_server_let_go_of_it(pod: Pod) -> None:
