@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +17,11 @@ LOST = {"is_ready": False}
 
 
 def members(*kinds: dict[str, bool]) -> list[Member]:
-    return [replace(Member(name, is_ready=False), **kind) for name, kind in zip("abcdefgh", kinds, strict=False)]
+    made = zip("abcdefgh", kinds, strict=False)
+    return [
+        Member(name, kind["is_ready"], kind.get("is_in_turn", False), kind.get("has_switched", False))
+        for name, kind in made
+    ]
 
 
 TABLE = {
