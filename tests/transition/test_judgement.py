@@ -442,6 +442,12 @@ def rolled_back_to() -> Watched:
     return world
 
 
+def rolled_back_to_in_bake() -> Watched:
+    world = baking()
+    world.command("rollback", world.story.first_stable, 2)
+    return world
+
+
 def at_the_end(name: str) -> Watched:
     life = begun(name, ends=False)
     go_to_the_end(life)
@@ -467,6 +473,7 @@ WAYS: dict[str, tuple[Callable[[], Watched], str]] = {
     "its steps are done": (at_last_step, "StepsDone"),
     "a person promotes it": (paused_and_promoted, "Person"),
     "a person rolls back to it": (rolled_back_to, "Person"),
+    "a person rolls back to it in bake": (rolled_back_to_in_bake, "Person"),
     "the spec names it again in bake": (set_back_in_bake, "SetBack"),
     "its pods have replaced the others": (rolling, "RolledOver"),
     "all pods have loaded it": (in_place, "LoadedEverywhere"),

@@ -47,7 +47,7 @@ def stable_was_down(given: StepInput) -> bool:
 
 def is_set_back(given: StepInput) -> bool:
     """The spec names the former stable revision again, whose pods are warm: a rollback."""
-    return given.arrival is Arrival.SET_BACK
+    return given.arrival is Arrival.SET_BACK and not given.target.is_rollback
 
 
 def is_loaded_everywhere(given: StepInput) -> bool:
@@ -67,7 +67,9 @@ def has_rolled_over(given: StepInput) -> bool:
 
 
 def is_a_persons_wish(given: StepInput) -> bool:
-    """A person said promote, or rolled back to it, and the last step's weight is in force."""
+    """A person said promote, or rolled back to it, and the last step's weight is in force, or its pods are warm yet."""
+    if given.target.is_rollback and given.arrival is Arrival.SET_BACK:
+        return True
     is_wish = given.target.is_rollback or given.state.is_promote_requested
     return is_wish and are_steps_done(given)
 
