@@ -71,7 +71,7 @@ def baking_in_place() -> World:
 
 def former_of(world: World) -> str:
     """The revision that was stable before."""
-    return next(each["revision"] for each in status(world)["transitions"] if each["reason"] == "Promoted")
+    return next(str(each["revision"]) for each in status(world)["transitions"] if each["reason"] == "Promoted")
 
 
 def rejected() -> World:
