@@ -180,7 +180,13 @@ def test_pods_of_an_older_release_know_of_no_turns_and_are_replaced() -> None:
 # ---- gates
 
 
-WAYS = [("in place", 2, None), ("in place", 4, "InPlace"), ("rolling", 2, "RollingUpdate"), ("one pod", 1, None)]
+WAYS = [
+    ("in place", 2, "InPlace"),
+    ("in place", 4, "InPlace"),
+    ("rolling", 2, "RollingUpdate"),
+    ("in pods of its own", 2, None),
+    ("of one pod", 1, "InPlace"),
+]
 
 
 @pytest.mark.parametrize(("way", "replicas", "strategy"), WAYS)
@@ -226,7 +232,7 @@ def test_a_wrong_golden_answer_is_never_served(strategy: str | None) -> None:
     assert world.ready_by_version() == {1: 2}
 
 
-@pytest.mark.parametrize("strategy", [None, "RollingUpdate"])
+@pytest.mark.parametrize("strategy", ["InPlace", "RollingUpdate"])
 def test_what_was_let_go_stays_so_while_agents_do_not_answer(strategy: str | None) -> None:
     world, operator = serving(4, strategy=strategy, gates=COMPATIBLE)
     world.edit({"model": {"version": 2}})
@@ -242,7 +248,7 @@ def test_what_was_let_go_stays_so_while_agents_do_not_answer(strategy: str | Non
 
 
 def test_while_no_agent_answers_nothing_is_let_go() -> None:
-    world, operator = serving(2, gates=COMPATIBLE)
+    world, operator = serving(2, strategy="InPlace", gates=COMPATIBLE)
     world.edit({"model": {"version": 2}})
     world.are_mute = True
     run(operator, 40)

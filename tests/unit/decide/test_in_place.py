@@ -17,7 +17,11 @@ LOST = {"is_ready": False}
 
 
 def members(*kinds: dict[str, bool]) -> list[Member]:
-    return [Member(name, **kind) for name, kind in zip("abcdefgh", kinds, strict=False)]
+    found = zip("abcdefgh", kinds, strict=False)
+    return [
+        Member(name, kind["is_ready"], kind.get("is_in_turn", False), kind.get("has_switched", False))
+        for name, kind in found
+    ]
 
 
 TABLE = {
