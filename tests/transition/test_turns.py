@@ -115,12 +115,14 @@ def test_a_version_that_is_refused_is_asked_of_one_pod_alone() -> None:
 def test_an_operator_that_is_restarted_at_every_second_lets_no_more_pods_go() -> None:
     world, operator = serving(4)
     world.edit({"model": {"version": 2}})
-    fewest = 4
+    fewest, said = 4, set()
     for _ in range(120):
         operator = Operator(world)
         run(operator, 1)
         fewest = min(fewest, world.least_ready)
+        said.add(world.message("Promoted").partition("; ")[2])
     assert fewest == 3
+    assert {f"it waits for {left} of 4 pods to go over, in turn" for left in (4, 3, 2, 1)} <= said
     assert_healthy(world, 2, 4)
 
 
@@ -257,6 +259,26 @@ def test_while_no_agent_answers_nothing_is_let_go() -> None:
     world.are_mute = False
     run(operator, 60)
     assert_healthy(world, 2)
+
+
+def test_what_is_set_back_in_bake_is_a_rollback_and_no_gate_stands_in_its_way() -> None:
+    world, operator = serving(2, strategy="InPlace")
+    world.signatures = {2: OTHER_SIGNATURE}
+    world.edit({"model": {"version": 2}})
+    run(operator, 45)
+    assert_healthy(world, 2)
+    world.edit({"model": {"version": 1}, "rollout": {"gates": COMPATIBLE}})
+    run(operator, 4)
+    assert world.least_ready == 2
+    assert_healthy(world, 1)
+
+
+def test_a_person_who_waits_reads_what_a_held_version_waits_for() -> None:
+    world, operator = serving(2, strategy="InPlace", gates=COMPATIBLE)
+    world.slow = {2}
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    assert "it waits for the gates: version 2 isn't loaded in any pod yet" in world.message("Promoted")
 
 
 # ---- labels

@@ -72,7 +72,19 @@ def go_on(given: StepInput, replicas: Mapping[str, int], replaces: str | None, t
         wake_at=max(deadline, given.now + timedelta(seconds=1)),
         turns_at=deadline,
         turn=turn,
+        waits_for=_waits_for(given, turn),
     )
+
+
+def _waits_for(given: StepInput, turn: Turn | None) -> str:
+    """What pods that are held or go over in turn wait for, in words."""
+    if turn is not None and turn.is_held:
+        return f"the gates: {given.signals.gates.message}"
+    if turn is None or turn.pods is None:
+        return ""
+    replicas = given.target.replicas
+    gone = sum(each.has_switched for each in given.here.members) if given.is_carried else 0
+    return f"{replicas - gone} of {replicas} pods to go over, in turn"
 
 
 def holds(given: StepInput) -> bool:
