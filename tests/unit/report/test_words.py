@@ -113,9 +113,7 @@ TROUBLED = snapshot(*OLD_SERVES, troubles={"new": BROKEN})
         pytest.param(LATE_UNSAID, TROUBLED, EMPTY, NO_PROGRESS, f"{NO_PROGRESS}: LoadFailed", id="that alone"),
         pytest.param(LATE, crashed(), EMPTY, NO_PROGRESS, f"(1 now); {CRASH}", id="its last crash"),
         pytest.param(LATE, LOADING, EMPTY, NO_PROGRESS, "(1 now); version 2 is Loading", id="what its agents say"),
-        pytest.param(
-            LATE, NOTHING, EMPTY, NO_PROGRESS, "2 canary pods to be ready (1 now)", id="no more"
-        ),
+        pytest.param(LATE, NOTHING, EMPTY, NO_PROGRESS, "2 canary pods to be ready (1 now)", id="no more"),
         pytest.param(
             REJECTING, crashed(), EMPTY, NO_PROGRESS, f"not become ready; {CRASH}", id="prepared: its last crash"
         ),
