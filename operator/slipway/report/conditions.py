@@ -31,7 +31,7 @@ def ready_condition(
     if stable is not None and ready >= enough(result.replicas):
         return _condition("Ready", True, "MinimumReplicasReady", f"{ready} of {result.replicas} pods serve")
     away = _going_over(snapshot, stable)
-    if ready > 0 and ready + away >= enough(result.replicas):
+    if away and ready > 0 and ready + away >= enough(result.replicas):
         words = f"{ready} of {result.replicas} pods serve; {away} more out of the Service while going over in turn"
         return _condition("Ready", True, "MinimumReplicasReady", words)
     trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary)
