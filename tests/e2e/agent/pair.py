@@ -161,7 +161,7 @@ class Beside(Processes):
     ) -> None:
         fields = {
             "schema": 1,
-            "generation": f"{served}, {others}, {json.dumps(warmup)}, {json.dumps(golden)}, {json.dumps(turn)}, {settings}",
+            "generation": f"{served}, {others}, {json.dumps([warmup, golden, turn])}, {settings}",
             "runtime": self.runtime,
             "model": MODEL,
             "source": {"uri": f"pvc://models/{MODEL}", "path": str(self.source), "versions": {}},
