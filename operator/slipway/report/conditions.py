@@ -35,7 +35,7 @@ def ready_condition(
         serve = min(ready, result.replicas)  # while some go, or stand in for others, there are more
         return _condition("Ready", True, "MinimumReplicasReady", f"{serve} of {result.replicas} pods serve")
     away = _going_over(snapshot, stable)
-    if ready > 0 and ready + away >= enough(result.replicas):
+    if away and ready > 0 and ready + away >= enough(result.replicas):
         words = f"{ready} of {result.replicas} pods serve; {away} more out of the Service while going over in turn"
         return _condition("Ready", True, "MinimumReplicasReady", words)
     trouble = trouble_of(snapshot, stable) or trouble_of(snapshot, canary) or snapshot.routers.trouble
