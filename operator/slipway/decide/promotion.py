@@ -25,8 +25,11 @@ class Way:
 
 
 def promoted_by(given: StepInput) -> PromotionReason | None:
-    """Why the target's revision becomes stable now; None: it doesn't. Where no pods are wanted, nothing is proven."""
-    if given.target.replicas == 0:
+    """Why the target's revision becomes stable now; None: it doesn't.
+
+    Where no pods are wanted, or all answer their own request with server errors, nothing is proven.
+    """
+    if given.target.replicas == 0 or (given.server_error and given.arrival is not Arrival.SET_BACK):
         return None
     return next((way.reason for way in WAYS if way.holds(given)), None)
 
