@@ -28,6 +28,8 @@ PROMPT_LOOK_SECONDS = 0.1
 """How often, and for how long after a change, routers are asked whether it is in force: a rollback waits for it."""
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
+LASTING_FAILURES = 5
+"""So many passes in turn, a quarter of a minute, the same write may fail before it is told and the rest goes on."""
 PROBLEM_SECONDS = 15.0
 """What stands in the way (another's object, a quota) may go without any event that reaches us."""
 TOLD_SECONDS = 300.0
@@ -56,10 +58,19 @@ class Pacing:
         self._nudged_at: dict[str, float] = {}
         self._told_at: dict[Key, dict[str, float]] = {}
         self._heard_at: dict[Key, float] = {}
+        self._unwritten: dict[Key, int] = {}
 
     def forget(self, key: Key) -> None:
         """This ModelDeployment is gone."""
-        for memory in (self._failures, self._unsettled_since, self._routed_at, self._told_at, self._heard_at):
+        memories = (
+            self._failures,
+            self._unsettled_since,
+            self._routed_at,
+            self._told_at,
+            self._heard_at,
+            self._unwritten,
+        )
+        for memory in memories:
             memory.pop(key, None)
 
     def note_success(self, key: Key) -> None:
@@ -72,6 +83,15 @@ class Pacing:
         self._failures[key] = before + 1
         # The power is bounded, too: after a day of failures it would be no number that a float can hold.
         return min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(before, 10))
+
+    def note_written(self, key: Key) -> None:
+        """All that differed could be written, or is refused for good."""
+        self._unwritten.pop(key, None)
+
+    def is_lasting(self, key: Key) -> bool:
+        """A write failed that may succeed by itself. Returns whether that has gone on for long."""
+        self._unwritten[key] = min(LASTING_FAILURES, self._unwritten.get(key, 0) + 1)
+        return self._unwritten[key] >= LASTING_FAILURES
 
     def may_tell(self, key: Key, what: str) -> bool:
         """Whether it is time to tell of this (again)."""

@@ -70,9 +70,11 @@ def has_rolled_over(given: StepInput) -> bool:
 
 
 def is_a_persons_wish(given: StepInput) -> bool:
-    """A person said promote, or rolled back to it, and the last step's weight is in force."""
-    is_wish = given.target.is_rollback or given.state.is_promote_requested
-    return is_wish and are_steps_done(given)
+    """A person said promote, or rolled back to it, and it has arrived: all requests can go to it."""
+    if given.state.is_promote_requested and given.state.canary == given.target.revision:
+        return are_steps_done(given)
+    has_arrived = are_steps_done(given) or is_loaded_everywhere(given) or has_rolled_over(given)
+    return given.target.is_rollback and has_arrived
 
 
 def are_steps_done(given: StepInput) -> bool:
@@ -84,8 +86,8 @@ WAYS: tuple[Way, ...] = (
     Way(PromotionReason.FIRST, first_serves),
     Way(PromotionReason.SET_BACK, is_set_back),
     Way(PromotionReason.STABLE_WAS_DOWN, stable_was_down),
+    Way(PromotionReason.PERSON, is_a_persons_wish),
     Way(PromotionReason.LOADED_EVERYWHERE, is_loaded_everywhere),
     Way(PromotionReason.ROLLED_OVER, has_rolled_over),
-    Way(PromotionReason.PERSON, is_a_persons_wish),
     Way(PromotionReason.STEPS_DONE, are_steps_done),
 )
