@@ -53,6 +53,8 @@ class ServerCounts:
             return f"pod {pod.name}: {counter.runtime} counts no failed requests"
         if pod.ip is None:
             return f"pod {pod.name} has no address yet"
+        if counter.is_asked and pod.report is None:
+            return f"pod {pod.name}: its agent doesn't answer, which alone knows what it asked the server itself"
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)

@@ -29,9 +29,15 @@ def promoted_by(given: StepInput) -> PromotionReason | None:
 
     Where no pods are wanted, or all answer their own request with server errors, nothing is proven.
     """
-    if given.target.replicas == 0 or (given.server_error and given.arrival is not Arrival.SET_BACK):
+    if given.target.replicas == 0 or _answers_nothing(given):
         return None
     return next((way.reason for way in WAYS if way.holds(given)), None)
+
+
+def _answers_nothing(given: StepInput) -> bool:
+    """All its pods answer their own request with server errors, and no person went back to it."""
+    is_wish = given.target.is_rollback or given.arrival is Arrival.SET_BACK
+    return given.is_carried and given.here.server_error != "" and not is_wish
 
 
 def first_serves(given: StepInput) -> bool:
