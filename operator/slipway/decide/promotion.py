@@ -63,7 +63,7 @@ def is_loaded_everywhere(given: StepInput) -> bool:
     """In place, all ready pods serve it, and enough of them; none is out of the Service to go over."""
     here = given.here
     is_loading = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
-    if any(each.is_out and each.is_in_turn for each in here.members):
+    if any(each.is_out and each.is_in_turn and not each.server_error for each in here.members):
         return False
     return is_loading and here.switched >= max(here.ready, enough(given.target.replicas))
 

@@ -1245,7 +1245,7 @@ def test_a_taken_port_is_said_in_one_line(pod: Pod) -> None:
 # The server's own request
 
 
-WARMUP: dict[str, Any] = {
+ASKED: dict[str, Any] = {
     "warmup": [{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}]}]
 }
 
@@ -1264,7 +1264,7 @@ def is_failing(pod: Pod) -> bool:
 def test_a_dead_backend_is_told_and_costs_the_pod_its_place_only_where_the_operator_says_so(probed: Pod) -> None:
     pod = probed
     pod.put(3)
-    pod.want(3, **WARMUP)
+    pod.want(3, **ASKED)
     pod.boot()
     pod.until(lambda: pod.status()["probe"] is not None and pod.status()["probe"]["asked"] > 1)
     assert pod.status()["probe"]["failed"] == 0
@@ -1274,11 +1274,11 @@ def test_a_dead_backend_is_told_and_costs_the_pod_its_place_only_where_the_opera
     told = pod.status()["probe"]
     assert (told["version"], told["message"]) == (3, "Failed to process the request: stub process is not healthy")
     assert pod.probe("/readyz") == 200, "an agent can't know of others"
-    pod.want(3, **WARMUP, out=["digits-b"], generation="another pod")
+    pod.want(3, **ASKED, out=["digits-b"], generation="another pod")
     pod.until(lambda: pod.status()["generation"] == "another pod")
     assert pod.probe("/readyz") == 200
     loads = len(pod.server.loads)
-    pod.want(3, **WARMUP, out=["digits-b", POD], generation="out")
+    pod.want(3, **ASKED, out=["digits-b", POD], generation="out")
     pod.until(lambda: pod.probe("/readyz") == 503)
     assert "its own request with errors: Failed to process" in answer("/readyz", pod.board).body
     assert pod.status()["traffic"] is False
@@ -1295,7 +1295,7 @@ def test_a_dead_backend_is_told_and_costs_the_pod_its_place_only_where_the_opera
 def test_a_server_that_doesnt_answer_in_time_is_no_broken_one(probed: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "PATIENCE_SECONDS", 0.05)
     probed.put(3)
-    probed.want(3, **WARMUP)
+    probed.want(3, **ASKED)
     probed.boot()
     probed.server.may_answer.clear()
     probed.until(lambda: probed.status()["probe"]["asked"] > 5)
@@ -1327,7 +1327,7 @@ def test_without_a_request_of_its_own_nothing_is_asked(probed: Pod) -> None:
 
 def test_a_load_doesnt_wait_for_a_request_and_none_is_asked_beside_it(probed: Pod) -> None:
     probed.put(2, 3)
-    probed.want(2, **WARMUP)
+    probed.want(2, **ASKED)
     probed.boot()
     probed.until(lambda: probed.status()["probe"]["asked"] > 0)
     probed.server.may_answer.clear()
@@ -1335,7 +1335,7 @@ def test_a_load_doesnt_wait_for_a_request_and_none_is_asked_beside_it(probed: Po
     probed.until(lambda: len(probed.server.requests) > asked)
     gate = threading.Event()
     probed.server.gates.append(gate)
-    probed.want(3, 2, **WARMUP, generation="up")
+    probed.want(3, 2, **ASKED, generation="up")
     probed.until(lambda: not probed.server.gates)
     probed.server.may_answer.set()
     time.sleep(0.1)
