@@ -405,7 +405,7 @@ class Analysis(_Part):
     mode: Literal["Enforce", "Observe", "Off"] = Field(
         default="Enforce",
         description="Enforce: evidence decides. Observe: verdicts are shown. Off: nobody judges, steps go by time; "
-        "this has to be written. Default: Enforce.",
+        "this has to be written.",
     )
     alpha: float = Field(
         default=0.01, gt=0, lt=1, description="Most that a healthy canary may be rolled back wrongly, per rollout."

@@ -97,10 +97,9 @@ def stayed_down(given: StepInput) -> Cause | None:
 
 
 def refused(given: StepInput) -> Cause | None:
-    """An agent or a server can't use its version, and waiting will not help. Once a pod served it, it is the node."""
-    has_served = given.state.canary == given.target.revision and given.state.canary_ready > 0
+    """An agent or a server can't use its version, and waiting will not help."""
     is_refused = given.here.revision == given.target.revision and given.here.is_refused
-    return SAID_BY_ITS_PODS if is_refused and not has_served else None
+    return SAID_BY_ITS_PODS if is_refused else None
 
 
 def gate_failed(given: StepInput) -> Cause | None:

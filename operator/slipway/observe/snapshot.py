@@ -318,8 +318,7 @@ def _read_turn(config: Json) -> Turn | None:
 
 
 def _read_member(pod: Pod, orders: AgentOrders) -> Member:
-    report, turn = pod.report, orders.turn
-    is_in_turn = turn is None or turn.pods is None or pod.name in turn.pods
+    report, is_in_turn = pod.report, _is_in_turn(pod, orders)
     serves = is_in_turn and report is not None and report.serving is not None and report.serving == orders.served
     keeps_out = report is not None and report.wants_traffic is False
     return Member(
@@ -331,6 +330,11 @@ def _read_member(pod: Pod, orders: AgentOrders) -> Member:
         crash=pod.crash,
         server_error=report.probe.error if report is not None and report.probe is not None else None,
     )
+
+
+def _is_in_turn(pod: Pod, orders: AgentOrders) -> bool:
+    """Whether the pod has the workload's own orders, and not yet those of before."""
+    return orders.turn is None or orders.turn.pods is None or pod.name in orders.turn.pods
 
 
 def _has_switched(pod: Pod, orders: AgentOrders) -> bool:
@@ -366,7 +370,8 @@ def _is_refused(pod: Pod, pods: list[Pod], orders: AgentOrders) -> bool:
         return False
     if said.reason not in OF_ONE_NODE:
         return True
-    return not any(_serves(other, orders) or _may_serve(other, orders) for other in pods if other is not pod)
+    others = [other for other in pods if other is not pod and _is_in_turn(other, orders)]
+    return not any(_serves(other, orders) or _may_serve(other, orders) for other in others)
 
 
 def _may_serve(pod: Pod, orders: AgentOrders) -> bool:

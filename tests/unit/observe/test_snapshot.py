@@ -557,7 +557,8 @@ def failing(message: str) -> Json:
 
 def waiting(reason: str, **meta: Any) -> Json:
     """A router's pod whose container waits."""
-    status = pods.pending(SCHEDULED) | {"containerStatuses": [container("envoy", waiting={"reason": reason})]}
+    words = {"reason": reason, "message": f"{reason}: not found"}
+    status = pods.pending(SCHEDULED) | {"containerStatuses": [container("envoy", waiting=words)]}
     return pods.pod("b", pods.labels_of(NAME), status, NAMESPACE, **meta)
 
 

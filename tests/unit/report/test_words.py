@@ -108,7 +108,7 @@ TROUBLED = snapshot(*OLD_SERVES, troubles={"new": BROKEN})
     ("plan", "world", "stored", "reason", "words"),
     [
         pytest.param(
-            LATE, TROUBLED, EMPTY, NO_PROGRESS, f"1 are; LoadFailed: {BROKEN.message}", id="its pods' trouble"
+            LATE, TROUBLED, EMPTY, NO_PROGRESS, f"(1 now); LoadFailed: {BROKEN.message}", id="its pods' trouble"
         ),
         pytest.param(LATE_UNSAID, TROUBLED, EMPTY, NO_PROGRESS, f"{NO_PROGRESS}: LoadFailed", id="that alone"),
         pytest.param(LATE, crashed(), EMPTY, NO_PROGRESS, f"(1 now); {CRASH}", id="its last crash"),
@@ -120,7 +120,7 @@ TROUBLED = snapshot(*OLD_SERVES, troubles={"new": BROKEN})
         pytest.param(
             REJECTING, LOADING, WAITED, NO_PROGRESS, "ready; version 2 is Loading", id="prepared: its agents' words"
         ),
-        pytest.param(REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 ready", id="prepared: waited"),
+        pytest.param(REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 canary pods", id="prepared: waited"),
         pytest.param(REJECTING, NOTHING, EMPTY, NO_PROGRESS, "its pods did not become ready", id="prepared: unknown"),
         pytest.param(REJECTING, TROUBLED, WAITED, "LoadFailed", BROKEN.message, id="prepared: its pods' trouble"),
     ],
