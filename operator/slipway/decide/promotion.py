@@ -25,10 +25,19 @@ class Way:
 
 
 def promoted_by(given: StepInput) -> PromotionReason | None:
-    """Why the target's revision becomes stable now; None: it doesn't. Where no pods are wanted, nothing is proven."""
-    if given.target.replicas == 0:
+    """Why the target's revision becomes stable now; None: it doesn't.
+
+    Where no pods are wanted, or all answer their own request with server errors, nothing is proven.
+    """
+    if given.target.replicas == 0 or _answers_nothing(given):
         return None
     return next((way.reason for way in WAYS if way.holds(given)), None)
+
+
+def _answers_nothing(given: StepInput) -> bool:
+    """All its pods answer their own request with server errors, and no person went back to it."""
+    is_wish = given.target.is_rollback or given.arrival is Arrival.SET_BACK
+    return given.is_carried and given.here.server_error != "" and not is_wish
 
 
 def first_serves(given: StepInput) -> bool:
@@ -54,7 +63,7 @@ def is_loaded_everywhere(given: StepInput) -> bool:
     """In place, all ready pods serve it, and enough of them; none is out of the Service to go over."""
     here = given.here
     is_loading = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
-    if any(each.is_out and each.is_in_turn for each in here.members):
+    if any(each.is_out and each.is_in_turn and not each.server_error for each in here.members):
         return False
     return is_loading and here.switched >= max(here.ready, enough(given.target.replicas))
 
