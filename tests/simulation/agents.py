@@ -34,7 +34,8 @@ class Source:
     slow: those that take for ever to load. fetching: those that take for ever to come.
     broken: version → the error that agents report. wrong: those that answer golden requests wrongly.
     deadly: those that end the server that loads them.
-    signatures: version → what it takes and gives.
+    signatures: version → what it takes and gives. erring: those that answer every request with a server error once they
+    are loaded, their own golden or warm-up request included.
     """
 
     at_source: set[int] = field(default_factory=lambda: {1, 2, 3})
@@ -47,6 +48,7 @@ class Source:
     wrong: set[int] = field(default_factory=set)
     deadly: set[int] = field(default_factory=set)
     signatures: dict[int, Json] = field(default_factory=dict)
+    erring: set[int] = field(default_factory=set)
 
     def found(self) -> dict[str, str]:
         """Version → stamp, as agents list the source."""
@@ -82,7 +84,8 @@ class Agent:
     """One pod's: its orders as they are mounted, what is loaded, which version served last, what its server counted.
 
     left_at: since when it keeps out of the Service to go over. down_until: its server is being started again.
-    died_of: versions that ended its server. is_old: it knows of no turns.
+    died_of: versions that ended its server. is_old: it knows of no turns. is_dead: its server's backend ended, and the
+    server doesn't notice. name: its pod's, by which it knows its turn.
     """
 
     mount: Mount = field(default_factory=Mount)
@@ -94,6 +97,8 @@ class Agent:
     down_until: float = 0
     died_of: set[int] = field(default_factory=set)
     is_old: bool = False
+    is_dead: bool = False
+    name: str = ""
 
     @property
     def serving(self) -> int | None:
@@ -103,6 +108,7 @@ class Agent:
     def read(self, data: Json, nudge: str | None, now: float, pod: str = "") -> None:
         """Its ConfigMap is read anew. pod: the agent's own, by which it knows its turn."""
         self.mount.read(data, nudge, now)
+        self.name = pod
         self.orders = json.loads(data[ORDERS_KEY])
         turn = None if self.is_old else self.orders.get("turn")
         if turn and pod in turn["pods"]:
@@ -133,7 +139,15 @@ class Agent:
             return False
         may, is_loading = self._load(source), drain_seconds is not None and served in source.slow
         self.left_at = now if (is_held and served in self.loaded) or (is_loading and self._stands) else None
-        return may and self.left_at is None
+        return may and self.left_at is None and not self.is_out(source)
+
+    def fails(self, source: Source) -> bool:
+        """Its server answers its own request with errors; a minute and a half is a moment here."""
+        return self.is_dead or self.serving in source.erring
+
+    def is_out(self, source: Source) -> bool:
+        """It keeps out of the Service since its server fails and the operator has seen others serve."""
+        return self.name in ((self.orders or {}).get("out") or ()) and self.fails(source)
 
     def _state_of(self, version: int, source: Source) -> str:
         return "Failed" if version in self.died_of else source.state_of(version, self.loaded)
@@ -157,7 +171,8 @@ class Agent:
         versions = [self._version(number, orders, source) for number in sorted({*orders["load"], *self.loaded})]
         failed = {each["version"] for each in versions if each["state"] == "Failed"}
         served = orders["served"]
-        traffic = {} if self.is_old else {"traffic": self.left_at is None and (served in self.loaded or self._stands)}
+        is_in = self.left_at is None and not self.is_out(source) and (served in self.loaded or self._stands)
+        traffic = {} if self.is_old else {"traffic": is_in, "probe": self._probe(orders, source, since)}
         return {
             **traffic,
             "schema": 1,
@@ -170,6 +185,18 @@ class Agent:
             "versions": [{**each, "since": since} for each in versions],
             "error": source.failure_of(served, orders) if served in failed else None,
             "signatures": {str(version): source.signatures.get(version, SIGNATURE) for version in self.loaded},
+        }
+
+    def _probe(self, orders: Json, source: Source, since: str) -> Json | None:
+        if not any(orders.get(each) for each in ("golden", "probe", "warmup")) or orders["served"] not in self.loaded:
+            return None
+        fails = self.fails(source)
+        return {
+            "version": orders["served"],
+            "failing": fails,
+            "message": "stub process is not healthy" if fails else "",
+            **dict.fromkeys(("asked", "failed", "refused"), 0),
+            "since": since,
         }
 
     def _version(self, version: int, orders: Json, source: Source) -> Json:

@@ -355,13 +355,6 @@ def happen(world: World, trouble: Json) -> None:
             id="never ready",
         ),
         pytest.param({"broken": {NEW: LOAD_FAILED}}, "LoadFailed", "no ONNX", (0, 6), id="refused by its server"),
-        pytest.param(
-            {"unschedulable": {NEW}},
-            "Unschedulable",
-            "nvidia.com/gpu is missing on 1 of 1 nodes",
-            (5, DEADLINE_SECONDS + 5),
-            id="no GPU to spare",
-        ),
     ],
 )
 def test_a_bad_version_gets_no_request_and_is_taken_back_in_its_time(
@@ -374,14 +367,24 @@ def test_a_bad_version_gets_no_request_and_is_taken_back_in_its_time(
     if earliest:
         run(operator, earliest)
         assert phase(world) == "RollingOut"
-    if reason == "Unschedulable":
-        assert world.conditions()["Degraded"] == ("True", reason)
-        assert words in world.message("Promoted")
     until(operator, lambda: phase(world) == "RolledBack", latest - earliest)
     assert NEW not in world.answered
     revision = status(world)["rejected"][0]["revision"]
     assert all(routed.get(revision, 0) == 0 for routed in world.routed)
     assert_taken_back(world, operator, reason, words)
+
+
+def test_a_canary_that_finds_no_gpu_waits_and_goes_on_when_there_is_one() -> None:
+    world, operator = serving()
+    happen(world, {"unschedulable": {NEW}})
+    world.edit(VERSION_2)
+    run(operator, DEADLINE_SECONDS + 30)
+    assert world.conditions()["Reconciling"] == ("True", "WaitingForCapacity")
+    assert "nvidia.com/gpu is missing on 1 of 1 nodes" in world.message("Promoted")
+    assert status(world).get("rejected", []) == []
+    world.unschedulable = set()
+    until_ready(operator, 90)
+    assert_rested(world, operator, NEW)
 
 
 @pytest.mark.parametrize(

@@ -338,17 +338,35 @@ def test_a_first_revision_that_fails_says_why_and_recovers() -> None:
     assert_healthy(world, 2, 1)
 
 
-def test_pods_that_find_no_node_are_reported_and_taken_back() -> None:
+def test_pods_that_find_no_node_are_reported_and_waited_for() -> None:
     world, operator = serving({"rollout": {"progressDeadlineSeconds": 60}})
     world.unschedulable = {2}
     world.edit({"model": {"version": 2}, "resources": {"limits": {"nvidia.com/gpu": 1}}})
     run(operator, 30)
     assert world.conditions()["Degraded"] == ("True", "Unschedulable")
     assert "nvidia.com/gpu is missing on 1 of 1 nodes" in world.message("Degraded")
-    run(operator, 60)
+    run(operator, 120)
     assert world.least_ready == 2
-    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.conditions()["Promoted"] == ("False", "InProgress")
+    assert world.conditions()["Reconciling"] == ("True", "WaitingForCapacity")
+    world.unschedulable = set()
+    run(operator, 60)
+    assert world.conditions()["Promoted"] == ("True", "Promoted")
     assert_at_rest(operator)
+
+
+def test_after_its_time_for_room_the_old_revision_has_everything_and_the_new_one_is_tried_again() -> None:
+    world, operator = serving({"rollout": {"capacityDeadlineSeconds": 60}})
+    world.unschedulable = {2}
+    world.edit({"model": {"version": 2}, "resources": {"limits": {"nvidia.com/gpu": 1}}})
+    run(operator, 100)
+    assert world.ready_by_version() == {1: 2}
+    assert len(world.pods()) == 2
+    assert world.deployment()["status"].get("rejected", []) == []
+    world.unschedulable = set()
+    run(operator, 330)
+    assert world.conditions()["Promoted"] == ("True", "Promoted")
+    assert world.ready_by_version() == {2: 2}
 
 
 @pytest.mark.parametrize(

@@ -115,12 +115,14 @@ def test_a_version_that_is_refused_is_asked_of_one_pod_alone() -> None:
 def test_an_operator_that_is_restarted_at_every_second_lets_no_more_pods_go() -> None:
     world, operator = serving(4)
     world.edit({"model": {"version": 2}})
-    fewest = 4
+    fewest, said = 4, set()
     for _ in range(120):
         operator = Operator(world)
         run(operator, 1)
         fewest = min(fewest, world.least_ready)
+        said.add(world.message("Promoted").partition("; ")[2])
     assert fewest == 3
+    assert {f"it waits for {left} of 4 pods to go over, in turn" for left in (4, 3, 2, 1)} <= said
     assert_healthy(world, 2, 4)
 
 
@@ -180,7 +182,13 @@ def test_pods_of_an_older_release_know_of_no_turns_and_are_replaced() -> None:
 # ---- gates
 
 
-WAYS = [("in place", 2, None), ("in place", 4, "InPlace"), ("rolling", 2, "RollingUpdate"), ("one pod", 1, None)]
+WAYS = [
+    ("in place", 2, "InPlace"),
+    ("in place", 4, "InPlace"),
+    ("rolling", 2, "RollingUpdate"),
+    ("in pods of its own", 2, None),
+    ("of one pod", 1, "InPlace"),
+]
 
 
 @pytest.mark.parametrize(("way", "replicas", "strategy"), WAYS)
@@ -226,7 +234,7 @@ def test_a_wrong_golden_answer_is_never_served(strategy: str | None) -> None:
     assert world.ready_by_version() == {1: 2}
 
 
-@pytest.mark.parametrize("strategy", [None, "RollingUpdate"])
+@pytest.mark.parametrize("strategy", ["InPlace", "RollingUpdate"])
 def test_what_was_let_go_stays_so_while_agents_do_not_answer(strategy: str | None) -> None:
     world, operator = serving(4, strategy=strategy, gates=COMPATIBLE)
     world.edit({"model": {"version": 2}})
@@ -242,7 +250,7 @@ def test_what_was_let_go_stays_so_while_agents_do_not_answer(strategy: str | Non
 
 
 def test_while_no_agent_answers_nothing_is_let_go() -> None:
-    world, operator = serving(2, gates=COMPATIBLE)
+    world, operator = serving(2, strategy="InPlace", gates=COMPATIBLE)
     world.edit({"model": {"version": 2}})
     world.are_mute = True
     run(operator, 40)
@@ -251,6 +259,26 @@ def test_while_no_agent_answers_nothing_is_let_go() -> None:
     world.are_mute = False
     run(operator, 60)
     assert_healthy(world, 2)
+
+
+def test_what_is_set_back_in_bake_is_a_rollback_and_no_gate_stands_in_its_way() -> None:
+    world, operator = serving(2, strategy="InPlace")
+    world.signatures = {2: OTHER_SIGNATURE}
+    world.edit({"model": {"version": 2}})
+    run(operator, 45)
+    assert_healthy(world, 2)
+    world.edit({"model": {"version": 1}, "rollout": {"gates": COMPATIBLE}})
+    run(operator, 4)
+    assert world.least_ready == 2
+    assert_healthy(world, 1)
+
+
+def test_a_person_who_waits_reads_what_a_held_version_waits_for() -> None:
+    world, operator = serving(2, strategy="InPlace", gates=COMPATIBLE)
+    world.slow = {2}
+    world.edit({"model": {"version": 2}})
+    run(operator, 20)
+    assert "it waits for the gates: version 2 isn't loaded in any pod yet" in world.message("Promoted")
 
 
 # ---- labels

@@ -29,7 +29,6 @@ from tests.transition.test_canary import (
     serving,
     status,
     until_ready,
-    weights,
 )
 from tests.transition.test_transitions import stable_of
 from tests.transition.world import World
@@ -238,46 +237,3 @@ def test_a_canary_whose_golden_requests_cannot_be_read_is_aborted(*, is_denied: 
     until(operator, lambda: phase(world) == "RolledBack", 3)
     assert status(world)["rejected"][0]["reason"] == "Aborted"
     assert_rested(world, operator, OLD)
-
-
-# ---- manifests that the API server can't use
-
-DOUBLED = "failed to create typed patch object (models/x; apps/v1, Kind=Deployment): .spec: duplicate entries for key"
-
-
-def test_a_manifest_that_cannot_be_used_is_told_and_its_revision_aborted() -> None:
-    world, operator = serving(LONG)
-    world.refuse = {("create", "Deployment"): lambda name: ClusterError(f"create {name}", 500, DOUBLED)}
-    world.edit(VERSION_2)
-    run(operator, 5)
-    assert_says_so(world, "Refused")
-    assert DOUBLED in world.message("Promoted")
-    assert weights(world)[0] == 100
-    world.edit({"rollout": {"bakeSeconds": 60}})
-    run(operator, 3)
-    assert_says_so(world, "Refused")
-    world.command("abort", canary_of(world))
-    until(operator, lambda: phase(world) == "RolledBack", 3)
-    assert_rested(world, operator, OLD)
-
-
-def test_while_a_child_is_refused_a_bad_canary_is_judged_and_taken_back() -> None:
-    world, operator = arriving(RESULT, LONG)
-    world.refuse = {("apply", "PodDisruptionBudget"): lambda name: ClusterError(f"apply {name}", 422, "no such field")}
-    world.tamper("PodDisruptionBudget", f"{NAME}-router", {"spec": {"maxUnavailable": 0}})
-    run(operator, 3)
-    assert_says_so(world, "Refused")
-    world.error_rate = {NEW: 0.5}
-    until(operator, lambda: bool(status(world).get("rejected")), 40)
-    until(operator, lambda: weights(world)[0] == 100, 6)
-    world.refuse = {}
-    run(operator, 20)
-    assert_rested(world, operator, OLD)
-
-
-def test_where_a_policy_forbids_to_touch_pods_a_bad_canary_is_taken_back_all_the_same() -> None:
-    world, operator = arriving(RESULT, LONG)
-    world.refuse = {("annotate", "Pod"): lambda name: ClusterError(f"annotate {name}", 403, "denied by policy")}
-    world.error_rate = {NEW: 0.5}
-    until(operator, lambda: bool(status(world).get("rejected")), 30)
-    until(operator, lambda: weights(world)[0] == 100, 90)  # routers read their configuration by themselves

@@ -36,6 +36,7 @@ class World(Source, Answering, DictionaryCluster):
     """The state of everything, and its history as far as tests ask for it.
 
     quota: most pods. unschedulable: versions whose pods find no node; are_routers_unschedulable: theirs don't, either.
+    dead_backends: pods whose servers answer every request with an error, and look well.
     unpullable: images of routers that no node gets. held: version → the status of pods that wait for something else
     (`tests.simulation.pods`: gated, pulling …). on_bad_nodes: pods in which nothing can be loaded.
     starting_anew: pods whose agents do; these are unready as long as they are named here.
@@ -52,6 +53,7 @@ class World(Source, Answering, DictionaryCluster):
     held: dict[int, Json] = field(default_factory=dict)
     on_bad_nodes: set[str] = field(default_factory=set)
     starting_anew: set[str] = field(default_factory=set)
+    dead_backends: set[str] = field(default_factory=set)
     quota: int | None = None
     requests_per_second: float = 0
     answered: dict[int, float] = field(default_factory=dict)
@@ -210,6 +212,7 @@ class World(Source, Answering, DictionaryCluster):
         """Its status at that age, after its agent did what there is to do."""
         name = pod["metadata"]["name"]
         agent = self._agents.setdefault(name, Agent())
+        agent.is_dead = name in self.dead_backends
         live, nudge = self.objects.get(("ConfigMap", pod["config"])), nudge_of(pod, pods.CONFIG_ANNOTATION)
         if live is not None and agent.mount.is_due(nudge, self.seconds):
             agent.read(live["data"], nudge, self.seconds, name)

@@ -405,7 +405,7 @@ class Analysis(_Part):
     mode: Literal["Enforce", "Observe", "Off"] = Field(
         default="Enforce",
         description="Enforce: evidence decides. Observe: verdicts are shown. Off: nobody judges, steps go by time; "
-        "this has to be written. Default: Enforce.",
+        "this has to be written.",
     )
     alpha: float = Field(
         default=0.01, gt=0, lt=1, description="Most that a healthy canary may be rolled back wrongly, per rollout."
@@ -427,8 +427,7 @@ class Analysis(_Part):
     latency_quantile: float = Field(default=0.99, gt=0, lt=1, description="Which quantile that bound is for.")
     on_inconclusive: Literal["RollBack", "Hold"] = Field(
         default="RollBack",
-        description="What the deadline does when evidence is missing. Default: RollBack; without an analysis block, "
-        "Hold.",
+        description="What the deadline does when evidence is missing. Without an analysis block it is Hold.",
     )
 
 

@@ -61,7 +61,10 @@ class Children:
         self._applied.pop(key, None)
 
     async def apply(self, key: Key, uid: str, rendered: Rendered, snapshot: Snapshot) -> Applied:
-        """Apply what differs, in order. Raises NamespaceGoesError, TransientError."""
+        """Apply what differs, in order; the first that can't be written ends it.
+
+        Raises NamespaceGoesError; TransientError, unless it has lasted: then that is what stands in the way.
+        """
         writes = 0
         put_back: list[Notice] = []
         for child in rendered.children:
@@ -75,7 +78,12 @@ class Children:
                 if child.is_optional:
                     log.warning("left out", extra={"key": "/".join(key), "child": child.name, "error": error.message})
                     continue
+                self._pacing.note_written(key)
                 return Applied(Trouble(error.reason, error.message), writes, tuple(put_back))
+            except TransientError as error:
+                if error.status < 500 or not self._pacing.is_lasting(key):
+                    raise
+                return Applied(_fails(child, error), writes, tuple(put_back))
             if answer is not None:
                 writes += 1
                 self._applied.setdefault(key, {})[child.kind, child.name] = hash_of(child.manifest)
@@ -84,6 +92,7 @@ class Children:
                     put_back.append(changed)
                 self._cache.put(child.kind, answer)
                 log.debug("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
+        self._pacing.note_written(key)
         return Applied(None, writes, tuple(put_back))
 
     async def _changed_by_others(self, child: Child, live: Json | None, key: Key) -> Notice | None:
@@ -211,6 +220,14 @@ def _name_conflict(child: Child, key: Key) -> SpecError:
         "NameConflict",
         f"{child.kind} {child.name} exists in namespace {key[0]} and is not this ModelDeployment's. It is left as it "
         f"is: delete or rename it, or give the ModelDeployment another name",
+    )
+
+
+def _fails(child: Child, error: ClusterError) -> Trouble:
+    return Trouble(
+        "WriteFailed",
+        f"{child.kind} {child.name} can't be written: the API server answers {error.status}: {error.message}. It is "
+        "tried again; see whether an admission webhook, or the API server itself, is down",
     )
 
 

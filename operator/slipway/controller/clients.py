@@ -52,7 +52,9 @@ class Clients:
         if snapshot.service_target is not None and snapshot.service_target.is_router:
             return read_counts(snapshot.routers.pods, snapshot.routers.reports)
         carried = {workload: here.revision for workload, here in snapshot.workloads.items()}
-        return await self.server_counts.read(snapshot.pods, counters_of(deployment, snapshot.revisions, carried))
+        asked = [workload for workload, orders in snapshot.agent_orders.items() if orders.questions.is_asked]
+        counters = counters_of(deployment, snapshot.revisions, carried, asked)
+        return await self.server_counts.read(snapshot.pods, counters)
 
     async def read_golden(
         self, namespace: str, inputs: Inputs, plan: Plan, snapshot: Snapshot

@@ -28,10 +28,14 @@ PROMPT_LOOK_SECONDS = 0.1
 """How often, and for how long after a change, routers are asked whether it is in force: a rollback waits for it."""
 FIRST_BACKOFF_SECONDS = 0.5
 MAX_BACKOFF_SECONDS = 60.0
+LASTING_FAILURES = 5
+"""So many passes in turn, a quarter of a minute, the same write may fail before it is told and the rest goes on."""
 PROBLEM_SECONDS = 15.0
 """What stands in the way (another's object, a quota) may go without any event that reaches us."""
 TOLD_SECONDS = 300.0
 """Two who change an object in turn would fill the events with it."""
+PROBE_SECONDS = 30.0
+"""How often agents that ask their servers now and then are heard while nothing else is on: as often as they ask."""
 LONG_AGO = float("-inf")
 
 
@@ -53,10 +57,20 @@ class Pacing:
         self._routed_at: dict[Key, float] = {}
         self._nudged_at: dict[str, float] = {}
         self._told_at: dict[Key, dict[str, float]] = {}
+        self._heard_at: dict[Key, float] = {}
+        self._unwritten: dict[Key, int] = {}
 
     def forget(self, key: Key) -> None:
         """This ModelDeployment is gone."""
-        for memory in (self._failures, self._unsettled_since, self._routed_at, self._told_at):
+        memories = (
+            self._failures,
+            self._unsettled_since,
+            self._routed_at,
+            self._told_at,
+            self._heard_at,
+            self._unwritten,
+        )
+        for memory in memories:
             memory.pop(key, None)
 
     def note_success(self, key: Key) -> None:
@@ -70,6 +84,15 @@ class Pacing:
         # The power is bounded, too: after a day of failures it would be no number that a float can hold.
         return min(MAX_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2.0 ** min(before, 10))
 
+    def note_written(self, key: Key) -> None:
+        """All that differed could be written, or is refused for good."""
+        self._unwritten.pop(key, None)
+
+    def is_lasting(self, key: Key) -> bool:
+        """A write failed that may succeed by itself. Returns whether that has gone on for long."""
+        self._unwritten[key] = min(LASTING_FAILURES, self._unwritten.get(key, 0) + 1)
+        return self._unwritten[key] >= LASTING_FAILURES
+
     def may_tell(self, key: Key, what: str) -> bool:
         """Whether it is time to tell of this (again)."""
         return self._monotonic() >= self._told_at.get(key, {}).get(what, LONG_AGO) + TOLD_SECONDS
@@ -77,6 +100,15 @@ class Pacing:
     def note_told(self, key: Key, what: str) -> None:
         """It has just been told."""
         self._told_at.setdefault(key, {})[what] = self._monotonic()
+
+    def is_to_hear(self, key: Key, snapshot: Snapshot) -> bool:
+        """Whether agents are asked though all agree: how their servers answer is told by no event."""
+        due_at = self._heard_at.get(key, LONG_AGO) + PROBE_SECONDS - POLL_SECONDS
+        return _ask_servers(snapshot) and self._monotonic() >= due_at
+
+    def note_heard(self, key: Key) -> None:
+        """Agents have just been asked."""
+        self._heard_at[key] = self._monotonic()
 
     def nudge(self, pod: Pod | RouterPod, generation: str) -> str | None:
         """What to write into a pod that has an older configuration: at once when the generation is new, paced from then
@@ -133,8 +165,13 @@ class Pacing:
             self._unsettled_since.pop(key, None)
             for pod in snapshot.pods:
                 self._nudged_at.pop(pod.uid, None)
-            return None
+            return PROBE_SECONDS if is_settled and _ask_servers(snapshot) else None
         if has_nudged:
             return NUDGE_SECONDS
         since = self._unsettled_since.setdefault(key, self._monotonic())
         return min(MAX_POLL_SECONDS, POLL_SECONDS + (self._monotonic() - since) / 10)
+
+
+def _ask_servers(snapshot: Snapshot) -> bool:
+    """Whether agents ask their servers now and then."""
+    return any(orders.questions.is_asked for orders in snapshot.agent_orders.values())

@@ -153,7 +153,10 @@ class Reconciler:
         """
         key, stored, now, found = seen.key, seen.stored, seen.now, self._version_watch.found(seen.key)
         settled = settled_now(asked, snapshot, stored, found)
+        if settled is not None and self._pacing.is_to_hear(key, snapshot):
+            settled = None
         if settled is None:
+            self._pacing.note_heard(key)
             reports, router_reports = await self._clients.read_reports(snapshot)
             # The same children, though time has passed: a deleted ModelDeployment's would be made anew.
             snapshot = observe(seen.uid, seen.children, reports, now, router_reports)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 import aiohttp
 
 from slipway.model.signals import Counts, Reading
+from slipway.observe.agent_reports import AgentReport
 from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter, read_counts
 
@@ -52,6 +53,8 @@ class ServerCounts:
             return f"pod {pod.name}: {counter.runtime} counts no failed requests"
         if pod.ip is None:
             return f"pod {pod.name} has no address yet"
+        if counter.is_asked and pod.report is None:
+            return f"pod {pod.name}: its agent doesn't answer, which alone knows what it asked the server itself"
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
@@ -63,7 +66,7 @@ class ServerCounts:
                 async with self._session.get(url) as response:
                     response.raise_for_status()
                     page = await _read_all(response.content)
-                return read_counts(page, counter)
+                return _of_clients(read_counts(page, counter), pod.report)
             except aiohttp.ClientResponseError as error:
                 return f"pod {pod.name}: {url} answers {error.status}"
             except TimeoutError:
@@ -73,8 +76,24 @@ class ServerCounts:
 
 
 def _source(pod: Pod) -> str:
-    """A name that changes when the server's counters start anew: it ended by itself and was started again."""
-    return pod.uid if pod.crash is None else f"{pod.uid}@{pod.crash.ends}"
+    """A name that changes when counters start anew: the server's, once it was started again, or its agent's."""
+    name = pod.uid if pod.crash is None else f"{pod.uid}@{pod.crash.ends}"
+    probe = pod.report.probe if pod.report is not None else None
+    return name if probe is None else f"{name}/{probe.since}"
+
+
+def _of_clients(counts: Counts, report: AgentReport | None) -> Counts:
+    """Without what the pod's own agent asked. It counts as answered quickly: agents tell no latencies."""
+    probe = report.probe if report is not None else None
+    if probe is None:
+        return counts
+    requests = max(0, counts.requests - probe.asked)
+    return Counts(
+        requests,
+        max(0, counts.errors - probe.failed),
+        max(0, counts.refusals - probe.refused),
+        tuple(min(requests, max(0, within - probe.asked)) for within in counts.within),
+    )
 
 
 async def _read_all(stream: aiohttp.StreamReader) -> str:

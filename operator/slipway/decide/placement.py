@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
+from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.decide.gates import compares_signatures
 from slipway.decide.steps import wants_split
 from slipway.model.revision import (
@@ -123,12 +124,16 @@ def _may_take_over(deployment: ModelDeployment, asked: Revision, kept: Revision 
         return False
     if former.version == 0:
         return True
-    gates = spec.rollout.gates
-    if spec.replicas == 1 and compares_signatures(spec):
-        return False  # nobody could stand in for a pod that is held
-    if wants_split(deployment) or (spec.rollout.strategy is None and gates is not None and gates.golden is not None):
-        return False  # what must be proven before it gets a request needs pods that get none
+    if wants_split(deployment) or (_is_gated(spec) and (spec.rollout.strategy is None or spec.replicas == 1)):
+        # What must be proven before it gets a request needs pods that get none: a pod that leaves the Service keeps the
+        # connections that it has. And for a single one nobody could stand in.
+        return False
     return spec.rollout.strategy != "RollingUpdate" and RUNTIMES[spec.runtime.name].loads_hot
+
+
+def _is_gated(spec: ModelDeploymentSpec) -> bool:
+    gates = spec.rollout.gates
+    return compares_signatures(spec) or (gates is not None and gates.golden is not None)
 
 
 def _is_same_template(one: Json, other: Json) -> bool:

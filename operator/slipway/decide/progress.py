@@ -154,7 +154,7 @@ def _waits_to_begin(given: StepInput, step: Step) -> str:
     """What is missing before the first step; empty when nothing is."""
     pods = max(1, step.pods)
     if not given.is_carried or given.here.ready < pods:
-        return f"{pods} ready canary pods, {given.here.ready} are"
+        return f"{pods} canary pods to be ready ({given.here.ready} now)"
     if not given.has_passed_gates:
         return f"the gates: {given.signals.gates.message}"
     return "" if _is_reachable(given, pods) else f"the routers to see {pods} ready canary endpoints"
@@ -202,7 +202,7 @@ def _weight_now(given: StepInput, step: Step, sent: int) -> tuple[int, str]:
         return 0, f"the gates: {given.signals.gates.message}"
     if sent >= step.weight_percent or (here.ready >= step.pods and _is_reachable(given, step.pods)):
         return step.weight_percent, ""
-    return sent, f"{step.pods} ready canary pods that requests can reach, {here.ready} are ready"
+    return sent, f"{step.pods} canary pods to be ready and reachable ({here.ready} ready now)"
 
 
 HALT_WORDS: Mapping[HaltReason, Callable[[StepInput], str]] = {

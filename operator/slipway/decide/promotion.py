@@ -25,10 +25,19 @@ class Way:
 
 
 def promoted_by(given: StepInput) -> PromotionReason | None:
-    """Why the target's revision becomes stable now; None: it doesn't. Where no pods are wanted, nothing is proven."""
-    if given.target.replicas == 0:
+    """Why the target's revision becomes stable now; None: it doesn't.
+
+    Where no pods are wanted, or all answer their own request with server errors, nothing is proven.
+    """
+    if given.target.replicas == 0 or _answers_nothing(given):
         return None
     return next((way.reason for way in WAYS if way.holds(given)), None)
+
+
+def _answers_nothing(given: StepInput) -> bool:
+    """All its pods answer their own request with server errors, and no person went back to it."""
+    is_wish = given.target.is_rollback or given.arrival is Arrival.SET_BACK
+    return given.is_carried and given.here.server_error != "" and not is_wish
 
 
 def first_serves(given: StepInput) -> bool:
@@ -54,7 +63,7 @@ def is_loaded_everywhere(given: StepInput) -> bool:
     """In place, all ready pods serve it, and enough of them; none is out of the Service to go over."""
     here = given.here
     is_loading = given.arrival is Arrival.IN_PLACE and here.revision == given.target.revision
-    if any(each.is_out and each.is_in_turn for each in here.members):
+    if any(each.is_out and each.is_in_turn and not each.server_error for each in here.members):
         return False
     return is_loading and here.switched >= max(here.ready, enough(given.target.replicas))
 
@@ -67,11 +76,12 @@ def has_rolled_over(given: StepInput) -> bool:
 
 
 def is_a_persons_wish(given: StepInput) -> bool:
-    """A person said promote, or rolled back to it, and the last step's weight is in force, or its pods are warm yet."""
-    if given.target.is_rollback and given.arrival is Arrival.SET_BACK:
-        return True
-    is_wish = given.target.is_rollback or given.state.is_promote_requested
-    return is_wish and are_steps_done(given)
+    """A person said promote, or rolled back to it, and it has arrived: all requests can go to it."""
+    if given.state.is_promote_requested and given.state.canary == given.target.revision:
+        return are_steps_done(given)
+    is_warm = given.arrival is Arrival.SET_BACK
+    has_arrived = is_warm or are_steps_done(given) or is_loaded_everywhere(given) or has_rolled_over(given)
+    return given.target.is_rollback and has_arrived
 
 
 def are_steps_done(given: StepInput) -> bool:
@@ -83,8 +93,8 @@ WAYS: tuple[Way, ...] = (
     Way(PromotionReason.FIRST, first_serves),
     Way(PromotionReason.SET_BACK, is_set_back),
     Way(PromotionReason.STABLE_WAS_DOWN, stable_was_down),
+    Way(PromotionReason.PERSON, is_a_persons_wish),
     Way(PromotionReason.LOADED_EVERYWHERE, is_loaded_everywhere),
     Way(PromotionReason.ROLLED_OVER, has_rolled_over),
-    Way(PromotionReason.PERSON, is_a_persons_wish),
     Way(PromotionReason.STEPS_DONE, are_steps_done),
 )

@@ -13,7 +13,7 @@ from datetime import datetime, timedelta
 
 from slipway.decide.step_input import StepInput, assignments_for, back_in_place, former_of, progress_of
 from slipway.decide.take_back import bake_failed_by, bake_in_place_failed_by
-from slipway.decide.unsplit import serving_meanwhile
+from slipway.decide.unsplit import deadline_ahead, serving_meanwhile
 from slipway.model.revision import Assignment
 from slipway.model.rollout import Plan, Promotion, PromotionReason
 from slipway.model.rollout_state import Rejection
@@ -37,6 +37,8 @@ def first(given: StepInput) -> Plan:
         assignments_for(replicas, given, {target.workload: Assignment(target.revision, former_of(given))}),
         Promotion.IN_PROGRESS,
         weights({reached: 100}, replicas),
+        wake_at=deadline_ahead(given),
+        turns_at=deadline_ahead(given),
     )
 
 

@@ -159,6 +159,20 @@ class StepInput:
         return self.signals.gates.state is GateState.PASSED
 
     @property
+    def server_error(self) -> str:
+        """What all pods of the target's revision answer to their own request, a server error; empty: not all do.
+
+        Where those of what serves do so, too, it isn't the revision's fault. What a person went back to isn't judged.
+        """
+        here, bakes = self.here, self.arrival is Arrival.KEPT
+        if not self.is_carried or self.target.is_rollback:
+            return ""
+        other = self.workloads.get(self.previous_workload or "", ABSENT) if bakes else self.stable_here
+        before = other.server_error if other is not here else ""
+        in_place = any(each.server_error for each in here.members if not each.is_in_turn)
+        return "" if before or in_place else here.server_error
+
+    @property
     def is_paused(self) -> bool:
         """Whether a person paused the target's rollout."""
         return self.state.is_paused and self.state.canary == self.target.revision

@@ -21,6 +21,7 @@ from slipway.model.rollout import NO_PROGRESS
 from slipway.model.rollout_state import HaltReason
 from slipway.model.signals import Cause, GateState, Outcome
 from slipway.model.workload import Crash, Workload
+from slipway.observe.server_errors import SERVER_ERRORS
 
 SAID_BY_ITS_PODS = Cause("", "")
 """The pods' own trouble, or the agent's own words, are the reason."""
@@ -109,6 +110,14 @@ def gate_failed(given: StepInput) -> Cause | None:
     return Cause(gates.reason, gates.message) if gates.state is GateState.FAILED else None
 
 
+def answers_with_errors(given: StepInput) -> Cause | None:
+    """All its pods answer their own golden or warm-up request with server errors, and those of what serves don't."""
+    if not given.server_error or given.is_halted_by(HaltReason.STABLE_UNAVAILABLE):
+        return None
+    said = f"all its pods answer their own golden or warm-up request with server errors: {given.server_error}"
+    return Cause(SERVER_ERRORS, f"in bake, {said}" if given.arrival is Arrival.KEPT else said)
+
+
 def crashed_under_traffic(given: StepInput) -> Cause | None:
     """Its server ended by itself since it got its first requests."""
     if given.is_stable_unavailable:
@@ -159,6 +168,7 @@ WAYS: tuple[Way, ...] = (
     Way(When.BAKE, stayed_down),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, refused),
     Way(When.STEPS | When.IN_PLACE | When.ROLLING, gate_failed),
+    Way(When.STEPS | When.IN_PLACE | When.ROLLING | When.BAKE, answers_with_errors),
     Way(When.STEPS | When.BAKE, crashed_under_traffic),
     Way(When.IN_PLACE, crashed_in_its_turn),
     Way(When.STEPS | When.BAKE, judged_worse),

@@ -28,7 +28,21 @@ def first(given: StepInput) -> Plan:
     state = replace(given.lasting, canary=target.revision, canary_ready=most, progress_since=since)
     replicas = {target.workload: target.replicas} | serving_meanwhile(given)
     decided = {target.workload: Assignment(target.revision, former_of(given))}
-    return Plan(state, replicas, assignments_for(replicas, given, decided), Promotion.IN_PROGRESS)
+    deadline = deadline_ahead(given)
+    return Plan(
+        state,
+        replicas,
+        assignments_for(replicas, given, decided),
+        Promotion.IN_PROGRESS,
+        wake_at=deadline,
+        turns_at=deadline,
+    )
+
+
+def deadline_ahead(given: StepInput) -> datetime | None:
+    """When a first revision that makes no progress is told as late; None: it is."""
+    deadline = deadline_of(given)
+    return deadline if deadline > given.now else None
 
 
 def serving_meanwhile(given: StepInput) -> dict[str, int]:
@@ -94,6 +108,7 @@ def go_on(given: StepInput, replicas: Mapping[str, int], replaces: str | None, t
         wake_at=max(deadline, given.now + timedelta(seconds=1)),
         turns_at=deadline,
         turn=turn,
+        waits_for=_waits_for(given, turn),
     )
 
 
@@ -110,6 +125,17 @@ def stand_back(given: StepInput) -> Plan:
     plan = back(given)
     state = replace(plan.state, canary=given.target.revision, canary_ready=most, progress_since=since)
     return replace(plan, state=state, promotion=Promotion.IN_PROGRESS)
+
+
+def _waits_for(given: StepInput, turn: Turn | None) -> str:
+    """What pods that are held or go over in turn wait for, in words."""
+    if turn is not None and turn.is_held:
+        return f"the gates: {given.signals.gates.message}"
+    if turn is None or turn.pods is None:
+        return ""
+    replicas = given.target.replicas
+    gone = sum(each.has_switched for each in given.here.members) if given.is_carried else 0
+    return f"{replicas - gone} of {replicas} pods to go over, in turn"
 
 
 def holds(given: StepInput) -> bool:

@@ -51,7 +51,8 @@ class Member:
 
     is_in_turn: its orders are to go over, or it is the revision's own. has_switched: it is ready, and an unversioned
     request gets that version. is_out: its server serves, and its agent keeps it out of the Service, or has just
-    let it in again. crash: the last time that its server ended by itself.
+    let it in again. crash: the last time that its server ended by itself. server_error: the words of the server error
+    that its own request gets again and again; empty: it is answered; None: that isn't known.
     """
 
     name: str
@@ -60,6 +61,7 @@ class Member:
     has_switched: bool = False
     is_out: bool = False
     crash: Crash | None = None
+    server_error: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +94,12 @@ class Workload:
     crashes: tuple[Crash, ...] = ()
     turn: Turn | None = None
     members: tuple[Member, ...] = ()
+
+    @property
+    def server_error(self) -> str:
+        """What all pods that serve the revision answer to their own request, a server error; empty: not all do."""
+        said = [each.server_error for each in self.members if each.is_in_turn and (each.is_ready or each.server_error)]
+        return said[0] or "" if said and all(said) else ""
 
     def other_than(self, revision: str | None) -> str | None:
         """In place, the revision that its pods have loaded beside that one, or go over to; None: none."""

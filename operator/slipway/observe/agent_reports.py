@@ -53,6 +53,22 @@ class VersionReport:
 
 
 @dataclass(frozen=True, slots=True)
+class ProbeReport:
+    """What an agent asked its own server, and how that answers.
+
+    error: the last words, where it answers with server errors again and again; empty: it doesn't; None: that isn't
+    known yet. asked, failed, refused: the requests since the date `since`; what the server counts has them in it.
+    """
+
+    version: int
+    error: str | None
+    asked: int
+    failed: int
+    refused: int
+    since: str
+
+
+@dataclass(frozen=True, slots=True)
 class AgentReport:
     """What an agent says.
 
@@ -62,7 +78,8 @@ class AgentReport:
     signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
     missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
     wants_traffic: whether the pod may get requests, as far as its agent goes; None: the agent is too old to take turns.
-    Twelve fields: they are the answer's own.
+    probe: how its own server answers it; None: it doesn't ask.
+    Thirteen fields: they are the answer's own.
     """
 
     generation: str
@@ -77,6 +94,7 @@ class AgentReport:
     tells_signatures: bool = False
     golden: GoldenReport | None = None
     wants_traffic: bool | None = None
+    probe: ProbeReport | None = None
 
     def version(self, number: int) -> VersionReport | None:
         """What it says of that version."""
@@ -111,6 +129,7 @@ def read_report(answer: Any) -> AgentReport | None:
             tells_signatures=signatures is not None,
             golden=read_golden(answer),
             wants_traffic=bool(answer["traffic"]) if "traffic" in answer else None,
+            probe=_read_probe(answer.get("probe")),
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
@@ -120,6 +139,20 @@ def _read_trouble(error: Any) -> Trouble | None:
     if not error:
         return None
     return Trouble(str(error["reason"])[:64], str(error["message"])[:2000], bool(error.get("permanent")))
+
+
+def _read_probe(probe: Any) -> ProbeReport | None:
+    if not probe:
+        return None
+    words, failing = str(probe.get("message") or "a server error without a word")[:500], probe["failing"]
+    return ProbeReport(
+        version=int(probe["version"]),
+        error=None if failing is None else words if failing else "",
+        asked=int(probe["asked"]),
+        failed=int(probe["failed"]),
+        refused=int(probe["refused"]),
+        since=str(probe["since"])[:64],
+    )
 
 
 def _read_listing_trouble(error: Any) -> Trouble | None:

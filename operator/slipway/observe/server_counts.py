@@ -9,7 +9,7 @@ Must not import: I/O. Pure.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from slipway.api.v1alpha1 import ModelDeployment
@@ -24,7 +24,8 @@ class Counter:
     """Where a workload's pods count: http://POD:port/path, and what to read there.
 
     metrics: None: its server counts too little. runtime: the server's name, for a person. version: the one that
-    unversioned requests get; None: not known, all versions count.
+    unversioned requests get; None: not known, all versions count. is_asked: the pods' agents ask it, too, now and then:
+    what they asked is none of the clients' requests.
     """
 
     runtime: str
@@ -32,12 +33,17 @@ class Counter:
     metrics: Metrics | None
     model: str
     version: int | None
+    is_asked: bool = False
 
 
 def counters_of(
-    deployment: ModelDeployment, revisions: Mapping[str, Revision], carried: Mapping[str, str]
+    deployment: ModelDeployment,
+    revisions: Mapping[str, Revision],
+    carried: Mapping[str, str],
+    asked: Collection[str] = (),
 ) -> dict[str, Counter]:
     """Workload → where its pods count, for those whose revision is known. carried: workload → its revision's hash.
+    asked: the workloads whose agents ask their servers.
 
     Each by its own revision: one of them may run on another server.
     """
@@ -52,7 +58,8 @@ def counters_of(
         numbers = {port.name: port.number for port in runtime.ports(spec)}
         port = numbers[metrics.port] if metrics is not None else 0
         model = spec.model.name or deployment.name
-        found[workload] = Counter(spec.runtime.name, port, metrics, model, revision.version or None)
+        version, is_asked = revision.version or None, workload in asked
+        found[workload] = Counter(spec.runtime.name, port, metrics, model, version, is_asked)
     return found
 
 

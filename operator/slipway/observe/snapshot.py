@@ -29,10 +29,24 @@ from slipway.observe.quoting import first_line
 from slipway.observe.room import NODE_WANTED, PULLING, ROOM
 from slipway.observe.router_reports import RouterPod, RouterReport, is_of_router, read_router_pod
 from slipway.observe.routers import ObservedRouters, observe_routers
+from slipway.observe.server_errors import server_errors
 from slipway.observe.service import ServiceTarget, read_service_target
 
 OF_ONE_NODE = (REFUSALS - OF_GATES) | {"DiskFull"}
 """An agent's reasons that a pod may have for its node alone. A gate holds whatever other pods answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What a workload's servers are asked now and then, as in agent.json.
+
+    kept: the golden request that the revision passes or has passed; before: likewise, of the pods that don't have its
+    orders yet. is_asked: there is one, or a warm-up request.
+    """
+
+    kept: Json | None = None
+    before: Json | None = None
+    is_asked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +57,7 @@ class AgentOrders:
     revision's orders. revision: the one that they serve; replaces: the one before it in place, while that counts.
     recorded: version → sha256 that its bytes must have. golden: the golden requests, None without any.
     turn: which pods have these orders; None: all, and none is held. labels: of the pods that don't have them yet.
+    questions: what the servers are asked. out: the pods that leave the Service until theirs is answered well.
     """
 
     generation: str
@@ -54,6 +69,8 @@ class AgentOrders:
     golden: Json | None = None
     turn: Turn | None = None
     labels: Mapping[str, int] = field(default_factory=dict)
+    questions: Questions = field(default_factory=Questions)
+    out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,9 +176,11 @@ def _observe_workloads(
         orders = agent_orders.get(workload) or AgentOrders("", workload)
         of_nodes = {pod.uid: at_fault for pod in own if (at_fault := _trouble_of_its_node(pod, own, orders))}
         trouble = deployment_trouble(deployment, [pod for pod in own if pod.uid not in of_nodes], of_nodes.values())
+        here = workloads[workload] = _read_workload(deployment, own, orders, trouble)
+        if trouble is None or trouble.reason in ROOM or trouble.reason == PULLING:
+            trouble = server_errors(here, orders.out) or trouble
         if trouble is not None and trouble.reason != PULLING:
             troubles[workload] = trouble
-        workloads[workload] = _read_workload(deployment, own, orders, trouble)
     return workloads, troubles
 
 
@@ -268,9 +287,27 @@ def _read_orders(config_map: Json) -> AgentOrders:
             golden=config.get("golden"),
             turn=turn,
             labels={str(label): int(version) for label, version in (former.get("labels") or {}).items()},
+            questions=_read_questions(former),
+            out=tuple(str(pod) for pod in former.get("out") or ()),
         )
     except (AttributeError, KeyError, TypeError, ValueError):
         return AgentOrders("", revision)
+
+
+def _read_questions(config: Json) -> Questions:
+    of_turn = config | (config.get("turn") or {})
+    before = _question_of(config.get("golden")) or config.get("probe")
+    kept = _question_of(of_turn.get("golden")) or config.get("probe")
+    return Questions(kept, before, is_asked=bool(kept or before or config.get("warmup")))
+
+
+def _question_of(golden: Json | None) -> Json | None:
+    """The first golden request, as a question of its own."""
+    if not golden:
+        return None
+    if golden.get("file"):
+        return {"file": golden["file"]}
+    return next(({"request": each["request"]} for each in golden.get("requests") or ()), None)
 
 
 def _read_turn(config: Json) -> Turn | None:
@@ -281,8 +318,7 @@ def _read_turn(config: Json) -> Turn | None:
 
 
 def _read_member(pod: Pod, orders: AgentOrders) -> Member:
-    report, turn = pod.report, orders.turn
-    is_in_turn = turn is None or turn.pods is None or pod.name in turn.pods
+    report, is_in_turn = pod.report, _is_in_turn(pod, orders)
     serves = is_in_turn and report is not None and report.serving is not None and report.serving == orders.served
     keeps_out = report is not None and report.wants_traffic is False
     return Member(
@@ -292,7 +328,13 @@ def _read_member(pod: Pod, orders: AgentOrders) -> Member:
         has_switched=pod.is_ready and serves and not keeps_out,
         is_out=report is not None and report.serving is not None and (keeps_out or not pod.is_ready),
         crash=pod.crash,
+        server_error=report.probe.error if report is not None and report.probe is not None else None,
     )
+
+
+def _is_in_turn(pod: Pod, orders: AgentOrders) -> bool:
+    """Whether the pod has the workload's own orders, and not yet those of before."""
+    return orders.turn is None or orders.turn.pods is None or pod.name in orders.turn.pods
 
 
 def _has_switched(pod: Pod, orders: AgentOrders) -> bool:
@@ -328,7 +370,8 @@ def _is_refused(pod: Pod, pods: list[Pod], orders: AgentOrders) -> bool:
         return False
     if said.reason not in OF_ONE_NODE:
         return True
-    return not any(_serves(other, orders) or _may_serve(other, orders) for other in pods if other is not pod)
+    others = [other for other in pods if other is not pod and _is_in_turn(other, orders)]
+    return not any(_serves(other, orders) or _may_serve(other, orders) for other in others)
 
 
 def _may_serve(pod: Pod, orders: AgentOrders) -> bool:

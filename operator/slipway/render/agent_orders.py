@@ -6,7 +6,7 @@ Must not import: report, controller. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
@@ -102,6 +102,18 @@ def in_turn(config: Json, former: Json, turn: Turn) -> Json:
 def held(config: Json) -> Json:
     """Orders of a workload whose pods stay out of the Service, ready or not."""
     return _named({**config, "held": True})
+
+
+def with_question(config: Json, question: Json | None) -> Json:
+    """Orders of servers that are asked on and on what they have passed once."""
+    if question is None or config.get("golden") is not None:
+        return config
+    return _named({**config, "probe": question})
+
+
+def without_pods(config: Json, out: Sequence[str]) -> Json:
+    """Orders by which these pods leave the Service until their servers answer their own request well."""
+    return _named({**config, "out": list(out)}) if out else config
 
 
 def _named(config: Json) -> Json:

@@ -11,11 +11,20 @@ from dataclasses import dataclass
 
 from slipway.decide.discovery import versions_to_load
 from slipway.decide.inputs import Inputs
+from slipway.decide.server_errors import pods_out
 from slipway.model.revision import Json, Revision, place_of, spec_of
 from slipway.model.rollout import Plan
 from slipway.model.workload import Trouble, Turn
 from slipway.observe.snapshot import Snapshot
-from slipway.render.agent_orders import held, in_turn, labels_before, render_agent_config, version_labels
+from slipway.render.agent_orders import (
+    held,
+    in_turn,
+    labels_before,
+    render_agent_config,
+    version_labels,
+    with_question,
+    without_pods,
+)
 from slipway.render.history import render_kept
 from slipway.render.objects import Child, render_config_map, render_deployment
 from slipway.render.routing import Backend
@@ -78,7 +87,9 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
     live = snapshot.agent_orders.get(workload)
     load = versions_to_load(deployment, revision, former, given.inputs.listed, live)
     config = render_agent_config(deployment, revision, load, version_labels(deployment, plan, revision, former), golden)
-    config = _turned(given, workload, config)
+    config = _turned(given, workload, _asked(given, workload, config))
+    if live is not None and workload in snapshot.workloads:
+        config = without_pods(config, pods_out(snapshot.workloads[workload], live.out))
     recorded = given.recorded if place_of(revision) == deployment.spec.model.uri else revision.digests
     revisions = [revision] if former is None or former.hash == revision.hash else [revision, former]
     newest = plan.state.canary or plan.state.stable
@@ -103,6 +114,16 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
     )
 
 
+def _asked(given: WorkloadInput, workload: str, own: Json) -> Json:
+    """The orders with the golden request that the revision arrived with: that one it has answered as expected."""
+    live, revision = given.snapshot.agent_orders.get(workload), given.plan.assignments[workload].revision
+    if live is None:
+        return own
+    if live.revision == revision:
+        return with_question(own, live.questions.kept)
+    return with_question(own, live.questions.before) if live.replaces == revision else own
+
+
 def _turned(given: WorkloadInput, workload: str, own: Json) -> Json:
     """The orders while pods go over in turn, or are held. own: those of the pods that have gone over."""
     plan, assignment, live = given.plan, given.plan.assignments[workload], given.snapshot.agent_orders.get(workload)
@@ -118,6 +139,7 @@ def _turned(given: WorkloadInput, workload: str, own: Json) -> Json:
     deployment = given.inputs.deployment
     load = versions_to_load(deployment, former, None, given.inputs.listed, None)
     before = render_agent_config(deployment, former, load, {})
+    before = with_question(before, live.questions.before if live is not None else None)
     if "labels" in own:
         before["labels"] = labels_before(own, before, live.labels if live is not None else {})
     return in_turn(own, before, plan.turn)

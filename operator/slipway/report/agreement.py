@@ -91,6 +91,8 @@ def _agreed_hash(rendered: Rendered, snapshot: Snapshot, known: str | None) -> s
             continue
         if report.generation != wanted or report.trouble is not None or report.labels:
             return None
+        if report.probe is not None and report.probe.error:
+            return None
         loaded = {version.version for version in report.versions if version.state in ("Available", "Unloading")}
         if loaded != set(rendered.load[pod.workload]) or any(v.state == "Unloading" for v in report.versions):
             return None

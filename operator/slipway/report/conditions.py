@@ -21,9 +21,7 @@ from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
 from slipway.report.pass_result import CarriedOut, PassResult
 from slipway.report.versions import OTHER_BYTES
-from slipway.report.waits import doings as _waits
-from slipway.report.waits import room_for
-from slipway.report.waits import trouble_of as _trouble
+from slipway.report.waits import doings, room_for, trouble_of
 
 ENDS = frozenset({Promotion.PROMOTED, Promotion.ROLLED_BACK})
 
@@ -37,10 +35,10 @@ def ready_condition(
         serve = min(ready, result.replicas)  # while some go, or stand in for others, there are more
         return _condition("Ready", True, "MinimumReplicasReady", f"{serve} of {result.replicas} pods serve")
     away = _going_over(snapshot, stable)
-    if ready > 0 and ready + away >= enough(result.replicas):
+    if away and ready > 0 and ready + away >= enough(result.replicas):
         words = f"{ready} of {result.replicas} pods serve; {away} more out of the Service while going over in turn"
         return _condition("Ready", True, "MinimumReplicasReady", words)
-    trouble = _trouble(snapshot, stable) or _trouble(snapshot, canary) or snapshot.routers.trouble
+    trouble = trouble_of(snapshot, stable) or trouble_of(snapshot, canary) or snapshot.routers.trouble
     if stable is None and result.problem is not None:
         trouble = result.problem
     if stable is None and trouble is None and result.version == 0 and result.plan is not None:
@@ -51,12 +49,12 @@ def ready_condition(
             False,
             "NoVersionFound",
             "spec.model.uri holds no version yet. Put one there as a folder that is called like its number "
-            f"(1, 2, 3 …); it is served as soon as it is found{_waits(snapshot)}",
+            f"(1, 2, 3 …); it is served as soon as it is found{doings(snapshot)}",
         )
     if trouble:
         return _condition("Ready", False, trouble.reason, trouble.message)
     ready = min(ready, result.replicas)
-    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{_waits(snapshot)}")
+    return _condition("Ready", False, "Deploying", f"{ready} of {result.replicas} pods are ready{doings(snapshot)}")
 
 
 def _going_over(snapshot: Snapshot, stable: str | None) -> int:
@@ -98,7 +96,7 @@ def promoted_condition(
                 "tried again until the spec asks for another revision, or kubectl slipway retry",
             )
         case Promotion.IN_PROGRESS:
-            trouble = _trouble(snapshot, canary) or room_for(snapshot, canary) or snapshot.routers.trouble
+            trouble = trouble_of(snapshot, canary) or room_for(snapshot, canary) or snapshot.routers.trouble
             text = f"revision {result.revision} takes over"
             if plan.state.previous is not None:
                 text = f"revision {result.revision} is stable and bakes until {time_of_day(plan.state.bake_until)}"
@@ -170,7 +168,7 @@ def degraded_condition(
     late: Trouble | None = None,
 ) -> Condition:
     """late: that a first revision is past its deadline."""
-    pods = (_trouble(snapshot, canary), _trouble(snapshot, stable), snapshot.routers.trouble)
+    pods = (trouble_of(snapshot, canary), trouble_of(snapshot, stable), snapshot.routers.trouble)
     troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing, late)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
@@ -194,7 +192,7 @@ def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | No
     if not is_for_room and halt.reason is not HaltReason.STABLE_UNAVAILABLE:
         return None
     beside = result.plan.state.canary or result.plan.state.previous
-    cause = _trouble(snapshot, stable)
+    cause = trouble_of(snapshot, stable)
     return Trouble(
         HaltReason.STABLE_UNAVAILABLE.value,
         f"no pod of the stable revision {stable} is ready since {time_of_day(halt.since)}: requests go to revision "

@@ -58,16 +58,7 @@ def assess(
     )
     stable, canary, rejected = state.stable, state.canary, state.rejected
     pods = [pod for pod in snapshot.pods if not pod.is_ending]
-    ready = sum(pod.is_ready for pod in pods)
-    if carried and carried.plan.weights is not None and stable is not None:  # a canary's pods serve only its share
-        home = workload_of(stable, snapshot.workloads) or ""
-        ready = snapshot.workloads.get(home, ABSENT).ready
-        if (
-            carried.rendered.service_target == ROUTER
-            and (reached := _reached(home, snapshot, is_split=canary is not None)) is not None
-        ):
-            ready = min(ready, reached)  # no request gets to the others yet
-        ready += _in_their_place(carried.plan, snapshot, home, result.replicas)
+    ready = _ready_pods(carried, snapshot, stable, canary, result.replicas)
     shown = workload_of(stable or canary or "", snapshot.workloads) or stable or canary
     served = _version_of(stable or canary, result, snapshot, stored)
     own = [pod for pod in pods if pod.workload == shown]
@@ -107,6 +98,20 @@ def assess(
         selector=selector_of(result.name),
         conditions=[dated(condition, result.generation, stored, now) for condition in conditions],
     )
+
+
+def _ready_pods(
+    carried: CarriedOut | None, snapshot: Snapshot, stable: str | None, canary: str | None, replicas: int
+) -> int:
+    """Pods that serve all requests; where these are split, a canary's serve only its share."""
+    if carried is None or carried.plan.weights is None or stable is None:
+        return sum(pod.is_ready for pod in snapshot.pods if not pod.is_ending)
+    home = workload_of(stable, snapshot.workloads) or ""
+    ready = snapshot.workloads.get(home, ABSENT).ready
+    reached = _reached(home, snapshot, is_split=canary is not None)
+    if carried.rendered.service_target == ROUTER and reached is not None:
+        ready = min(ready, reached)  # no request gets to the others yet
+    return ready + _in_their_place(carried.plan, snapshot, home, replicas)
 
 
 def _reached(home: str, snapshot: Snapshot, *, is_split: bool) -> int | None:

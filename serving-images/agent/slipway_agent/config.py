@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.golden import Golden, MalformedError, Tolerance, read_requests
+from slipway_agent.model.probe import Question
 
 SCHEMA = 1
 _MODEL_NAME = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,251}[A-Za-z0-9_])?")
@@ -105,8 +106,9 @@ class Config:
     that aren't loaded. `warmup`: request bodies, in the server's own form. `golden`: what the served version is asked
     before it counts as ready; None: nothing. `drain_seconds`: a pod that serves something else leaves the Service, and
     waits as long, before it loads the served version; None: it loads beside. `is_held`: a pod whose served version is
-    ready stays out of the Service all the same, until the operator has judged that.
-    Fourteen fields: they are the file's own, as they stand for this pod.
+    ready stays out of the Service all the same, until the operator has judged that. `question`: what the served version
+    is asked now and then; None: nothing. `is_out`: a pod whose server answers that with errors is to leave the Service.
+    Sixteen fields: they are the file's own, as they stand for this pod.
     """
 
     generation: str
@@ -123,6 +125,8 @@ class Config:
     golden: Golden | None = None
     drain_seconds: float | None = None
     is_held: bool = False
+    question: Question | None = None
+    is_out: bool = False
 
 
 class Section(Protocol):
@@ -164,6 +168,7 @@ def parse_config(text: str, runtimes: Mapping[str, Section], pod: str = "") -> C
         raise _invalid(f"served is {served}, which load does not name ({', '.join(map(str, load)) or 'it is empty'})")
     section = runtimes[runtime]
     labels = fields.below("labels")
+    golden = _parse_golden(fields.below("golden")) if fields.raw.get("golden") is not None else None
     return Config(
         generation=fields.text("generation"),
         runtime=runtime,
@@ -176,11 +181,13 @@ def parse_config(text: str, runtimes: Mapping[str, Section], pod: str = "") -> C
         labels={label: labels.version(label) for label in labels.raw},
         memory=_parse_memory(fields.below("memory")) if fields.raw.get("memory") is not None else None,
         warmup=fields.values("warmup"),
-        golden=_parse_golden(fields.below("golden")) if fields.raw.get("golden") is not None else None,
+        golden=golden,
         drain_seconds=None
         if fields.raw.get("drainSeconds") is None
         else fields.number("drainSeconds", 0.0, at_least=0),
         is_held=fields.flag("held"),
+        question=_parse_question(fields, golden),
+        is_out=fields.raw.get("out") is not None and pod in fields.texts("out"),
     )
 
 
@@ -273,6 +280,17 @@ def _parse_golden(fields: "Fields") -> Golden:
             tolerance.number("relative", at_least=0.0, default=default.relative),
         ),
     )
+
+
+def _parse_question(fields: "Fields", golden: Golden | None) -> Question | None:
+    """A golden request that the served version passes or has passed, else a warm-up request."""
+    if golden is not None:
+        return Question(file=golden.file) if golden.file is not None else Question(golden.requests[0].request)
+    if fields.raw.get("probe") is not None:
+        kept = fields.below("probe")
+        return Question(kept.raw.get("request"), kept.text_or_none("file"))
+    warmup = fields.values("warmup")
+    return Question(warmup[0]) if warmup else None
 
 
 def _is_https(url: str) -> bool:

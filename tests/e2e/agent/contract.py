@@ -4,6 +4,7 @@ A module gives it a `pair` fixture and a class of its own: `class TestContract(C
 """
 
 import shutil
+import socket
 from typing import Any, ClassVar
 
 from tests.e2e.agent.pair import MODEL, Beside
@@ -30,6 +31,24 @@ class Contract:
         assert pair.identity(2) == before
         assert not (pair.models / "repository" / MODEL / "1").exists()
         assert (pair.serves(1), pair.serves(2)) == (False, True)
+
+    def test_in_its_turn_a_pod_leaves_before_it_loads_and_open_connections_are_answered(self, pair: Beside) -> None:
+        pair.put(1)
+        pair.put(2)
+        pair.want(1)
+        pair.boot()
+        with pair.asked_all_the_time() as constant:
+            turn = {"pods": [socket.gethostname()], "served": 2, "load": [1, 2], "drainSeconds": 2, "held": True}
+            pair.want(1, turn=turn)
+            pair.until(lambda: pair.probe("/readyz") == 503)
+            assert not pair.serves(2), "it drains before it loads"
+            pair.until(lambda: pair.status()["signatures"].keys() >= {"2"})
+            assert pair.probe("/readyz") == 503, "it is held"
+            pair.want(1, turn={**turn, "held": False})
+            pair.until(lambda: pair.probe("/readyz") == 200)
+            constant.failures[:] = [said for said in constant.failures if "isn't ready" not in said]
+            constant.after_answers()
+        constant.nothing_failed(1.0, 2.0)
 
     def test_a_broken_version_beside_a_good_one_is_left_out(self, pair: Beside) -> None:
         pair.put_broken(1)

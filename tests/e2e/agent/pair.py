@@ -156,11 +156,12 @@ class Beside(Processes):
         *others: int,
         warmup: tuple[Any, ...] = (),
         golden: dict[str, Any] | None = None,
+        turn: dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         fields = {
             "schema": 1,
-            "generation": f"{served}, {others}, {json.dumps(warmup)}, {json.dumps(golden)}, {settings}",
+            "generation": f"{served}, {others}, {json.dumps([warmup, golden, turn])}, {settings}",
             "runtime": self.runtime,
             "model": MODEL,
             "source": {"uri": f"pvc://models/{MODEL}", "path": str(self.source), "versions": {}},
@@ -168,6 +169,7 @@ class Beside(Processes):
             "load": [served, *others],
             "warmup": list(warmup),
             "golden": golden,
+            "turn": turn,
             self.section: self.settings() | settings,
         }
         new = self.folder / "agent.json.new"

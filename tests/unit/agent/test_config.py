@@ -8,6 +8,7 @@ import pytest
 from slipway_agent.config import Config, Memory, Source, parse_config, parse_recorded, parse_version, show_url
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.golden import Golden, GoldenRequest, Tolerance
+from slipway_agent.model.probe import Question
 from slipway_agent.servers.by_runtime import KINDS
 from slipway_agent.servers.triton.config import TritonSpec
 
@@ -72,6 +73,34 @@ def test_golden_requests_are_of_the_pods_whose_turn_it_is() -> None:
     assert of_pod("digits-a", turn={**TURN, "golden": golden}).golden is not None
     assert of_pod("digits-c", turn={**TURN, "golden": golden}).golden is None
     assert of_pod("digits-a", turn=TURN, golden=golden).golden is None
+
+
+PASSES: Any = {"requests": [{"request": {"inputs": [1]}, "response": {}}, {"request": {"inputs": [2]}, "response": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("orders", "question"),
+    [
+        ({}, None),
+        ({"warmup": [{"inputs": [3]}, {"inputs": [4]}]}, Question({"inputs": [3]})),
+        ({"probe": {"request": {"inputs": [5]}}, "warmup": [{"inputs": [3]}]}, Question({"inputs": [5]})),
+        ({"probe": {"file": "golden.json"}}, Question(file="golden.json")),
+        ({"golden": PASSES, "probe": {"request": {"inputs": [5]}}}, Question({"inputs": [1]})),
+        ({"golden": {"file": "golden.json"}}, Question(file="golden.json")),
+    ],
+)
+def test_a_server_is_asked_what_its_version_passes_or_has_passed_else_a_warm_up_request(
+    orders: dict[str, Any], question: Question | None
+) -> None:
+    assert parse(**orders).question == question
+
+
+def test_pods_of_both_sides_of_a_turn_have_their_own_question_and_may_be_out() -> None:
+    orders: dict[str, Any] = {"turn": {**TURN, "golden": PASSES}, "probe": {"request": {"inputs": [5]}}}
+    orders["out"] = ["digits-a", "digits-c"]
+    assert of_pod("digits-a", **orders).question == Question({"inputs": [1]})
+    assert of_pod("digits-c", **orders).question == Question({"inputs": [5]})
+    assert [of_pod(pod, **orders).is_out for pod in ("digits-a", "digits-b", "digits-c")] == [True, False, True]
 
 
 def test_a_pod_without_a_name_has_no_turn() -> None:

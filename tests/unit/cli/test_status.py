@@ -49,7 +49,7 @@ def preparing() -> Json:
     body = clusters.in_canary(
         stable=serving(STABLE, 2, weight=100),
         canary=serving(CANARY, 3, 0, weight=0, strategy="Canary"),
-        step={"index": 0, "count": 4, "waitsFor": "1 ready canary pods, 0 are"},
+        step={"index": 0, "count": 4, "waitsFor": "1 canary pods to be ready (0 now)"},
         nextLook=clusters.ago(minutes=-7),
         verdict=None,
     )

@@ -12,6 +12,7 @@ from slipway.controller.pacing import (
     NUDGE_SECONDS,
     PATIENT_NUDGES,
     POLL_SECONDS,
+    PROBE_SECONDS,
     PROBLEM_SECONDS,
     TOLD_SECONDS,
     Pacing,
@@ -21,7 +22,7 @@ from slipway.model.rollout import Plan, Promotion
 from slipway.model.rollout_state import RolloutState
 from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod
-from slipway.observe.snapshot import Snapshot
+from slipway.observe.snapshot import AgentOrders, Questions, Snapshot
 from slipway.render.desired import Rendered
 
 KEY, OTHER = ("default", "digits"), ("default", "letters")
@@ -64,6 +65,34 @@ def test_a_kubelet_that_never_refreshes_a_pod_is_asked_less_often() -> None:
     assert pacing.nudge(pod(sent), "a") is None
     seconds[0] = MAX_POLL_SECONDS
     assert pacing.nudge(pod(sent), "a") == f"a.{PATIENT_NUDGES + 1}"
+
+
+@pytest.mark.parametrize(("is_asked", "wait"), [(False, None), (True, PROBE_SECONDS)])
+def test_where_agents_ask_their_servers_they_are_heard_now_and_then_though_all_agree(
+    is_asked: bool, wait: float | None
+) -> None:
+    seconds = [0.0]
+    pacing = Pacing(lambda: seconds[0])
+    orders = {"a": AgentOrders("g", "a", questions=Questions(is_asked=is_asked))}
+    served = Pod("a-0", "uid", "a", is_ready=True, is_ending=False, ip="198.18.0.1", sent=None, trouble=None)
+    seen = Snapshot({}, frozenset(), {}, {}, {}, (served,), orders)
+    looked = pacing.next_look(
+        KEY,
+        Plan(RolloutState(), {}, {}, Promotion.PROMOTED),
+        Rendered((), {}, {}),
+        seen,
+        now=datetime(2026, 3, 1, tzinfo=UTC),
+        is_settled=True,
+        has_nudged=False,
+        is_next_known=False,
+    )
+    assert looked == wait
+    assert pacing.is_to_hear(KEY, seen) is is_asked
+    pacing.note_heard(KEY)
+    seconds[0] = PROBE_SECONDS / 2
+    assert not pacing.is_to_hear(KEY, seen)
+    seconds[0] = PROBE_SECONDS
+    assert pacing.is_to_hear(KEY, seen) is is_asked
 
 
 def test_what_goes_on_and_on_is_told_now_and_then() -> None:

@@ -12,6 +12,7 @@ from slipway.controller import server_counts
 from slipway.controller.server_counts import ServerCounts
 from slipway.model.signals import Counts, Reading
 from slipway.model.workload import Crash
+from slipway.observe.agent_reports import AgentReport, ProbeReport
 from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter
 from slipway.runtimes import RUNTIMES
@@ -29,14 +30,15 @@ def pod(
     ready: bool = True,
     ending: bool = False,
     crash: Crash | None = None,
+    report: AgentReport | None = None,
 ) -> Pod:
-    return Pod(f"pod-{uid}", uid, workload, ready, ending, ip, None, None, crash=crash)
+    return Pod(f"pod-{uid}", uid, workload, ready, ending, ip, None, None, report, crash=crash)
 
 
 whole = says(PAGE)
 
 
-def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Reading:
+def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = (), is_asked: bool = False) -> Reading:
     """What is read of these pods when their servers answer so; workloads `uncounted` run on TorchServe."""
 
     async def scenario() -> Reading:
@@ -44,7 +46,7 @@ def read(handler: Handler, *pods: Pod, uncounted: tuple[str, ...] = ()) -> Readi
             counters: Mapping[str, Counter] = {
                 workload: Counter("TorchServe", 0, None, "digits", 2)
                 if workload in uncounted
-                else Counter("Triton", port, RUNTIMES["Triton"].metrics, "digits", 2)
+                else Counter("Triton", port, RUNTIMES["Triton"].metrics, "digits", 2, is_asked)
                 for workload in ("old", "new")
             }
             return await client.read(pods, counters)
@@ -66,6 +68,32 @@ def test_each_ready_pod_is_a_source_of_its_workload_s_counts() -> None:
 
 def test_a_server_that_was_started_again_is_another_source() -> None:
     assert list(read(whole, pod("a", crash=CRASH)).counts) == ["a@1"]
+
+
+def asked(since: str = "noon", asked: int = 4, failed: int = 1, refused: int = 0) -> AgentReport:
+    """An agent that has asked its server so often."""
+    probe = ProbeReport(2, "", asked=asked, failed=failed, refused=refused, since=since)
+    return AgentReport("g", (), (), None, probe=probe)
+
+
+def test_what_agents_ask_is_none_of_the_clients_requests() -> None:
+    page = PAGE + 'nv_inference_request_failure{model="digits",version="2",reason="BACKEND"} 3\n'
+    found = read(
+        says(page), pod("a", report=asked()), pod("b", "new", report=asked(asked=99, failed=99)), is_asked=True
+    )
+    assert found == Reading({"a/noon": {"old": Counts(9, 2)}, "b/noon": {"new": Counts(0, 0)}})
+
+
+def test_an_agent_that_was_started_again_counts_anew_and_so_does_its_source() -> None:
+    first, later = (read(whole, pod("a", crash=CRASH, report=asked(since)), is_asked=True) for since in ("noon", "one"))
+    assert [*first.counts, *later.counts] == ["a@1/noon", "a@1/one"]
+
+
+def test_a_pod_whose_agent_is_silent_about_what_it_asked_is_missing() -> None:
+    found = read(whole, pod("a"), is_asked=True)
+    assert (found.counts, found.missing) == ({}, 1)
+    assert "its agent doesn't answer" in found.trouble
+    assert read(whole, pod("a")).missing == 0, "where nothing is asked, nobody is needed"
 
 
 async def silent(_: web.Request) -> web.StreamResponse:

@@ -48,16 +48,16 @@ def test_a_first_revision_has_a_carrier_called_like_it() -> None:
 
 
 VERSION_2: Json = {"model": {"version": 2}}
+SIGNED: Json = {"gates": {"signature": "Compatible"}}
 TAKES_OVER = [
     pytest.param({}, VERSION_2, True, id="another version"),
     pytest.param({}, {**VERSION_2, "rollout": {"strategy": "InPlace"}}, True, id="InPlace asked for"),
     pytest.param({}, {**VERSION_2, "replicas": 5, "versionPolicy": {"all": {}}}, True, id="and what is no revision"),
+    pytest.param({}, {**VERSION_2, "replicas": 2, "rollout": SIGNED}, False, id="a signature gate"),
     pytest.param(
-        {}, {**VERSION_2, "replicas": 2, "rollout": {"gates": {"signature": "Compatible"}}}, True, id="a gate, two pods"
+        {}, {**VERSION_2, "replicas": 2, "rollout": {**SIGNED, "strategy": "InPlace"}}, True, id="and InPlace"
     ),
-    pytest.param(
-        {}, {**VERSION_2, "replicas": 1, "rollout": {"gates": {"signature": "Compatible"}}}, False, id="a gate, one pod"
-    ),
+    pytest.param({}, {**VERSION_2, "replicas": 1, "rollout": {**SIGNED, "strategy": "InPlace"}}, False, id="one pod"),
     pytest.param({}, {**VERSION_2, "rollout": {"strategy": "RollingUpdate"}}, False, id="RollingUpdate asked for"),
     pytest.param({}, {**VERSION_2, "runtime": {"args": ["-x"]}}, False, id="arguments too"),
     pytest.param({}, {"model": {"version": 2, "uri": "pvc://models/other"}}, False, id="another place"),

@@ -11,10 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from slipway.model.workload import Trouble, Turn
-from slipway.observe.agent_reports import AgentReport, read_report
+from slipway.observe.agent_reports import AgentReport, ProbeReport, read_report
 from slipway.observe.pods import read_pod
 from slipway.observe.router_reports import RouterReport
-from slipway.observe.snapshot import AgentOrders, is_left_behind, observe
+from slipway.observe.snapshot import AgentOrders, Questions, is_left_behind, observe
 from tests.simulation import pods
 from tests.simulation.pods import container, unscheduled
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, merged
@@ -334,6 +334,32 @@ def test_orders_in_turn_are_those_of_the_pods_that_have_them() -> None:
     assert (read.turn, read.labels) == (Turn(("p",), leaves=True), {"stable": 2, "prod": 2})
 
 
+GOLDEN: Json = {"requests": [{"request": {"x": 1}, "response": {}}, {"request": {"x": 2}, "response": {}}]}
+
+
+@pytest.mark.parametrize(
+    ("orders", "questions"),
+    [
+        ({}, Questions()),
+        ({"warmup": [{"x": 3}]}, Questions(is_asked=True)),
+        ({"probe": {"file": "g"}}, Questions({"file": "g"}, {"file": "g"}, is_asked=True)),
+        ({"golden": GOLDEN}, Questions({"request": {"x": 1}}, {"request": {"x": 1}}, is_asked=True)),
+        ({"golden": {"file": "g", "requests": None}}, Questions({"file": "g"}, {"file": "g"}, is_asked=True)),
+        (
+            {"probe": {"request": {"x": 0}}, "turn": {"pods": ["p"], "golden": GOLDEN}},
+            Questions({"request": {"x": 1}}, {"request": {"x": 0}}, is_asked=True),
+        ),
+    ],
+)
+def test_what_servers_are_asked_is_the_golden_request_that_their_revision_arrived_with(
+    orders: Json, questions: Questions
+) -> None:
+    data = {"agent.json": json.dumps({"generation": "g1", "load": [2], "served": 2, "out": ["p"], **orders})}
+    [read] = observe(UID, [child("ConfigMap", "a", data=data)], {}).agent_orders.values()
+    assert read.questions == questions
+    assert read.out == ("p",)
+
+
 def test_orders_that_hold_all_pods_say_so() -> None:
     orders = json.dumps({"generation": "g1", "load": [3], "served": 3, "held": True})
     [read] = observe(UID, [child("ConfigMap", "a", data={"agent.json": orders})], {}).agent_orders.values()
@@ -360,6 +386,29 @@ def test_fetching_without_error_is_progress(state: str, error: Json | None, *, i
 
 def answer(**parts: Any) -> Json:
     return {"schema": 1, "generation": "g", "listed": [1], "versions": [], "error": None, **parts}
+
+
+@pytest.mark.parametrize(
+    ("told", "error"),
+    [
+        ({"failing": True, "message": "stub process is not healthy"}, "stub process is not healthy"),
+        ({"failing": True, "message": ""}, "a server error without a word"),
+        ({"failing": False, "message": "once"}, ""),
+        ({"failing": None, "message": "once"}, None),
+    ],
+)
+def test_how_a_server_answers_its_own_request_is_read(told: Json, error: str | None) -> None:
+    counts = {"asked": 9, "failed": 3, "refused": 1, "since": "noon"}
+    report = read_report(answer(probe={"version": 1, **told, **counts}))
+    assert report is not None
+    assert report.probe == ProbeReport(1, error, 9, 3, 1, "noon")
+
+
+@pytest.mark.parametrize("said", [{}, {"probe": None}])
+def test_an_agent_that_asks_nothing_or_is_older_says_nothing_of_its_server(said: Json) -> None:
+    report = read_report(answer(**said))
+    assert report is not None
+    assert report.probe is None
 
 
 def test_a_report_is_read() -> None:
@@ -508,7 +557,8 @@ def failing(message: str) -> Json:
 
 def waiting(reason: str, **meta: Any) -> Json:
     """A router's pod whose container waits."""
-    status = pods.pending(SCHEDULED) | {"containerStatuses": [container("envoy", waiting={"reason": reason})]}
+    words = {"reason": reason, "message": f"{reason}: not found"}
+    status = pods.pending(SCHEDULED) | {"containerStatuses": [container("envoy", waiting=words)]}
     return pods.pod("b", pods.labels_of(NAME), status, NAMESPACE, **meta)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from slipway.api.status import (
@@ -733,6 +733,8 @@ NAMES = sorted(
 STORED = st.dictionaries(st.sampled_from(NAMES) | st.text(max_size=5), JSON, max_size=6)
 
 
+@example({"weighted_since": ""})
+@example({"step": {"hurried": True}})
 @given(STORED)
 def test_garbage_never_raises(stored: dict[str, Any]) -> None:
     status = read_status(stored)

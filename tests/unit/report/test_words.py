@@ -85,12 +85,12 @@ def test_taken_back_without_a_stable_revision_says_that_nothing_serves() -> None
 # ---- the last known cause
 
 
-LATE = changed(REJECTING, cause=Cause(NO_PROGRESS, "waited 600 s for 2 ready canary pods, 1 are"))
+LATE = changed(REJECTING, cause=Cause(NO_PROGRESS, "waited 600 s for 2 canary pods to be ready (1 now)"))
 LATE_UNSAID = changed(REJECTING, cause=Cause(NO_PROGRESS, ""))
 LOADING = snapshot(*OLD_SERVES, pod("c", "new", ready=False, says=report((2, "Loading"))))
 CRASH = "the server of pod c ended with exit code 137 (out of memory)"
 WAITED = ModelDeploymentStatus(
-    canary=RevisionStatus(revision="new", version=2), step=StepStatus(waits_for="1 ready canary pods, 0 are")
+    canary=RevisionStatus(revision="new", version=2), step=StepStatus(waits_for="1 canary pods to be ready (0 now)")
 )
 
 
@@ -108,19 +108,21 @@ TROUBLED = snapshot(*OLD_SERVES, troubles={"new": BROKEN})
     ("plan", "world", "stored", "reason", "words"),
     [
         pytest.param(
-            LATE, TROUBLED, EMPTY, NO_PROGRESS, f"1 are; LoadFailed: {BROKEN.message}", id="its pods' trouble"
+            LATE, TROUBLED, EMPTY, NO_PROGRESS, f"(1 now); LoadFailed: {BROKEN.message}", id="its pods' trouble"
         ),
         pytest.param(LATE_UNSAID, TROUBLED, EMPTY, NO_PROGRESS, f"{NO_PROGRESS}: LoadFailed", id="that alone"),
-        pytest.param(LATE, crashed(), EMPTY, NO_PROGRESS, f"1 are; {CRASH}", id="its last crash"),
-        pytest.param(LATE, LOADING, EMPTY, NO_PROGRESS, "1 are; version 2 is Loading", id="what its agents say"),
-        pytest.param(LATE, NOTHING, EMPTY, NO_PROGRESS, "waited 600 s for 2 ready canary pods, 1 are", id="no more"),
+        pytest.param(LATE, crashed(), EMPTY, NO_PROGRESS, f"(1 now); {CRASH}", id="its last crash"),
+        pytest.param(LATE, LOADING, EMPTY, NO_PROGRESS, "(1 now); version 2 is Loading", id="what its agents say"),
+        pytest.param(LATE, NOTHING, EMPTY, NO_PROGRESS, "2 canary pods to be ready (1 now)", id="no more"),
         pytest.param(
             REJECTING, crashed(), EMPTY, NO_PROGRESS, f"not become ready; {CRASH}", id="prepared: its last crash"
         ),
         pytest.param(
             REJECTING, LOADING, WAITED, NO_PROGRESS, "ready; version 2 is Loading", id="prepared: its agents' words"
         ),
-        pytest.param(REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 ready", id="prepared: waited"),
+        pytest.param(
+            REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 canary pods", id="prepared: waited"
+        ),
         pytest.param(REJECTING, NOTHING, EMPTY, NO_PROGRESS, "its pods did not become ready", id="prepared: unknown"),
         pytest.param(REJECTING, TROUBLED, WAITED, "LoadFailed", BROKEN.message, id="prepared: its pods' trouble"),
     ],

@@ -33,6 +33,7 @@ from slipway_agent.loop.work import (
     list_now,
     load_now,
     locate,
+    probe_now,
     read_signature_now,
 )
 from slipway_agent.model.errors import AgentError, CancelledError, TransientError, UnchangedError
@@ -40,6 +41,7 @@ from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 from slipway_agent.model.server_state import Loaded, LoadOutcome
 from slipway_agent.plan.discovery import ListError, take_error, take_look
 from slipway_agent.plan.plan import Action, CancelFetch, Fetch, Load, Remove, WriteBoot, decide
+from slipway_agent.plan.probe import ProbeEnded, follow, is_due, take_answer
 from slipway_agent.plan.transitions import (
     LoadEnded,
     LoadTaken,
@@ -78,6 +80,7 @@ class Agent:
         self._loader = Worker("load")
         self._lister = Worker("list")  # of its own: neither a long download nor a source that hangs holds the other up
         self._describer = Worker("describe")  # nor does either wait for a server's answer about its versions
+        self._prober = Worker("probe")
         self._model: ModelState | None = None
         self._fetch: FetchInHand | None = None
         self._report = Report()
@@ -137,6 +140,7 @@ class Agent:
             self._act(model, action)
         self._list_source(model)
         self._read_signature(model)
+        self._probe(model)
         self._show(
             compose_report(
                 model.world,
@@ -230,6 +234,15 @@ class Agent:
             self._start(self._describer, functools.partial(read_signature_now, model.server, version, digest))
             return
 
+    def _probe(self, model: ModelState) -> None:
+        """Ask the served version its own request when it is time to, after the actions: a load goes first."""
+        world = model.world = replace(model.world, probe=follow(model.world, format_date(datetime.now(UTC))))
+        version, question = world.probe.version, world.config.question
+        if model.is_probing or version is None or question is None or not is_due(world):
+            return
+        model.is_probing = True
+        self._start(self._prober, functools.partial(probe_now, model.server, model.volume, version, question))
+
     # actions
 
     def _start(self, worker: Worker, work: Callable[[], Event]) -> None:
@@ -310,6 +323,8 @@ class Agent:
             case SignatureRead():
                 if event.server is model.server:
                     self._take_signature(model, event)
+            case ProbeEnded():
+                self._take_probe(model, event)
             case _:
                 assert_never(event)
 
@@ -400,6 +415,16 @@ class Agent:
         model.descriptions[event.version] = description
         for gone in model.descriptions.keys() - model.world.published.keys() - model.world.server.ready:
             del model.descriptions[gone]
+
+    def _take_probe(self, model: ModelState, event: ProbeEnded) -> None:
+        model.is_probing = False
+        before = model.world.probe.is_failing
+        model.world = take_answer(replace(model.world, now=time.monotonic()), event)
+        probe = model.world.probe
+        if probe.is_failing and not before:
+            self._log.warning("the served version answers with errors", version=probe.version, detail=probe.message)
+        elif before and not probe.is_failing:
+            self._log.info("the served version answers again", version=probe.version)
 
     def _plan_another_question(self, model: ModelState, event: SignatureRead, cause: TransientError) -> Description:
         known = model.descriptions.get(event.version)

@@ -36,7 +36,8 @@ class Description:
 class ModelState:
     """Changed on the loop's thread alone. The volume and its ledger outlive a change of agent.json, and with them what
     is known of warm-up (`warmth`) and golden requests (`clearance`). `recorded`: the digests that versions had before.
-    `secret`: names the Secret that the source was last asked with."""
+    `secret`: names the Secret that the source was last asked with. `is_…`: that work is under way on its thread.
+    Thirteen fields: each has its own life."""
 
     world: World
     volume: ModelVolume
@@ -48,6 +49,7 @@ class ModelState:
     is_listing: bool = False
     descriptions: dict[int, Description] = field(default_factory=dict)
     is_describing: bool = False
+    is_probing: bool = False
     recorded: Mapping[int, str] = field(default_factory=dict)
     secret: SecretStamp = ()
 

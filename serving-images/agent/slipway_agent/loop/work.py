@@ -16,12 +16,15 @@ from typing import TypeAlias
 from slipway_agent.fetching.pipeline import Job, fetch_version
 from slipway_agent.model.errors import AgentError, CancelledError, Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.model.ledger import Published
+from slipway_agent.model.probe import Question
 from slipway_agent.model.server_state import LoadOutcome
 from slipway_agent.model.signature import Signature
 from slipway_agent.plan.discovery import ListError
+from slipway_agent.plan.probe import PATIENCE_SECONDS, ProbeEnded
 from slipway_agent.plan.transitions import LoadEnded
 from slipway_agent.plan.world import World
 from slipway_agent.servers.base import Server
+from slipway_agent.servers.wrappers.golden import read_file
 from slipway_agent.sources.base import ModelSource, Progress
 from slipway_agent.sources.secrets import SecretStamp
 from slipway_agent.volume.models_volume import ModelVolume
@@ -63,7 +66,7 @@ class Stop:
     signal: str
 
 
-WorkEnded: TypeAlias = FetchEnded | LoadEnded | Listed | SignatureRead
+WorkEnded: TypeAlias = FetchEnded | LoadEnded | Listed | SignatureRead | ProbeEnded
 Event: TypeAlias = WorkEnded | Stop
 
 
@@ -141,6 +144,17 @@ def read_signature_now(server: Server, version: int, digest: str | None) -> Sign
     except Exception as defect:
         outcome = TransientError(name_defect(defect))
     return SignatureRead(server, version, digest, outcome)
+
+
+def probe_now(server: Server, volume: ModelVolume, version: int, question: Question) -> ProbeEnded:
+    """What the version answers to its own request. What can't be asked says nothing."""
+    began = time.monotonic()
+    try:
+        request = question.request if question.file is None else read_file(volume, version, question.file)[0].request
+        answer = server.ask(version, request, PATIENCE_SECONDS)
+    except Exception:  # a golden file that went, or a defect: neither is the server's
+        return ProbeEnded(version, began, None)
+    return ProbeEnded(version, began, answer.status, answer.words or "")
 
 
 def explain_write(cause: Exception) -> AgentError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from slipway_agent.config import Config
 from slipway_agent.model.ledger import Published
+from slipway_agent.model.probe import Probe
 from slipway_agent.model.server_state import ServerView
 from slipway_agent.plan.failures import Failure, is_waiting
 
@@ -37,7 +38,8 @@ class World:
     since. `standing`: the last served version that was ready. `held`: what a server was seen to have ready, with the
     bytes that are published. `proven`: what was seen ready since the present load began, or was just before.
     `left_at`: since when the pod keeps out of the Service, to go over to another version; None: it doesn't.
-    Fifteen fields: each is remembered or observed on its own, and a test names those that its case is about.
+    `probe`: how the served version answers its own request.
+    Sixteen fields: each is remembered or observed on its own, and a test names those that its case is about.
     """
 
     config: Config
@@ -55,6 +57,7 @@ class World:
     last_load: LoadRecord | None = None
     standing: int | None = None
     left_at: float | None = None
+    probe: Probe = field(default_factory=Probe)
 
 
 def is_satisfied(world: World, version: int) -> bool:
@@ -88,7 +91,15 @@ def is_serving(world: World) -> bool:
 
     Not while it keeps out to go over: most servers give a request that names no version the highest one that they hold.
     """
-    return world.left_at is None and (is_ready(world) or stands(world))
+    return world.left_at is None and not is_out(world) and (is_ready(world) or stands(world))
+
+
+def is_out(world: World) -> bool:
+    """The operator has seen others serve, and this server answers its own request with errors: until it answers one.
+
+    An agent that starts doesn't know how its server answers, and believes the operator until it does.
+    """
+    return world.config.is_out and world.config.question is not None and world.probe.is_failing is not False
 
 
 def stands(world: World) -> bool:

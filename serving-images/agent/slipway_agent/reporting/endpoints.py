@@ -83,7 +83,10 @@ def answer(target: str, board: Board) -> Answer:
             why_not = "no version is named yet" if is_waiting else "the served version's files aren't there yet"
             return _probe(report.may_start, why_not, report)
         case "/readyz":
-            return _probe(report.is_serving, "the served version isn't ready in the server", report)
+            why_not = "the served version isn't ready in the server"
+            if report.is_out:
+                why_not = f"the server answers its own request with errors: {report.probe.message}"
+            return _probe(report.is_serving, why_not, report)
         case "/healthz":
             return _probe(not board.is_stalled(), f"the loop hasn't turned for {STALLED_SECONDS:.0f} s", report)
         case "/status":

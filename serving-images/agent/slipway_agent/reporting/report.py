@@ -9,14 +9,16 @@ from enum import StrEnum
 
 from slipway_agent.model.errors import Reason
 from slipway_agent.model.golden import GoldenReport, GoldenState
+from slipway_agent.model.probe import Probe
 from slipway_agent.model.signature import Signature, render_signatures
 from slipway_agent.plan.discovery import Listing
 from slipway_agent.plan.failures import Failure
 from slipway_agent.plan.memory_budget import find_shortages
-from slipway_agent.plan.world import World, is_ready, is_satisfied, is_serving, may_start
+from slipway_agent.plan.world import World, is_out, is_ready, is_satisfied, is_serving, may_start
 
 SCHEMA = 1
 STAMP_LENGTH = 16
+MESSAGE_LIMIT = 1500  # characters of a server's complaint about a probe
 SHOWN_VERSIONS = 256
 """Of what a source holds, the newest: the operator keeps no more, and reads no answer over 256 KiB."""
 
@@ -63,7 +65,9 @@ class LabelReport:
 class Report:
     """The default is the report before the first agent.json was read. `serving`: what answers unversioned requests,
     the highest version that is ready, whichever is wanted. `signatures`: of loaded versions, None where the server
-    has none; one that is missing hasn't been read yet. `golden`: None without golden requests, or before the first."""
+    has none; one that is missing hasn't been read yet. `golden`: None without golden requests, or before the first.
+    `is_out`: the pod is out of the Service since its server answers with errors.
+    Fourteen fields: they are the answer's own."""
 
     generation: str | None = None
     served: int | None = None
@@ -77,6 +81,8 @@ class Report:
     listing: Listing = field(default_factory=Listing)
     golden: GoldenReport | None = None
     signatures: Mapping[int, Signature | None] = field(default_factory=dict)
+    probe: Probe = field(default_factory=Probe)
+    is_out: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +134,8 @@ def compose_report(
         listing=listing,
         golden=golden,
         signatures={version: each for version, each in (signatures or {}).items() if version in world.server.ready},
+        probe=world.probe,
+        is_out=is_out(world),
     )
 
 
@@ -241,6 +249,7 @@ def render_status(report: Report, pod: str = "") -> dict[str, object]:
         ],
         "golden": _render_golden(report.golden),
         "signatures": render_signatures(report.signatures, report.served),
+        "probe": _render_probe(report.probe),
         "error": None
         if error is None
         else {"reason": error.reason.value, "permanent": error.is_permanent, "message": error.message},
@@ -251,6 +260,20 @@ def _render_golden(golden: GoldenReport | None) -> dict[str, object] | None:
     if golden is None:
         return None
     return {"version": golden.version, "state": golden.state.value, "message": golden.message}
+
+
+def _render_probe(probe: Probe) -> dict[str, object] | None:
+    if probe.version is None:
+        return None
+    return {
+        "version": probe.version,
+        "failing": probe.is_failing,
+        "message": probe.message[:MESSAGE_LIMIT],
+        "asked": probe.asked,
+        "failed": probe.failed,
+        "refused": probe.refused,
+        "since": probe.since,
+    }
 
 
 def render_listing(report: Report) -> dict[str, object]:

@@ -39,11 +39,13 @@ class Answer:
     """What became of one predict request, and after how long.
 
     `words` is None where it was answered well, with `body`; else the server's own words, or what happened to it.
+    `status`: of the HTTP answer, None where none came.
     """
 
     words: str | None
     body: bytes = b""
     seconds: float = 0.0
+    status: int | None = None
 
 
 class Server(Protocol):
@@ -86,7 +88,7 @@ class Server(Protocol):
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         """Send one predict request to this loaded version, in the server's own REST form, and wait for its answer.
 
-        Called from the thread of `load`; never raises.
+        Called from the thread of `load`, and from another while nothing loads; never raises.
         """
 
     def signature(self, version: int) -> Signature | None:

@@ -62,8 +62,8 @@ class LocalHttp:
         except LOST as cause:
             return Answer(f"the connection broke ({explain_lost(cause)})")
         if status != 200:
-            return Answer((read_complaint or read_words)(status, said))
-        return Answer(None, said, time.monotonic() - began)
+            return Answer((read_complaint or read_words)(status, said), status=status)
+        return Answer(None, said, time.monotonic() - began, status)
 
     def describe(self, path: str) -> tuple[int, bytes]:
         """Status and body of what the server says of a model. TransientError when it says nothing now."""

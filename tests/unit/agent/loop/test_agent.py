@@ -26,7 +26,7 @@ from slipway_agent.loop import agent as agent_module
 from slipway_agent.loop import work
 from slipway_agent.loop.agent import Agent
 from slipway_agent.model.errors import Reason, SpecError
-from slipway_agent.plan import discovery, failures, plan
+from slipway_agent.plan import discovery, failures, plan, probe
 from slipway_agent.reporting.endpoints import Board, answer
 from slipway_agent.reporting.log import Log
 from slipway_agent.servers.triton.config import read_versions
@@ -1240,3 +1240,107 @@ def test_a_taken_port_is_said_in_one_line(pod: Pod) -> None:
     assert ended.returncode == 1
     [line] = ended.stderr.splitlines()
     assert "Address already in use" in json.loads(line)["detail"]
+
+
+# The server's own request
+
+
+ASKED: dict[str, Any] = {
+    "warmup": [{"inputs": [{"name": "x", "datatype": "FP32", "shape": [1, 2], "data": [1.0, 2.0]}]}]
+}
+
+
+@pytest.fixture
+def probed(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> Pod:
+    """A pod that asks its server all the time."""
+    monkeypatch.setattr(probe, "PROBE_SECONDS", 0.02)
+    return pod
+
+
+def is_failing(pod: Pod) -> bool:
+    return bool((pod.status()["probe"] or {}).get("failing"))
+
+
+def test_a_dead_backend_is_told_and_costs_the_pod_its_place_only_where_the_operator_says_so(probed: Pod) -> None:
+    pod = probed
+    pod.put(3)
+    pod.want(3, **ASKED)
+    pod.boot()
+    pod.until(lambda: pod.status()["probe"] is not None and pod.status()["probe"]["asked"] > 1)
+    assert pod.status()["probe"]["failed"] == 0
+    assert not is_failing(pod)
+    pod.server.is_backend_dead = True
+    pod.until(lambda: is_failing(pod))
+    told = pod.status()["probe"]
+    assert (told["version"], told["message"]) == (3, "Failed to process the request: stub process is not healthy")
+    assert pod.probe("/readyz") == 200, "an agent can't know of others"
+    pod.want(3, **ASKED, out=["digits-b"], generation="another pod")
+    pod.until(lambda: pod.status()["generation"] == "another pod")
+    assert pod.probe("/readyz") == 200
+    loads = len(pod.server.loads)
+    pod.want(3, **ASKED, out=["digits-b", POD], generation="out")
+    pod.until(lambda: pod.probe("/readyz") == 503)
+    assert "its own request with errors: Failed to process" in answer("/readyz", pod.board).body
+    assert pod.status()["traffic"] is False
+    assert len(pod.server.loads) == loads
+    pod.stop_agent()
+    pod.start_agent()
+    pod.until(lambda: pod.status()["generation"] == "out")
+    assert pod.probe("/readyz") == 503, "it doesn't come back because its agent is another one"
+    pod.server.is_backend_dead = False
+    pod.until(lambda: pod.probe("/readyz") == 200)
+    assert not is_failing(pod)
+
+
+def test_a_server_that_doesnt_answer_in_time_is_no_broken_one(probed: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "PATIENCE_SECONDS", 0.05)
+    probed.put(3)
+    probed.want(3, **ASKED)
+    probed.boot()
+    probed.server.may_answer.clear()
+    probed.until(lambda: probed.status()["probe"]["asked"] > 5)
+    probed.server.may_answer.set()
+    assert not is_failing(probed)
+    assert probed.status()["probe"]["failed"] == 0
+
+
+def test_a_golden_request_that_was_passed_is_asked_on_and_a_wrong_answer_is_no_reason(probed: Pod) -> None:
+    probed.put(v3="three")
+    probed.want(3, golden=golden_of("three"))
+    probed.boot()
+    probed.until(lambda: probed.status()["probe"]["asked"] > 0)
+    probed.want(3, probe={"request": {"inputs": []}}, generation="stable")
+    probed.until(lambda: probed.status()["generation"] == "stable")
+    asked = probed.status()["probe"]["asked"]
+    probed.server.loaded[3] = "another answer"
+    probed.until(lambda: probed.status()["probe"]["asked"] > asked + 3)
+    assert not is_failing(probed)
+    assert probed.probe("/readyz") == 200
+
+
+def test_without_a_request_of_its_own_nothing_is_asked(probed: Pod) -> None:
+    probed.serve(3)
+    time.sleep(0.2)
+    assert probed.server.requests == []
+    assert probed.status()["probe"] is None
+
+
+def test_a_load_doesnt_wait_for_a_request_and_none_is_asked_beside_it(probed: Pod) -> None:
+    probed.put(2, 3)
+    probed.want(2, **ASKED)
+    probed.boot()
+    probed.until(lambda: probed.status()["probe"]["asked"] > 0)
+    probed.server.may_answer.clear()
+    asked = len(probed.server.requests)
+    probed.until(lambda: len(probed.server.requests) > asked)
+    gate = threading.Event()
+    probed.server.gates.append(gate)
+    probed.want(3, 2, **ASKED, generation="up")
+    probed.until(lambda: not probed.server.gates)
+    probed.server.may_answer.set()
+    time.sleep(0.1)
+    asked = len(probed.server.requests)
+    time.sleep(0.3)
+    assert len(probed.server.requests) == asked
+    gate.set()
+    probed.until(lambda: probed.status()["probe"] is not None and probed.status()["probe"]["version"] == 3)

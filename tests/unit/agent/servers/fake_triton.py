@@ -36,6 +36,7 @@ class FakeTriton(FakeServer):
         self.lives = 0
         self.words = "Internal: not an ONNX model"
         self.requests: list[int] = []
+        self.is_backend_dead = False  # every request fails, and Triton calls all versions ready
         self.delay_seconds = 0.0
         self.gates: deque[threading.Event] = deque()  # each holds up one load of something else until it is set
         self.answers_loads = True
@@ -67,6 +68,8 @@ class FakeTriton(FakeServer):
         if what == "infer":
             self.requests.append(int(version))
             self.may_answer.wait(10)
+            if self.is_backend_dead:
+                return 500, {"error": "Failed to process the request: stub process is not healthy"}
             if content in (None, "mute"):
                 return 400, {"error": "unexpected shape"}
             return 200, {"outputs": [{"name": "y", "datatype": "BYTES", "shape": [1], "data": [content]}]}

@@ -199,23 +199,7 @@ class GoldenServer(ServerWrapper):
     def _read_requests(self) -> tuple[GoldenRequest, ...]:
         """MalformedError says which file isn't there, or what it isn't."""
         name = self._golden.file
-        if name is None:
-            return self._golden.requests
-        place = self._volume.repository / str(self._served) / PurePosixPath(name)
-        where = f"{name} in the folder of version {self._served}"
-        try:
-            if place.stat().st_size > FILE_LIMIT_BYTES:
-                raise MalformedError(f"{where} is larger than {FILE_LIMIT_BYTES >> 20} MiB")
-            raw = json.loads(place.read_bytes())
-        except FileNotFoundError:
-            raise MalformedError(
-                f"there is no {where}, and spec.rollout.gates.golden.file names it. Put it beside the model: {FORM}"
-            ) from None
-        except OSError as cause:
-            raise MalformedError(f"{where} can't be read: {cause.strerror}") from cause
-        except (ValueError, RecursionError) as cause:
-            raise MalformedError(f"{where} isn't JSON ({cause}). It must be {FORM}") from cause
-        return read_requests(raw, where)
+        return self._golden.requests if name is None else read_file(self._volume, self._served, name)
 
     def _ask_all(self, requests: tuple[GoldenRequest, ...]) -> tuple[list[str], float]:
         """What failed, each with the request's name, and the longest answer. One without an answer ends it."""
@@ -271,6 +255,25 @@ class GoldenServer(ServerWrapper):
             f"the fastest of {WARM_ASKS} warm answers took {describe_seconds(fastest_seconds)}, at most "
             f"{limit} ms are allowed (maxLatencyMilliseconds)"
         ), fastest_seconds
+
+
+def read_file(volume: ModelVolume, version: int, name: str) -> tuple[GoldenRequest, ...]:
+    """The golden requests in a file of a version's folder. MalformedError: it isn't there, or is no such file."""
+    place = volume.repository / str(version) / PurePosixPath(name)
+    where = f"{name} in the folder of version {version}"
+    try:
+        if place.stat().st_size > FILE_LIMIT_BYTES:
+            raise MalformedError(f"{where} is larger than {FILE_LIMIT_BYTES >> 20} MiB")
+        raw = json.loads(place.read_bytes())
+    except FileNotFoundError:
+        raise MalformedError(
+            f"there is no {where}, and spec.rollout.gates.golden.file names it. Put it beside the model: {FORM}"
+        ) from None
+    except OSError as cause:
+        raise MalformedError(f"{where} can't be read: {cause.strerror}") from cause
+    except (ValueError, RecursionError) as cause:
+        raise MalformedError(f"{where} isn't JSON ({cause}). It must be {FORM}") from cause
+    return read_requests(raw, where)
 
 
 def describe_seconds(seconds: float) -> str:
