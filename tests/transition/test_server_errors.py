@@ -173,3 +173,32 @@ def test_one_canary_pod_that_fails_leaves_and_the_others_go_on() -> None:
     run(operator, 10)
     assert out(world) == [canaries[0]]
     assert world.conditions()["Promoted"][1] == "InProgress"
+
+
+def test_in_bake_a_revision_whose_pods_all_fail_gives_its_place_back() -> None:
+    world, operator = serving(rollout={"steps": STEPS, "analysis": {"mode": "Off"}, "bakeSeconds": 300})
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 150)
+    assert stable_of(world) != first
+    world.erring = {2}
+    run(operator, 60)
+    assert stable_of(world) == first
+    assert "ServerErrors: in bake, all its pods answer their own" in world.message("Promoted")
+    assert world.ready_by_version() == {1: 2}
+    assert_at_rest(operator)
+
+
+def test_a_version_in_place_whose_orders_go_over_keeps_the_question_of_the_one_before() -> None:
+    world, operator = begin({"replicas": 2, "rollout": {"gates": GOLDEN}}, World(at_source={1, 2, 3}), 30)
+    other: Any = {"golden": {"requests": [{"request": {"inputs": [2]}, "response": {"outputs": []}}]}}
+    world.slow = {2}
+    world.edit({"model": {"version": 2}, "rollout": {"gates": other}})
+    run(operator, 20)
+    orders = world.agent_config(stable_of(world))
+    assert orders["probe"] == {"request": {"inputs": [1]}}
+    assert orders["turn"]["golden"]["requests"][0]["request"] == {"inputs": [2]}
+    world.slow = set()
+    run(operator, 60)
+    [name] = world.named("ConfigMap")
+    assert world.agent_config(name.partition("-")[2])["probe"] == {"request": {"inputs": [2]}}
