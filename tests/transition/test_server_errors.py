@@ -125,8 +125,8 @@ def test_the_golden_request_that_a_revision_passed_is_asked_on_once_it_is_stable
 
 WAYS = [
     ("by steps", {"steps": STEPS, "analysis": {"mode": "Off"}}, 2),
-    ("in place", {}, 2),
-    ("in place", {}, 4),
+    ("in place", {"strategy": None}, 2),
+    ("in place", {"strategy": None}, 4),
     ("rolling", {"strategy": "RollingUpdate"}, 2),
 ]
 
@@ -189,16 +189,21 @@ def test_in_bake_a_revision_whose_pods_all_fail_gives_its_place_back() -> None:
     assert_at_rest(operator)
 
 
-def test_a_version_in_place_whose_orders_go_over_keeps_the_question_of_the_one_before() -> None:
+def test_a_version_in_place_is_not_asked_what_the_one_before_has_passed() -> None:
     world, operator = begin({"replicas": 2, "rollout": {"gates": GOLDEN}}, World(at_source={1, 2, 3}), 30)
-    other: Any = {"golden": {"requests": [{"request": {"inputs": [2]}, "response": {"outputs": []}}]}}
     world.slow = {2}
-    world.edit({"model": {"version": 2}, "rollout": {"gates": other}})
+    world.edit({"model": {"version": 2}, "rollout": {"gates": None, "strategy": None}})
     run(operator, 20)
-    orders = world.agent_config(stable_of(world))
-    assert orders["probe"] == {"request": {"inputs": [1]}}
-    assert orders["turn"]["golden"]["requests"][0]["request"] == {"inputs": [2]}
+    orders, passed = world.agent_config(stable_of(world)), {"request": {"inputs": [1]}}
+    assert orders["turn"]["served"] == 2
+    assert "probe" not in orders["turn"]
+    assert orders["probe"] == passed
+    world.edit({"model": {"version": 1}})
+    run(operator, 20)
+    assert world.agent_config(stable_of(world))["probe"] == passed
     world.slow = set()
-    run(operator, 60)
+    world.edit({"model": {"version": 3}})
+    run(operator, 100)
+    assert_healthy(world, 3)
     [name] = world.named("ConfigMap")
-    assert world.agent_config(name.partition("-")[2])["probe"] == {"request": {"inputs": [2]}}
+    assert "probe" not in world.agent_config(name.partition("-")[2])
