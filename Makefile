@@ -60,13 +60,16 @@ test-all: test lane-crash lane-matrix lane-lifecycle ## make test, and every lan
 
 # What make test leaves out, in parts of at most 60 minutes; tests/lanes.md says at which commit each was green last.
 .PHONY: lane-crash lane-matrix lane-lifecycle
-lane-crash: deps venv ## Lane: operators that live for two and three writes, in every rollout
-	@$(TOOLS)/lane crash $(STAGE) crash-all $(MAKE) crash-all
+lane-crash: deps venv ## Lane: operators that live for two and three writes, in every rollout; make judgement
+	@$(TOOLS)/lane crash $(MAKE) crash-stages
 lane-matrix: deps venv ## Lane: every case of every server
 	@$(TOOLS)/lane matrix $(STAGE) matrix $(MAKE) matrix
 lane-lifecycle: deps venv ## Lane: the demo, the cluster's lifecycle, a bench at N=100
 	@$(TOOLS)/lane lifecycle $(MAKE) lifecycle-stages
-.PHONY: lifecycle-stages
+.PHONY: crash-stages lifecycle-stages
+crash-stages:
+	@$(STAGE) crash-all $(MAKE) crash-all
+	@$(STAGE) judgement $(MAKE) judgement
 lifecycle-stages:
 	@$(STAGE) demo $(MAKE) demo
 	@$(STAGE) lifecycle $(MAKE) lifecycle
@@ -117,6 +120,10 @@ crash: deps venv ## The operator ended after every single write, against a real 
 .PHONY: crash-all
 crash-all: deps venv ## The same, and lives of two and three writes in turn
 	@SLIPWAY_CRASH_ALL=1 $(PY) -m tests.crash -k in_turn
+
+.PHONY: judgement
+judgement: deps venv ## Rollouts in trouble that isn't theirs, at every crash point: promotions by reason, rejections (0); 20 minutes
+	@$(PY) -m tests.judgement
 
 .PHONY: lifecycle
 lifecycle: deps venv ## The native cluster's own tests: up, crash, down leaves nothing

@@ -1,12 +1,14 @@
 """What each crash test begins and ends with: the way to where a scenario begins, the undisturbed run, the recovery."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+
+from tests.apiserver import Manifest
 
 from .final_state import State, difference
 from .launcher import OperatorLife
-from .run import CrashRun, moved_by, wait_for
-from .scenarios import STOPS, Scenario
+from .run import PATIENCE_SECONDS, REST_SECONDS, CrashRun, moved_by, wait_for
+from .scenarios import NAME, STOPS, Scenario
 
 EVERYWHERE = ""
 """All namespaces, for an operator."""
@@ -85,3 +87,19 @@ async def recover(run: CrashRun, namespaces: Sequence[str], expected: State, wat
     settled = await run.model_deployments()
     async with run.life(watched) as life:
         await run.find_nothing_to_write(life, namespaces, settled)
+
+
+async def rests(run: CrashRun, namespace: str, life: OperatorLife, is_over: Callable[[Manifest | None], bool]) -> bool:
+    """Waits until the operator has died, or has nothing to do any more and it is over; returns whether that is it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE_SECONDS
+    writes, since = 0, loop.time()
+    while not await life.wait_until_dead(0.5):
+        if (now := len(life.journal())) != writes or not await life.is_up():
+            writes, since = now, loop.time()
+        elif loop.time() - since > REST_SECONDS and is_over(await run.api.read("ModelDeployment", namespace, NAME)):
+            return True
+        if loop.time() > deadline:
+            found = await run.api.read("ModelDeployment", namespace, NAME)
+            raise AssertionError(f"{namespace} neither died nor finished: {found and found['status']}\n{life.tail()}")
+    return False

@@ -70,6 +70,8 @@ class PodPlayer:
         # In turn, as nodes give them out: one that was given back is another pod's only much later.
         self._addresses = map(address_of, itertools.cycle(range(32_000)))
         self._config_maps: dict[tuple[str, str], Manifest] = {}  # (namespace, name) → one of ours
+        self._held: set[str] = set()  # namespaces
+        self._unready: set[tuple[str, str]] = set()  # (namespace, name) of pods that stay so
         self._runner: web.AppRunner | None = None
         self._playing: list[asyncio.Task[None]] = []
 
@@ -99,6 +101,32 @@ class PodPlayer:
         await asyncio.gather(*self._playing, return_exceptions=True)
         if self._runner is not None:
             await self._runner.cleanup()
+
+    def hold(self, namespace: str) -> None:
+        """A model's pods that come there from now on run and don't become ready, until `release`."""
+        self._held.add(namespace)
+
+    async def take_readiness(self, namespace: str, workload: str) -> None:
+        """A workload's pods are unready until `release`, as while their agents start anew."""
+        self.hold(namespace)
+        for pod in await self._pods_in(namespace):
+            if pod["metadata"]["labels"].get(pods.REVISION_LABEL) == workload:
+                await self._mark(pod, pod["status"]["podIP"], is_ready_now=False)
+
+    async def release(self, namespace: str, *, but: str = "") -> None:
+        """All that are held become ready, but the pods of one workload that are there now."""
+        self._held.discard(namespace)
+        for pod in await self._pods_in(namespace):
+            name = pod["metadata"]["name"]
+            if pod["metadata"]["labels"].get(pods.REVISION_LABEL) == but:
+                self._unready.add((namespace, name))
+            else:
+                self._unready.discard((namespace, name))
+                await self._play(pod)
+
+    async def _pods_in(self, namespace: str) -> list[Manifest]:
+        items, _ = await self._api.list_all("Pod", selector=pods.MODEL_LABEL)
+        return [pod for pod in items if pod["metadata"]["namespace"] == namespace]
 
     async def _follow(self, kind: str) -> None:
         while True:
@@ -133,9 +161,17 @@ class PodPlayer:
         await self._sync_router(played, pods.nudge_of(pod, pods.ROUTER_CONFIG_ANNOTATION))
         if pods.is_ending(pod) or pods.is_ready(pod):
             return
+        is_unready = (metadata["namespace"], metadata["name"]) in self._unready
+        is_held = is_unready or (metadata["namespace"] in self._held and router is None)
+        if not (is_held and pod.get("status", {}).get("podIP")):
+            await self._mark(pod, address, is_ready_now=not is_held)
+
+    async def _mark(self, pod: Manifest, address: str, *, is_ready_now: bool) -> None:
+        """Its kubelet says so."""
+        metadata = pod["metadata"]
         agents = [each["name"] for each in pod["spec"].get("initContainers", [])]
         containers = [each["name"] for each in pod["spec"]["containers"]]
-        change = {"status": pods.running(*containers, agents=agents, ip=address, at=now_text())}
+        change = {"status": pods.running(*containers, agents=agents, ip=address, is_ready=is_ready_now, at=now_text())}
         try:
             await self._api.merge("Pod", metadata["namespace"], metadata["name"], change, subresource="status")
         except RequestError as error:

@@ -22,10 +22,10 @@ from tests.apiserver import ApiServer, read_access
 
 from .conftest import ControlPlane
 from .history import History, breaches
-from .launcher import Moment, OperatorLife
-from .phases import live_undisturbed, perform_before, recover, undisturbed
+from .launcher import Moment
+from .phases import live_undisturbed, perform_before, recover, rests, undisturbed
 from .pod_player import PodPlayer
-from .run import PATIENCE_SECONDS, REST_SECONDS, CrashRun, is_converged
+from .run import CrashRun, is_converged
 from .scenarios import NAME, ROLLOUTS, Scenario
 
 AT_ONCE = 3  # scenarios side by side
@@ -41,31 +41,13 @@ def namespace_of(scenario: Scenario, chain: tuple[int, Moment]) -> str:
     return f"{scenario.name}-{moment.value.partition('_')[0]}-{number}"
 
 
-async def rests(run: CrashRun, scenario: Scenario, namespace: str, life: OperatorLife) -> bool:
-    """Waits until the operator has died, or has nothing to do any more; returns whether that is it."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE_SECONDS
-    writes, since = 0, loop.time()
-    while not await life.wait_until_dead(0.5):
-        if (now := len(life.journal())) != writes or not await life.is_up():
-            writes, since = now, loop.time()
-        elif loop.time() - since > REST_SECONDS and is_converged(
-            await run.api.read("ModelDeployment", namespace, NAME), scenario.ends
-        ):
-            return True
-        if loop.time() > deadline:
-            found = await run.api.read("ModelDeployment", namespace, NAME)
-            raise AssertionError(f"{namespace} neither died nor finished: {found and found['status']}\n{life.tail()}")
-    return False
-
-
 async def end_in_turn(run: CrashRun, scenario: Scenario, chain: tuple[int, Moment]) -> int:
     """Operators in turn, each of which ends at that write of its own, until one rests. Returns how many died."""
     namespace = namespace_of(scenario, chain)
     await scenario.edit(run.api, namespace)
     for deaths in range(LIVES_AT_MOST):
         async with run.life(namespace, *chain, is_awaited=False) as life:
-            if await rests(run, scenario, namespace, life):
+            if await rests(run, namespace, life, lambda found: is_converged(found, scenario.ends)):
                 return deaths
     found = await run.api.read("ModelDeployment", namespace, NAME)
     raise AssertionError(

@@ -40,7 +40,7 @@ PAUSES: Json = {"rollout": {"steps": [{"weight": 25}, {"pause": {}}, {"weight": 
 BAKES: Json = {"rollout": {"steps": [{"weight": 25}, {"weight": 100}], "bakeSeconds": 600}}
 BY_REPLICAS: Json = {"traffic": {"provider": "Replicas"}}
 ENOUGH_SECONDS = 45
-LIVES_AT_MOST = 60
+LIVES_AT_MOST = 90
 
 
 def served(*specs: Json) -> World:

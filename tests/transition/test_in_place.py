@@ -80,7 +80,7 @@ def test_its_bake_is_told_from_its_beginning_to_its_end() -> None:
     world, operator = in_place()
     begun = len(world.events)
     world.edit({"model": {"version": 2}})
-    run(operator, 20 + BAKE_SECONDS)
+    run(operator, OVER_SECONDS + BAKE_SECONDS)
     told = [(each["reason"], each["message"]) for each in world.events[begun:]]
     [promoted] = [message for reason, message in told if reason == "Promoted"]
     assert "(LoadedEverywhere: all pods serve it); the version before stays loaded until" in promoted
@@ -394,7 +394,11 @@ def test_other_bytes_replace_what_was_written_down_only_where_a_person_pins_them
 # ---- a person goes back
 
 
-BY_STEPS: dict[str, Any] = {"steps": [{"weight": 50, "holdSeconds": 2}], "strategy": None}
+BY_STEPS: dict[str, Any] = {
+    "steps": [{"weight": 50, "holdSeconds": 2}],
+    "strategy": None,
+    "analysis": {"mode": "Off"},
+}
 
 
 WAYS = pytest.mark.parametrize(
@@ -414,11 +418,11 @@ def found_and_rolled_back(rollout: dict[str, Any], *, bakes: bool) -> tuple[Worl
     world, operator = following(1, **rollout)
     first = stable_of(world)
     world.at_source = {1, 2}
-    run(operator, 30 if bakes else 120)
+    run(operator, OVER_SECONDS if bakes else OVER_SECONDS + 120)
     second = stable_of(world)
     assert second != first
     world.command("rollback", first)
-    run(operator, 50 if "strategy" in rollout else 20)
+    run(operator, OVER_SECONDS + 20)
     assert world.deployment()["status"]["lastCommand"]["accepted"]
     return world, operator, second
 
@@ -428,7 +432,7 @@ def test_a_rollback_stands_although_the_version_is_found_again(rollout: dict[str
     world, operator, second = found_and_rolled_back(rollout, bakes=bakes)
     for listing in ({1, 2}, {1}, {1, 2}):
         world.at_source = listing
-        run(operator, 20)
+        run(operator, OVER_SECONDS)
         assert world.ready_by_version() == {1: 2}
         assert world.deployment()["status"]["pinned"]["insteadOf"] == second
         assert world.conditions()["Promoted"] == ("False", "RolledBack")
@@ -445,7 +449,7 @@ def test_a_rollback_ends_when_a_version_is_found_that_is_newer_than_the_rejected
 ) -> None:
     world, operator, _ = found_and_rolled_back(rollout, bakes=bakes)
     world.at_source = {1, 2, 3}
-    run(operator, 20 + BAKE_SECONDS)
+    run(operator, OVER_SECONDS + BAKE_SECONDS)
     assert_healthy(world, 3)
     assert "pinned" not in world.deployment()["status"]
     assert_at_rest(operator)
@@ -471,7 +475,7 @@ def test_abort_in_the_bake_of_a_version_in_place_is_a_switch_back() -> None:
     world, operator = in_place()
     first, pods = stable_of(world), pod_names(world)
     world.edit({"model": {"version": 2}})
-    run(operator, 20)
+    run(operator, OVER_SECONDS)
     second = stable_of(world)
     world.command("abort", second)
     run(operator, 3)
@@ -486,28 +490,28 @@ def test_abort_in_the_bake_of_a_version_in_place_is_a_switch_back() -> None:
     assert world.conditions()["Ready"] == ("True", "MinimumReplicasReady")
     assert_at_rest(operator)
     world.command("retry", second, 2)
-    run(operator, 20 + BAKE_SECONDS)
+    run(operator, OVER_SECONDS + BAKE_SECONDS)
     assert_healthy(world, 2)
 
 
 def test_abort_in_the_bake_of_a_found_version_is_not_undone_by_finding_it_again() -> None:
     world, operator = following(1)
     world.at_source = {1, 2}
-    run(operator, 20)
+    run(operator, OVER_SECONDS)
     world.command("abort", stable_of(world))
     for listing in ({1, 2}, {1}, {1, 2}):
         world.at_source = listing
-        run(operator, 20)
+        run(operator, OVER_SECONDS)
         assert world.ready_by_version() == {1: 2}
     world.at_source = {1, 2, 3}
-    run(operator, 20)
+    run(operator, OVER_SECONDS)
     assert_healthy(world, 3)
 
 
 def test_promote_in_the_bake_of_a_version_in_place_ends_it() -> None:
     world, operator = in_place()
     world.edit({"model": {"version": 2}})
-    run(operator, 20)
+    run(operator, OVER_SECONDS)
     world.command("promote", stable_of(world))
     run(operator, 3)
     assert world.deployment()["status"]["lastCommand"]["accepted"]
@@ -522,12 +526,12 @@ def test_steps_that_come_in_the_bake_of_a_version_in_place_leave_its_commands(ve
     world, operator = in_place()
     first = stable_of(world)
     world.edit({"model": {"version": 2}})
-    run(operator, 10)
+    run(operator, OVER_SECONDS)
     second = stable_of(world)
     world.edit({"rollout": BY_STEPS})
-    run(operator, 20)
+    run(operator, OVER_SECONDS)
     world.command(verb, second)
-    run(operator, 20)
+    run(operator, OVER_SECONDS)
     assert world.deployment()["status"]["lastCommand"]["accepted"]
     assert world.ready_by_version() == ({1: 2} if verb == "abort" else {2: 2})
     assert stable_of(world) == (first if verb == "abort" else second)
@@ -541,7 +545,7 @@ def test_steps_that_come_in_the_bake_of_a_version_in_place_leave_its_commands(ve
 def test_after_the_bake_of_a_version_in_place_there_is_nothing_to_take_back(verb: str) -> None:
     world, operator = in_place()
     world.edit({"model": {"version": 2}})
-    run(operator, 20 + BAKE_SECONDS)
+    run(operator, OVER_SECONDS + BAKE_SECONDS)
     world.command(verb, stable_of(world))
     run(operator, 3)
     last = world.deployment()["status"]["lastCommand"]

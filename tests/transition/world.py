@@ -39,6 +39,7 @@ class World(Source, Answering, DictionaryCluster):
     dead_backends: pods whose servers answer every request with an error, and look well.
     unpullable: images of routers that no node gets. held: version → the status of pods that wait for something else
     (`tests.simulation.pods`: gated, pulling …). on_bad_nodes: pods in which nothing can be loaded.
+    starting_anew: pods whose agents do; these are unready as long as they are named here.
     requests_per_second: of all clients, to Service NAME. answered: version → answers so far; lost: requests that
     reached no pod.
     are_silent: routers can't be asked; are_mute: agents can't. quiet: pods of which neither can.
@@ -51,6 +52,7 @@ class World(Source, Answering, DictionaryCluster):
     unpullable: set[str] = field(default_factory=set)
     held: dict[int, Json] = field(default_factory=dict)
     on_bad_nodes: set[str] = field(default_factory=set)
+    starting_anew: set[str] = field(default_factory=set)
     dead_backends: set[str] = field(default_factory=set)
     quota: int | None = None
     requests_per_second: float = 0
@@ -219,6 +221,7 @@ class World(Source, Answering, DictionaryCluster):
         if agent.orders and agent.orders["served"] in self.held:
             return self.held[agent.orders["served"]]
         is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self._source_of(name), self.seconds)
+        is_served = is_served and name not in self.starting_anew
         status = pods.model_pod_status(age, has_orders=agent.orders is not None, is_served=is_served)
         if ends := self._crashed.get(name):
             status["containerStatuses"] = [pods.crashed("segmentation fault", ends)]

@@ -427,8 +427,7 @@ class Analysis(_Part):
     latency_quantile: float = Field(default=0.99, gt=0, lt=1, description="Which quantile that bound is for.")
     on_inconclusive: Literal["RollBack", "Hold"] = Field(
         default="RollBack",
-        description="What the deadline does when evidence is missing. Default: RollBack; without an analysis block, "
-        "Hold.",
+        description="What the deadline does when evidence is missing. Without an analysis block it is Hold.",
     )
 
 

@@ -100,8 +100,9 @@ def carry_out(
     steps: Sequence[Step],
     *,
     warm: str | None = None,
+    is_lost: bool = False,
 ) -> CommandOutcome:
-    """Carry a command out on the state; the arguments are as in `Ask`."""
+    """Carry a command out on the state; the arguments are as in `Ask`. is_lost: status was, and what it told."""
     pinned = state.pinned
     if pinned is not None and (pinned.instead_of != spec_revision or pinned.revision not in history):
         state = replace(state, pinned=None)  # the spec names another revision now
@@ -119,6 +120,8 @@ def carry_out(
         return ask.refuse(_nothing_runs(ask))
     if command.verb in BY_STEPS and not ask.is_of_bake and not steps and not state.is_paused:
         return ask.refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
+    if is_lost and command.verb in ONCE:
+        return ask.refuse(f"status was lost, and with it whether this was carried out. Say it again: {command.verb}")
     return VERBS[command.verb](ask)
 
 
@@ -212,6 +215,8 @@ def _in_next_step(state: RolloutState) -> RolloutState:
 ON_CANARY = ("promote", "abort", "skip", "pause", "resume")
 BY_STEPS = ("promote", "skip", "pause", "resume")
 IN_BAKE = ("promote", "abort")
+ONCE = ("skip", "resume")
+"""Carried out a second time, they would take a canary past a pause that nobody ended."""
 VERBS: Mapping[str, Callable[[Ask], CommandOutcome]] = {
     "promote": _promote,
     "abort": _abort,

@@ -6,10 +6,12 @@ and what it leaves unchanged is remembered as it stood, so that nothing is writt
 
     scaled to zero         nobody wants pods. Scaled up, stable gets pods first, then the canary, then its step goes on
     stable unavailable     no pod of it is ready. From the second look on, requests go to the canary, or in bake to the
-                           revision before (`is_diverted`); they come back with the first ready pod
+                           revision before (`is_diverted`); they come back with the first ready pod, and once status
+                           tells so the rollout goes on (`is_last_look`)
     out of capacity        it waited as long as it may (`rollout.capacityDeadlineSeconds`): stable has everything, and
                            the canary is tried again after a while
-    waiting for capacity   a pod has no node, no quota, no volume, or its image is on the way; the pod stays
+    waiting for capacity   a pod has no node, no quota, no volume, or its image is on the way; the pod stays. In bake
+                           it is stable's: requests go as if it were unavailable; its deadline begins once it has room
     routers unavailable    no request can be split
 
 Pure.
@@ -32,6 +34,7 @@ RETRY_SECONDS = 300
 def halted(given: StepInput, before: Halt | None) -> StepInput:
     """The input with the halt that counts now. before: of the pass before."""
     reason = next((reason for reason, holds in REASONS if holds(given, before)), None)
+    given = replace(given, was_stable_unavailable=_was_stable_unavailable(given, before))
     if reason is None:
         return replace(given, halt=None)
     is_old = before is not None and before.reason is reason
@@ -63,7 +66,7 @@ def _ends_at(given: StepInput, halt: Halt) -> datetime | None:
     match halt.reason:
         case HaltReason.OUT_OF_CAPACITY:
             return halt.since + timedelta(seconds=RETRY_SECONDS)
-        case HaltReason.WAITING_FOR_CAPACITY if most is not None and given.stable is not None:
+        case HaltReason.WAITING_FOR_CAPACITY if most is not None and _needs_room(given):
             return halt.since + timedelta(seconds=most)
         case HaltReason.STABLE_UNAVAILABLE if given.arrival is Arrival.KEPT:
             return stayed_down_at(given, halt)
@@ -79,7 +82,7 @@ def _is_stable_unavailable(given: StepInput, _before: Halt | None) -> bool:
     if given.stable_here.ready > 0 or given.target.replicas == 0:
         return False
     if given.arrival is Arrival.KEPT:
-        return given.previous_workload is not None and given.is_split
+        return _bakes_apart(given) and given.stable_here.waits_for_room is None
     is_wish = given.state.is_promote_requested or given.target.is_rollback
     return given.arrival is Arrival.BY_STEPS and not (given.is_rejected or is_wish or given.was_stable_down)
 
@@ -96,6 +99,8 @@ def _is_out_of_capacity(given: StepInput, before: Halt | None) -> bool:
 
 
 def _waits_for_capacity(given: StepInput, _before: Halt | None) -> bool:
+    if _bakes_apart(given) and given.stable_here.ready == 0:
+        return given.stable_here.waits_for_room is not None
     is_first = given.arrival is Arrival.FIRST
     return (is_first or _needs_room(given)) and given.is_carried and given.here.waits_for_room is not None
 
@@ -119,6 +124,19 @@ def _is_under_way(given: StepInput) -> bool:
     if given.arrival is Arrival.KEPT:
         return given.state.bake_until is not None and given.now < given.state.bake_until
     return not given.is_rejected
+
+
+def _bakes_apart(given: StepInput) -> bool:
+    """Stable bakes, and the revision before it is warm in pods of its own."""
+    return given.arrival is Arrival.KEPT and given.previous_workload is not None and given.is_split
+
+
+def _was_stable_unavailable(given: StepInput, before: Halt | None) -> bool:
+    """At the look before."""
+    if before is None:
+        return False
+    is_for_room = _bakes_apart(given) and before.reason is HaltReason.WAITING_FOR_CAPACITY
+    return is_for_room or before.reason is HaltReason.STABLE_UNAVAILABLE
 
 
 def _needs_room(given: StepInput) -> bool:

@@ -68,16 +68,15 @@ def gather_inputs(
     carried = {here.revision for here in snapshot.workloads.values()}
     steps = steps_of(deployment)
     state = read_state(stored, {*snapshot.revisions, *carried}, held)
-    state = recall_stable(
-        state, snapshot.named_stable, snapshot.workloads, snapshot.revisions, named, is_lost=not stored.phase
-    )
-    state = _hold_pause(state, stored, steps)
+    is_lost = not stored.phase
+    state = recall_stable(state, snapshot.named_stable, snapshot.workloads, snapshot.revisions, named, is_lost=is_lost)
+    state = _told_down(_hold_pause(state, stored, steps), stored)
     pinned = state.pinned
     going = pinned.revision if pinned is not None and pinned.instead_of == named else named
-    state = catch_up(
-        state, snapshot.routers.sent_weights, snapshot.workloads, steps, going, is_commanded=command is not None
-    )
-    outcome = carry_out(command, state, named, snapshot.revisions, steps, warm=_warm(state, snapshot))
+    is_new = command is not None and not is_lost  # else what it led to is what was sent
+    state = catch_up(state, snapshot.routers.sent_weights, snapshot.workloads, steps, going, is_commanded=is_new)
+    warm = _warm(state, snapshot)
+    outcome = carry_out(command, state, named, snapshot.revisions, steps, warm=warm, is_lost=is_lost)
     pinned = outcome.state.pinned
     placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
@@ -101,6 +100,12 @@ def _hold_pause(state: RolloutState, stored: ModelDeploymentStatus, steps: tuple
     is_at_pause = promoted is not None and promoted.reason == Promotion.PAUSED.value
     is_cut_short = not steps and state.canary is not None and state.step_index > 0
     return replace(state, is_paused=True) if is_cut_short and is_at_pause else state
+
+
+def _told_down(state: RolloutState, stored: ModelDeploymentStatus) -> RolloutState:
+    """Before status tells of a canary, it tells whether stable served: an operator may have ended between both."""
+    told = stored.stable is not None and stored.stable.ready_replicas == 0 and stored.phase != "ScaledToZero"
+    return replace(state, was_stable_down=True) if told and stored.canary is None else state
 
 
 def _warm(state: RolloutState, snapshot: Snapshot) -> str | None:

@@ -56,8 +56,8 @@ def progress_through_steps(given: StepInput) -> StepsProgress:
     is_endless = state.is_paused or (state.step_since is not None and step.hold_seconds is None and not is_promoted)
     # The routers may not answer for a moment: then nothing goes on, and nothing that was reached is lost.
     has_held = index > 0 and state.step_since is not None and state.weight_percent == step.weight_percent
-    if given.halt is not None:
-        waits_for = HALT_WORDS[given.halt.reason](given)
+    if still := _stands_still(given):
+        waits_for = still
     elif has_held:
         waits_for = _waits_to_leave(given, state, step, hold_ends) or waits_for
         if not waits_for and index < len(steps):
@@ -109,8 +109,8 @@ def _begin(given: StepInput) -> tuple[RolloutState, str]:
             ours = _at_first_step(given, ours)
     if ours.step_index > 0:
         return ours, ""
-    if given.halt is not None:
-        return replace(ours, weight_percent=0), HALT_WORDS[given.halt.reason](given)
+    if still := _stands_still(given):
+        return replace(ours, weight_percent=0), still
     # Where it has a weight, an operator asked for that, and ended before status told.
     waits_for = "" if ours.weight_percent > 0 else _waits_to_begin(given, target.steps[0])
     if waits_for or ours.is_paused:
@@ -196,6 +196,8 @@ def _weight_now(given: StepInput, step: Step, sent: int) -> tuple[int, str]:
     here = given.here
     if here.ready == 0:
         return 0, "a ready canary pod, none is"
+    if given.is_last_look:
+        return min(sent, step.weight_percent), ""
     if sent == 0 < step.weight_percent and not given.has_passed_gates:
         return 0, f"the gates: {given.signals.gates.message}"
     if sent >= step.weight_percent or (here.ready >= step.pods and _is_reachable(given, step.pods)):
@@ -213,6 +215,13 @@ HALT_WORDS: Mapping[HaltReason, Callable[[StepInput], str]] = {
     HaltReason.ROUTERS_UNAVAILABLE: lambda given: f"the routers: {_words_of(given.signals.router_trouble)}",
 }
 """What a rollout waits for in a halt."""
+
+
+def _stands_still(given: StepInput) -> str:
+    """What a rollout in a halt, or at its last look, waits for; empty: it goes on."""
+    if given.is_last_look:
+        return f"requests to go back to the stable revision {given.stable}, which is ready again"
+    return HALT_WORDS[given.halt.reason](given) if given.halt is not None else ""
 
 
 def _words_of(trouble: Trouble | None) -> str:

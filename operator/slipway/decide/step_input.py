@@ -39,6 +39,7 @@ class StepInput:
     stable: the revision that serves. stable_workload: where its pods are, or are to be; None: nothing serves.
     is_split: requests are split between workloads; False: all ready pods share them.
     halt: why nothing advances now; the state's clocks are as if it had not been. is_new_halt: at the first look at it.
+    was_stable_unavailable: at the look before, stable had no ready pod.
     """
 
     target: Target
@@ -50,6 +51,7 @@ class StepInput:
     signals: Signals = field(default=NO_EVIDENCE)
     halt: Halt | None = None
     is_new_halt: bool = False
+    was_stable_unavailable: bool = False
 
     @property
     def is_split(self) -> bool:
@@ -107,11 +109,25 @@ class StepInput:
         is_down = self.stable_here.ready == 0 and self.target.replicas > 0
         if self.state.canary == self.target.revision:
             return is_down and self.state.was_stable_down
-        return is_down and self.here.existing == 0
+        return is_down and (self.here.existing == 0 or self.state.was_stable_down)
 
     def is_halted_by(self, reason: HaltReason) -> bool:
         """Whether nothing advances, for that reason."""
         return self.halt is not None and self.halt.reason is reason
+
+    @property
+    def is_stable_unavailable(self) -> bool:
+        """Whether nothing advances because stable has no ready pod; in bake that may be for want of room."""
+        bakes = self.arrival is Arrival.KEPT and self.is_halted_by(HaltReason.WAITING_FOR_CAPACITY)
+        return bakes or self.is_halted_by(HaltReason.STABLE_UNAVAILABLE)
+
+    @property
+    def is_last_look(self) -> bool:
+        """Whether stable is ready again, which status doesn't tell yet: requests go back to it, and no more.
+
+        Until it tells, what the routers were sent is no trace of a step (`catch_up`).
+        """
+        return self.was_stable_unavailable and self.halt is None and self.stable_here.ready > 0
 
     @property
     def is_diverted(self) -> bool:
@@ -119,7 +135,7 @@ class StepInput:
 
         From the second look on. A canary that hasn't begun its steps needs gates that are known to have passed.
         """
-        if not self.is_halted_by(HaltReason.STABLE_UNAVAILABLE) or self.is_new_halt:
+        if not self.is_stable_unavailable or not self.was_stable_unavailable:
             return False
         if self.arrival is Arrival.KEPT:
             return self.workloads.get(self.previous_workload or "", ABSENT).ready > 0

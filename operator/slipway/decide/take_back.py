@@ -90,7 +90,7 @@ def aborted(given: StepInput) -> Cause | None:
 def stayed_down(given: StepInput) -> Cause | None:
     """In bake, none of its pods got ready again until its deadline, though they had nodes. A drain is no such thing."""
     halt = given.halt
-    if halt is None or halt.reason is not HaltReason.STABLE_UNAVAILABLE or given.stable_here.waits_for_room is not None:
+    if halt is None or halt.reason is not HaltReason.STABLE_UNAVAILABLE:
         return None
     waited = f"in bake, none of its pods was ready for {given.target.deadline_seconds} s"
     return Cause(NO_PROGRESS, waited) if given.now >= stayed_down_at(given, halt) else None
@@ -120,7 +120,7 @@ def answers_with_errors(given: StepInput) -> Cause | None:
 
 def crashed_under_traffic(given: StepInput) -> Cause | None:
     """Its server ended by itself since it got its first requests."""
-    if given.is_halted_by(HaltReason.STABLE_UNAVAILABLE):
+    if given.is_stable_unavailable:
         return None  # nothing else could answer; it counts once stable can
     if given.arrival is not Arrival.KEPT:
         crash = _crash(given, given.here) if _has_begun(given) else None
@@ -142,7 +142,7 @@ def crashed_in_its_turn(given: StepInput) -> Cause | None:
 def judged_worse(given: StepInput) -> Cause | None:
     """The evidence says that it is worse."""
     verdict, bakes = given.signals.verdict, given.arrival is Arrival.KEPT
-    if given.is_halted_by(HaltReason.STABLE_UNAVAILABLE):
+    if given.is_stable_unavailable:
         return None
     if not given.target.is_judged or verdict is None or verdict.outcome is not Outcome.FAIL:
         return None

@@ -117,7 +117,12 @@ def _once(children: Iterable[Child]) -> tuple[Child, ...]:
 
 
 def _named(plan: Plan, snapshot: Snapshot) -> str | None:
-    """The stable revision, where the Service names it: with one revision alone there is nothing to confuse it with."""
+    """The stable revision, where the Service names it: with one revision alone there is nothing to confuse it with.
+
+    A new one is named once status tells why it is stable: by the Service alone nobody could tell any more.
+    """
+    if plan.promotion_reason is not None and snapshot.named_stable is not None:
+        return snapshot.named_stable
     is_worth_a_write = plan.state.canary is not None or snapshot.named_stable is not None
     return plan.state.stable if is_worth_a_write else None
 

@@ -185,12 +185,16 @@ def degraded_condition(
 def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | None) -> Trouble | None:
     """In a rollout or a bake, no pod of the stable revision is ready."""
     halt = result.plan.state.halt if result.plan is not None else None
-    if result.plan is None or halt is None or halt.reason is not HaltReason.STABLE_UNAVAILABLE:
+    if result.plan is None or halt is None:
+        return None
+    bakes = result.plan.state.canary is None and result.plan.state.previous is not None
+    is_for_room = bakes and halt.reason is HaltReason.WAITING_FOR_CAPACITY
+    if not is_for_room and halt.reason is not HaltReason.STABLE_UNAVAILABLE:
         return None
     beside = result.plan.state.canary or result.plan.state.previous
     cause = trouble_of(snapshot, stable)
     return Trouble(
-        halt.reason.value,
+        HaltReason.STABLE_UNAVAILABLE.value,
         f"no pod of the stable revision {stable} is ready since {time_of_day(halt.since)}: requests go to revision "
         f"{beside} where it has ready pods, until stable has one again. The rollout stands still meanwhile. "
         + (cause.message if cause is not None else f"See why: kubectl describe pods -l {selector_of(result.name)}"),

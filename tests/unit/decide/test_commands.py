@@ -267,3 +267,15 @@ def test_retry_of_the_specs_revision_ends_a_rollback_and_forgives_it(verb: str) 
     assert outcome.is_accepted
     assert outcome.state.pinned is None
     assert outcome.state.rejected == ()
+
+
+@pytest.mark.parametrize(
+    ("verb", "is_accepted"), [("skip", False), ("resume", False), ("pause", True), ("promote", True)]
+)
+def test_where_status_was_lost_no_command_takes_a_canary_past_a_pause_a_second_time(
+    verb: str, *, is_accepted: bool
+) -> None:
+    outcome = carry_out(Command(verb, "new", "1"), AT_STEP_1, "new", HISTORY, STEPS, is_lost=True)
+    assert outcome.is_accepted is is_accepted
+    if not is_accepted:
+        assert (outcome.state, f"Say it again: {verb}" in outcome.message) == (AT_STEP_1, True)

@@ -200,3 +200,44 @@ def test_what_the_revision_has_not_done_takes_nothing_back(
     assert (plan.newly_rejected, plan.cause, plan.promotion_reason) == (None, None, None)
     assert (plan.state.stable, plan.state.canary) == (row[1].stable, row[1].canary)
     assert plan.state.halt is not None
+
+
+# ---- the look at which stable is ready again, and a bake without room
+
+BACK_AGAIN = replace(AT_50, halt=Halt(HaltReason.STABLE_UNAVAILABLE, NOW - timedelta(seconds=9)))
+ROUTERS_DIFFER = Signals()
+PREPARED = replace(PREPARES, halt=BACK_AGAIN.halt)
+
+
+@pytest.mark.parametrize(
+    ("state", "signals", "weights"),
+    [
+        pytest.param(replace(BACK_AGAIN, step_since=LONG_AGO), split(0, 100), {"old": 50, "new": 50}, id="held"),
+        pytest.param(BACK_AGAIN, ROUTERS_DIFFER, {"old": 50, "new": 50}, id="routers differ"),
+        pytest.param(replace(BACK_AGAIN, step_index=2), split(0, 100), {"old": 50, "new": 50}, id="a person resumed"),
+        pytest.param(PREPARED, split(0, 100), {"old": 100, "new": 0}, id="prepared"),
+    ],
+)
+def test_once_stable_is_ready_again_requests_go_back_and_nothing_advances_before_status_tells(
+    state: RolloutState, signals: Signals, weights: dict[str, int]
+) -> None:
+    plan = planned((replace(BY_STEPS, is_judged=False), state, both(), signals))
+    assert plan.weights == weights
+    assert (plan.state.step_index, plan.promotion_reason, plan.state.halt) == (state.step_index, None, None)
+
+
+def test_in_bake_the_deadline_begins_when_its_pods_have_room_and_the_old_version_answers_all_the_while() -> None:
+    without_room = both(ready=0, waits_for_room=NO_ROOM)
+    first = step(BY_STEPS, BAKES, without_room, NOW, split(0, 100))
+    later = NOW + timedelta(seconds=BY_STEPS.deadline_seconds + 60)
+    waits = step(BY_STEPS, first.state, without_room, later, split(0, 100))
+    assert waits.state == first.state, "nothing is written again and again"
+    assert waits.weights == {"old": 100, "new": 0}
+    on_a_node = step(BY_STEPS, waits.state, both(ready=0), later, split(100, 0))
+    assert (on_a_node.cause, on_a_node.weights) == (None, {"old": 100, "new": 0})
+    over = later + timedelta(seconds=BY_STEPS.deadline_seconds)
+    given_up = step(BY_STEPS, on_a_node.state, both(ready=0), over, split(100, 0))
+    assert given_up.cause is not None
+    back = step(BY_STEPS, on_a_node.state, both(), over - timedelta(seconds=1), split(100, 0))
+    assert back.state.bake_until is not None
+    assert back.state.bake_until > over, "it bakes as long as it had yet"

@@ -120,7 +120,9 @@ TROUBLED = snapshot(*OLD_SERVES, troubles={"new": BROKEN})
         pytest.param(
             REJECTING, LOADING, WAITED, NO_PROGRESS, "ready; version 2 is Loading", id="prepared: its agents' words"
         ),
-        pytest.param(REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 canary pods", id="prepared: waited"),
+        pytest.param(
+            REJECTING, NOTHING, WAITED, NO_PROGRESS, "ready; it waited for 1 canary pods", id="prepared: waited"
+        ),
         pytest.param(REJECTING, NOTHING, EMPTY, NO_PROGRESS, "its pods did not become ready", id="prepared: unknown"),
         pytest.param(REJECTING, TROUBLED, WAITED, "LoadFailed", BROKEN.message, id="prepared: its pods' trouble"),
     ],
