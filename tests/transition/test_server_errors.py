@@ -125,8 +125,8 @@ def test_the_golden_request_that_a_revision_passed_is_asked_on_once_it_is_stable
 
 WAYS = [
     ("by steps", {"steps": STEPS, "analysis": {"mode": "Off"}}, 2),
-    ("in place", {}, 2),
-    ("in place", {}, 4),
+    ("in place", {"strategy": None}, 2),
+    ("in place", {"strategy": None}, 4),
     ("rolling", {"strategy": "RollingUpdate"}, 2),
 ]
 
@@ -173,3 +173,37 @@ def test_one_canary_pod_that_fails_leaves_and_the_others_go_on() -> None:
     run(operator, 10)
     assert out(world) == [canaries[0]]
     assert world.conditions()["Promoted"][1] == "InProgress"
+
+
+def test_in_bake_a_revision_whose_pods_all_fail_gives_its_place_back() -> None:
+    world, operator = serving(rollout={"steps": STEPS, "analysis": {"mode": "Off"}, "bakeSeconds": 300})
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    run(operator, 150)
+    assert stable_of(world) != first
+    world.erring = {2}
+    run(operator, 60)
+    assert stable_of(world) == first
+    assert "ServerErrors: in bake, all its pods answer their own" in world.message("Promoted")
+    assert world.ready_by_version() == {1: 2}
+    assert_at_rest(operator)
+
+
+def test_a_version_in_place_is_not_asked_what_the_one_before_has_passed() -> None:
+    world, operator = begin({"replicas": 2, "rollout": {"gates": GOLDEN}}, World(at_source={1, 2, 3}), 30)
+    world.slow = {2}
+    world.edit({"model": {"version": 2}, "rollout": {"gates": None, "strategy": None}})
+    run(operator, 20)
+    orders, passed = world.agent_config(stable_of(world)), {"request": {"inputs": [1]}}
+    assert orders["turn"]["served"] == 2
+    assert "probe" not in orders["turn"]
+    assert orders["probe"] == passed
+    world.edit({"model": {"version": 1}})
+    run(operator, 20)
+    assert world.agent_config(stable_of(world))["probe"] == passed
+    world.slow = set()
+    world.edit({"model": {"version": 3}})
+    run(operator, 100)
+    assert_healthy(world, 3)
+    [name] = world.named("ConfigMap")
+    assert "probe" not in world.agent_config(name.partition("-")[2])

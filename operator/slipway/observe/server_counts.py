@@ -59,7 +59,7 @@ def counters_of(
         port = numbers[metrics.port] if metrics is not None else 0
         model = spec.model.name or deployment.name
         version, is_asked = revision.version or None, workload in asked
-        found[workload] = Counter(spec.runtime.name, port, metrics, model, version, is_asked)
+        found[workload] = Counter(spec.runtime.name, port, metrics, model, version, is_asked=is_asked)
     return found
 
 

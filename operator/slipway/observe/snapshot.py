@@ -295,9 +295,8 @@ def _read_orders(config_map: Json) -> AgentOrders:
 
 
 def _read_questions(config: Json) -> Questions:
-    of_turn = config | (config.get("turn") or {})
-    before = _question_of(config.get("golden")) or config.get("probe")
-    kept = _question_of(of_turn.get("golden")) or config.get("probe")
+    own = config.get("turn") or config
+    before, kept = (_question_of(each.get("golden")) or each.get("probe") for each in (config, own))
     return Questions(kept, before, is_asked=bool(kept or before or config.get("warmup")))
 
 

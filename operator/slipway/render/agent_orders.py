@@ -80,7 +80,7 @@ def render_agent_config(
     return _named(config)
 
 
-TURN_FIELDS = ("served", "load", "labels", "golden")
+TURN_FIELDS = ("served", "load", "labels", "golden", "probe")
 PROBES_SECONDS = 3
 """Until a kubelet has seen that a pod isn't ready any more: two probes, a second apart (`pod_template`)."""
 

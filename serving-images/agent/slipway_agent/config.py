@@ -25,7 +25,7 @@ LARGEST_VERSION = 2_147_483_647
 VERSION_NAME = f"a whole number from 1 to {LARGEST_VERSION}, without leading 0"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_POLL_SECONDS = 60.0
-TURN_FIELDS = ("served", "load", "labels", "golden", "drainSeconds", "held")
+TURN_FIELDS = ("served", "load", "labels", "golden", "probe", "drainSeconds", "held")
 """What `turn` says instead, for the pods whose turn it is."""
 FETCHED_SCHEMES = ("https", "s3", "oci")  # what needs no mount; sources/ knows how
 

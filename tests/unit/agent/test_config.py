@@ -100,6 +100,7 @@ def test_pods_of_both_sides_of_a_turn_have_their_own_question_and_may_be_out() -
     orders["out"] = ["digits-a", "digits-c"]
     assert of_pod("digits-a", **orders).question == Question({"inputs": [1]})
     assert of_pod("digits-c", **orders).question == Question({"inputs": [5]})
+    assert of_pod("digits-a", turn=TURN, probe={"file": "g"}).question is None, "another version has passed that"
     assert [of_pod(pod, **orders).is_out for pod in ("digits-a", "digits-b", "digits-c")] == [True, False, True]
 
 

@@ -349,6 +349,10 @@ GOLDEN: Json = {"requests": [{"request": {"x": 1}, "response": {}}, {"request": 
             {"probe": {"request": {"x": 0}}, "turn": {"pods": ["p"], "golden": GOLDEN}},
             Questions({"request": {"x": 1}}, {"request": {"x": 0}}, is_asked=True),
         ),
+        (
+            {"probe": {"request": {"x": 0}}, "turn": {"pods": ["p"]}},
+            Questions(None, {"request": {"x": 0}}, is_asked=True),
+        ),
     ],
 )
 def test_what_servers_are_asked_is_the_golden_request_that_their_revision_arrived_with(
