@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from slipway.decide.catch_up import catch_up
+from slipway.decide.catch_up import catch_up, recall_stable
 from slipway.decide.rollout import step
+from slipway.model.revision import Revision
 from slipway.model.rollout import Step, Target
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import InForce, Outcome, Signals, Verdict
@@ -116,3 +118,35 @@ def test_what_routers_were_told_is_read_from_their_config_map() -> None:
 def test_a_config_map_that_somebody_broke_tells_nothing(routes: str | None) -> None:
     assert read_sent_weights({"data": {} if routes is None else {"routes.json": routes}}) == {}
     assert read_sent_weights({}) == {}
+
+
+SERVES, ENDS = Workload("", 2, 2, 2), Workload("", 2, 2, 0)
+NUMBERS = {
+    name: Revision(hash=name, number=number, version=number, choice={}, fetching={}, template={})
+    for number, name in enumerate(("a", "b", "c"), 1)
+}
+
+
+@pytest.mark.parametrize(
+    ("named", "serving", "spec", "is_lost", "stable"),
+    [
+        pytest.param("b", {"a": SERVES, "b": SERVES}, "c", True, "b", id="as the Service says"),
+        pytest.param("b", {"a": SERVES}, "b", True, "b", id="though it is the spec's, and its pods are gone"),
+        pytest.param("b", {"a": SERVES}, "b", False, "b", id="though some of status is left"),
+        pytest.param("gone", {"a": SERVES}, "c", True, "a", id="one that is kept nowhere is none"),
+        pytest.param(None, {"a": SERVES, "b": SERVES}, "c", True, "a", id="unnamed, the oldest that serves"),
+        pytest.param(None, {"a": ENDS, "b": SERVES}, "c", True, "b", id="of those that serve"),
+        pytest.param(None, {"a": SERVES}, "a", True, None, id="the spec's own has it all to prove"),
+        pytest.param(None, {"a": SERVES}, "b", False, None, id="with a status, nothing was stable yet"),
+    ],
+)
+def test_a_lost_status_is_recalled_from_what_the_service_names_or_from_what_serves(
+    named: str | None, serving: dict[str, Workload], spec: str, stable: str | None, *, is_lost: bool
+) -> None:
+    workloads = {name: replace(here, revision=name) for name, here in serving.items()}
+    assert recall_stable(RolloutState(), named, workloads, NUMBERS, spec, is_lost=is_lost).stable == stable
+
+
+def test_what_was_replaced_in_place_is_what_was_stable() -> None:
+    workloads = {"a": Workload("b", 2, 2, 0, replaces="a")}
+    assert recall_stable(RolloutState(), None, workloads, NUMBERS, "b", is_lost=True).stable == "a"
