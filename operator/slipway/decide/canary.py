@@ -77,7 +77,8 @@ def _canary_pods(given: StepInput, at: StepsProgress) -> int:
         return 0
     if given.was_stable_down and serving == 0:
         return target.replicas  # nothing to protect: no reason to go slowly
-    if given.is_halted_by(HaltReason.STABLE_UNAVAILABLE) and given.here.replicas == 0:
+    is_asleep = target.workload in given.workloads and given.here.replicas == 0
+    if given.is_halted_by(HaltReason.STABLE_UNAVAILABLE) and is_asleep:
         return 0  # scaled up from zero, stable comes first
     return max(1, at.step.pods, min(given.here.replicas, target.replicas - serving))  # what stable lacks isn't given up
 
