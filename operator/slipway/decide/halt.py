@@ -25,7 +25,7 @@ from datetime import datetime, timedelta
 
 from slipway.decide.step_input import Arrival, StepInput
 from slipway.model.rollout import Plan
-from slipway.model.rollout_state import CLOCKS, Halt, HaltReason, RolloutState
+from slipway.model.rollout_state import CLOCKS, Halt, HaltReason
 
 RETRY_SECONDS = 300
 """After that a revision that found no room is tried again: nobody tells when there is some."""
@@ -41,14 +41,15 @@ def halted(given: StepInput, before: Halt | None) -> StepInput:
     return replace(given, halt=before if is_old else Halt(reason, given.now), is_new_halt=not is_old)
 
 
-def remembered(plan: Plan, given: StepInput, before: RolloutState) -> Plan:
-    """The plan with its halt in the state, and with the clocks as they stood `before` where the halt goes on."""
+def remembered(plan: Plan, given: StepInput) -> Plan:
+    """The plan with its halt in the state, and with the clocks as they stood when it began, where it goes on."""
     state, halt = plan.state, given.halt
     has_ended = plan.promotion_reason is not None or plan.cause is not None
     if halt is None or has_ended or (state.canary is None and state.bake_until is None):
         return plan
     if not given.is_new_halt:
-        clocks = {name: getattr(before, name) for name in CLOCKS if getattr(state, name) == getattr(given.state, name)}
+        passed = max(given.now - halt.since, timedelta())
+        clocks = {name: at - passed for name in CLOCKS if (at := getattr(state, name)) is not None}
         state = replace(state, **clocks)
     turns_at = _ends_at(given, halt)
     wakes_at = min((at for at in (plan.wake_at, turns_at) if at is not None), default=None)

@@ -50,7 +50,7 @@ def step(
         weights = {workload: 100 if workload == home else 0 for workload in plan.replicas}
         weight = 100 if plan.state.canary is not None else 0
         plan = replace(plan, weights=weights, state=replace(plan.state, weight_percent=weight))
-    return remembered(plan, given, state)
+    return remembered(plan, given)
 
 
 def _look_at(

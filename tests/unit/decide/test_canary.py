@@ -916,6 +916,7 @@ def happen(world: World, what: str, argument: object) -> None:
 
 @settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
 @example(World(replicas=1, is_judged=False, bake_seconds=0), [("kind", 1), ("die all", "a"), ("delete", "b")])
+@example(World(replicas=2, shares=(25, 50), is_judged=False, bake_seconds=0), [("kind", 1), ("kind", 1), ("scale", 0)])
 @given(SPECS, st.lists(EVENTS, max_size=40))
 def test_whatever_happens_the_laws_hold_and_an_end_is_reached(world: World, events: list[tuple[str, object]]) -> None:
     world.settle(passes=8)
