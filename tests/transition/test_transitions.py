@@ -363,6 +363,7 @@ def test_after_its_time_for_room_the_old_revision_has_everything_and_the_new_one
     assert world.ready_by_version() == {1: 2}
     assert len(world.pods()) == 2
     assert world.deployment()["status"].get("rejected", []) == []
+    assert world.conditions()["Reconciling"] == ("True", "WaitingForCapacity")
     world.unschedulable = set()
     run(operator, 330)
     assert world.conditions()["Promoted"] == ("True", "Promoted")

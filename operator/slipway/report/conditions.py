@@ -239,6 +239,8 @@ def reconciling_condition(
     if waits is not None and result.replicas > 0:
         reason = "NodeCannotLoad" if waits.reason == "NodeCannotLoad" else "WaitingForCapacity"
         return _condition("Reconciling", True, reason, waits.message)
+    if plan.state.halt is not None and plan.state.halt.reason is HaltReason.OUT_OF_CAPACITY:
+        return _condition("Reconciling", True, "WaitingForCapacity", promoted.message)
     if plan.promotion in (Promotion.IN_PROGRESS, Promotion.PAUSED):
         return _condition("Reconciling", True, promoted.reason, promoted.message)
     if plan.state.bake_until is not None:
