@@ -364,6 +364,7 @@ def test_after_its_time_for_room_the_old_revision_has_everything_and_the_new_one
     assert len(world.pods()) == 2
     assert world.deployment()["status"].get("rejected", []) == []
     assert world.conditions()["Reconciling"] == ("True", "WaitingForCapacity")
+    assert "spec.rollout.capacityDeadlineSeconds" in world.message("Promoted")
     world.unschedulable = set()
     run(operator, 330)
     assert world.conditions()["Promoted"] == ("True", "Promoted")

@@ -56,7 +56,7 @@ def progress_through_steps(given: StepInput) -> StepsProgress:
     is_endless = state.is_paused or (state.step_since is not None and step.hold_seconds is None and not is_promoted)
     # The routers may not answer for a moment: then nothing goes on, and nothing that was reached is lost.
     has_held = index > 0 and state.step_since is not None and state.weight_percent == step.weight_percent
-    if still := _stands_still(given):
+    if still := stands_still(given):
         waits_for = still
     elif has_held:
         waits_for = _waits_to_leave(given, state, step, hold_ends) or waits_for
@@ -109,7 +109,7 @@ def _begin(given: StepInput) -> tuple[RolloutState, str]:
             ours = _at_first_step(given, ours)
     if ours.step_index > 0:
         return ours, ""
-    if still := _stands_still(given):
+    if still := stands_still(given):
         return replace(ours, weight_percent=0), still
     # Where it has a weight, an operator asked for that, and ended before status told.
     waits_for = "" if ours.weight_percent > 0 else _waits_to_begin(given, target.steps[0])
@@ -217,7 +217,7 @@ HALT_WORDS: Mapping[HaltReason, Callable[[StepInput], str]] = {
 """What a rollout waits for in a halt."""
 
 
-def _stands_still(given: StepInput) -> str:
+def stands_still(given: StepInput) -> str:
     """What a rollout in a halt, or at its last look, waits for; empty: it goes on."""
     if given.is_last_look:
         return f"requests to go back to the stable revision {given.stable}, which is ready again"

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 
+from slipway.decide.progress import stands_still
 from slipway.decide.step_input import Arrival, StepInput, assignments_for, back_in_place, former_of, progress_of
 from slipway.decide.take_back import bake_in_place_failed_by, deadline_of
 from slipway.model.revision import Assignment
@@ -124,7 +125,7 @@ def stand_back(given: StepInput) -> Plan:
     since, most = progress_of(given)
     plan = back(given)
     state = replace(plan.state, canary=given.target.revision, canary_ready=most, progress_since=since)
-    return replace(plan, state=state, promotion=Promotion.IN_PROGRESS)
+    return replace(plan, state=state, promotion=Promotion.IN_PROGRESS, waits_for=stands_still(given))
 
 
 def _waits_for(given: StepInput, turn: Turn | None) -> str:
