@@ -450,6 +450,48 @@ def test_a_stable_without_a_ready_pod_is_replaced_at_once(stage: Stage, kube: Ku
     served.then_answers(digits, 2)
 
 
+LONG = {"steps": [{"weight": 20, "holdSeconds": 3600}, {"pause": {}}, {"weight": 100}], "analysis": UNJUDGED}
+
+
+def then_goes_on(served: Served, canary: str, stable: str) -> None:
+    """Waits until the canary has its step's share again, beside the same stable revision; nothing is rejected."""
+    assert then_weight(served, 20) == canary
+    status = status_of(served)
+    assert (status["stable"]["revision"], status["step"]["index"]) == (stable, 1)
+    assert not status.get("rejected")
+
+
+def test_a_drain_of_stables_only_pod_promotes_nothing_and_the_canary_answers_meanwhile(served: Served) -> None:
+    served.when_spec(model={"version": BETTER}, rollout=LONG)
+    canary, stable = then_weight(served, 20), status_of(served)["stable"]
+    (pod,) = [pod for pod in served.pods() if pod["metadata"]["labels"]["slipway.dev/revision"] == stable["workload"]]
+    served.kube.delete("Pod", pod["metadata"]["name"], served.namespace)
+    served.then("Degraded", "True", "StableUnavailable")
+    then_weight(served, 100)
+    then_goes_on(served, canary, stable["revision"])
+    served.then("Degraded", "False")
+
+
+def test_scaled_to_zero_and_back_a_rollout_goes_on_where_it_was(served: Served) -> None:
+    served.when_spec(model={"version": BETTER}, rollout=LONG)
+    canary, stable = then_weight(served, 20), status_of(served)["stable"]["revision"]
+    served.when_spec(replicas=0)
+    served.then("Ready", "False", "ScaledToZero")
+    served.when_spec(replicas=1)
+    then_goes_on(served, canary, stable)
+
+
+def test_an_edit_that_cannot_be_read_leaves_a_canary_that_can_be_aborted(served: Served) -> None:
+    served.when_spec(model={"version": BETTER}, rollout=LONG)
+    canary = then_weight(served, 20)
+    served.when_spec(rollout={"steps": [{"weight": 20}, {"weight": 10}]})
+    served.then("Promoted", "False", "InvalidSpec")
+    assert then_weight(served, 20) == canary
+    assert command(served, "abort", canary)["accepted"]
+    then_status(served, "it is taken back", lambda status: True if not status.get("canary") else None)
+    served.when_spec(rollout=LONG)
+
+
 # --- another release
 
 
