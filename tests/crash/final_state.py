@@ -40,6 +40,9 @@ COUNTING_KINDS = ("Deployment", "ReplicaSet")
 ROUTED = "slipway.dev/routed"
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
 
+# In messages: until when a bake lasts, since when something is waited for.
+TIME_OF_DAY = re.compile(r"\b\d\d:\d\d(:\d\d)? UTC\b")
+
 State = Mapping[str, Manifest]
 
 
@@ -105,7 +108,7 @@ def _scrub(value: Any, namespace: str) -> Any:
         case str() if TIME.match(value):
             return "TIME"
         case str():
-            return value.replace(namespace, "NAMESPACE")
+            return TIME_OF_DAY.sub("TIME UTC", value.replace(namespace, "NAMESPACE"))
         case _:
             return value
 
