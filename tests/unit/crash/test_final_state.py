@@ -12,6 +12,9 @@ Objects = dict[str, list[dict[str, Any]]]
 
 def world(namespace: str, uid: str) -> Objects:
     """A ModelDeployment with one Deployment, as two runs would leave it: other uid, times, namespace."""
+    bakes = "bakes until 20:58:30 UTC, asked for since 20:13 UTC"
+    if namespace != "a-1":
+        bakes = "bakes until 20:59:14 UTC, asked for since 20:14 UTC"
     owner = {"kind": "ModelDeployment", "name": "digits", "uid": uid}
     return {
         "ModelDeployment": [
@@ -20,7 +23,10 @@ def world(namespace: str, uid: str) -> Objects:
                 "status": {
                     "settled": f"hash of {uid}",
                     "progressSince": "2026-01-01T00:00:00Z" if namespace == "a-1" else "2026-01-01T00:00:07Z",
-                    "conditions": [{"type": "Ready", "status": "True"}, {"type": "Promoted", "status": "True"}],
+                    "conditions": [
+                        {"type": "Ready", "status": "True"},
+                        {"type": "Promoted", "status": "True", "message": bakes},
+                    ],
                 },
             }
         ],
