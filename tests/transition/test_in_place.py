@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from slipway.model.names import RECORDED_KEY
+from slipway.model.names import RECORDED_KEY, STABLE_ANNOTATION
 from tests.simulation.agents import LOAD_FAILED
 from tests.transition.operators import Operator, begin, run, writes_of
 from tests.transition.test_transitions import HOUR, NOTED, assert_at_rest, assert_healthy, serving, stable_of
@@ -87,6 +87,19 @@ def test_its_bake_is_told_from_its_beginning_to_its_end() -> None:
     [baked] = [message for reason, message in told if reason == "RolloutBaked"]
     assert baked == "the bake is over; the version before is unloaded"
     assert_at_rest(operator)
+
+
+def test_the_service_names_the_new_version_soon_after_its_promotion_whoever_wrote_that_down() -> None:
+    world, _ = in_place()
+    first = stable_of(world)
+    world.edit({"model": {"version": 2}})
+    for _ in range(2 * OVER_SECONDS):
+        operator = Operator(world)  # what one knew, the next one doesn't
+        run(operator, 1)
+        if stable_of(world) != first:
+            break
+    run(operator, 5)
+    assert world.objects["Service", NAME]["metadata"]["annotations"][STABLE_ANNOTATION] == stable_of(world) != first
 
 
 def test_without_bake_the_version_before_goes_at_once() -> None:

@@ -138,8 +138,8 @@ class Pacing:
     ) -> float | None:
         """Seconds until the next look after a pass in which everything was applied; None: when something happens.
 
-        At once after a change of what agents or routers are told, and when the rollout that another version waited for
-        is over (is_next_known); else at the rollout's deadline and, while agents work, soon at first and then less
+        At once after a change of what agents or routers are told, after a promotion (the Service names the stable
+        revision once status does), and when the rollout that another version waited for is over (is_next_known); else at the rollout's deadline and, while agents work, soon at first and then less
         often.
         """
         if is_told_anew(rendered, snapshot) and any(pod.ip for pod in snapshot.pods):
@@ -147,7 +147,7 @@ class Pacing:
         if snapshot.routers.generation != rendered.router_generation and rendered.router_generation is not None:
             self._routed_at[key] = self._monotonic()
             return TOLD_ANEW_SECONDS
-        if is_next_known:
+        if is_next_known or plan.promotion_reason is not None:
             return TOLD_ANEW_SECONDS
         waits = [self._next_question(key, snapshot, is_settled=is_settled, has_nudged=has_nudged)]
         if not is_settled and self._monotonic() < self._routed_at.get(key, LONG_AGO) + PROMPT_SECONDS:

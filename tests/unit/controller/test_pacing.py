@@ -14,11 +14,12 @@ from slipway.controller.pacing import (
     POLL_SECONDS,
     PROBE_SECONDS,
     PROBLEM_SECONDS,
+    TOLD_ANEW_SECONDS,
     TOLD_SECONDS,
     Pacing,
     while_hindered,
 )
-from slipway.model.rollout import Plan, Promotion
+from slipway.model.rollout import Plan, Promotion, PromotionReason
 from slipway.model.rollout_state import RolloutState
 from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod
@@ -134,3 +135,14 @@ def test_a_pod_of_which_time_alone_says_more_is_looked_at_then(
     plan = Plan(RolloutState(), {}, {}, Promotion.PROMOTED)
     rendered, quiet = Rendered((), {}, {}), {"is_settled": True, "has_nudged": False, "is_next_known": False}
     assert Pacing(lambda: 0.0).next_look(KEY, plan, rendered, snapshot, now=now, **quiet) == waits
+
+
+@pytest.mark.parametrize(("reason", "waits"), [(PromotionReason.LOADED_EVERYWHERE, TOLD_ANEW_SECONDS), (None, None)])
+def test_after_a_promotion_it_is_looked_at_again_since_the_service_names_what_status_tells(
+    reason: PromotionReason | None, waits: float | None
+) -> None:
+    """Of an operator that found everything loaded: nothing else would make it look before the bake ends."""
+    plan = Plan(RolloutState(), {}, {}, Promotion.PROMOTED, promotion_reason=reason)
+    snapshot, now = Snapshot({}, frozenset(), {}, {}, {}, (), {}), datetime(2026, 3, 1, tzinfo=UTC)
+    quiet = {"is_settled": True, "has_nudged": False, "is_next_known": False}
+    assert Pacing(lambda: 0.0).next_look(KEY, plan, Rendered((), {}, {}), snapshot, now=now, **quiet) == waits

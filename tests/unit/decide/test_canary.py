@@ -403,6 +403,7 @@ def test_a_canary_gets_its_first_weight_once_its_gates_have_passed(
     plan = step(PREPARES, ONE, in_force(old=100, new=0), gates=gates)
     assert plan.weights == {"old": 100 - weight, "new": weight}
     assert plan.waits_for == waits_for
+    assert plan.state.step_index == (1 if weight else 0)
 
 
 @pytest.mark.parametrize(
