@@ -139,8 +139,8 @@ class Pacing:
         """Seconds until the next look after a pass in which everything was applied; None: when something happens.
 
         At once after a change of what agents or routers are told, after a promotion (the Service names the stable
-        revision once status does), and when the rollout that another version waited for is over (is_next_known); else at the rollout's deadline and, while agents work, soon at first and then less
-        often.
+        revision once status does), and when the rollout that another version waited for is over (is_next_known); else
+        at the rollout's deadline and, while agents work, soon at first and then less often.
         """
         if is_told_anew(rendered, snapshot) and any(pod.ip for pod in snapshot.pods):
             return TOLD_ANEW_SECONDS
