@@ -76,7 +76,7 @@ lifecycle-stages:
 	@$(STAGE) bench $(MAKE) bench-controller N=100
 
 .PHONY: unit
-unit: venv ## Lint, types, layers, unit, golden, transition: a minute, no cluster, no root
+unit: venv ## Lint, types, layers, unit, golden, transition: some minutes, no cluster, no root
 	@$(TOOLS)/side-by-side "lint: $(VENV)/bin/ruff check ." "format: $(VENV)/bin/ruff format --check ." \
 	  "layers: $(VENV)/bin/lint-imports" "types: $(VENV)/bin/mypy" \
 	  "transition: $(UNIT_TESTS) tests/transition" "agent: $(UNIT_TESTS) -n 2 tests/unit/agent" \
