@@ -137,7 +137,7 @@ def _weigh(given: StepInput, state: RolloutState, step: Step) -> tuple[RolloutSt
     traffic_since, ends_before = state.traffic_since, state.ends_before
     if weight > 0 or given.is_diverted:
         traffic_since = traffic_since or given.now
-        ends_before = {crash.pod: crash.ends for crash in given.here.crashes} if ends_before is None else ends_before
+        ends_before = given.here.ends if ends_before is None else ends_before
     waits_for = waits_for_pods or ("" if is_set else f"weight {weight} to be in force")
     state = replace(
         state,

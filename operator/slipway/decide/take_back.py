@@ -9,7 +9,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Flag, auto
@@ -20,7 +20,7 @@ from slipway.decide.step_input import Arrival, StepInput, progress_of
 from slipway.model.rollout import NO_PROGRESS
 from slipway.model.rollout_state import HaltReason
 from slipway.model.signals import Cause, GateState, Outcome
-from slipway.model.workload import Crash, Workload
+from slipway.model.workload import Crash
 from slipway.observe.server_errors import SERVER_ERRORS
 
 SAID_BY_ITS_PODS = Cause("", "")
@@ -123,19 +123,18 @@ def crashed_under_traffic(given: StepInput) -> Cause | None:
     if given.is_stable_unavailable:
         return None  # nothing else could answer; it counts once stable can
     if given.arrival is not Arrival.KEPT:
-        crash = _crash(given, given.here) if _has_begun(given) else None
+        crash = _crash(given, given.here.crashes) if _has_begun(given) else None
         return Cause("CanaryCrashed", crash.message) if crash else None
-    crash = _crash(given, given.stable_here)
+    crash = _crash(given, given.stable_here.crashes)
     return Cause("CanaryCrashed", f"in bake, {crash.message}") if crash else None
 
 
 def crashed_in_its_turn(given: StepInput) -> Cause | None:
     """In place, the server of a pod that goes over or has gone ended by itself since the revision was asked for."""
-    before = given.state.ends_before
-    if not given.is_carried or given.goes_at_once or before is None or given.state.canary != given.target.revision:
+    if not given.is_carried or given.goes_at_once or given.state.canary != given.target.revision:
         return None
     crashes = [each.crash for each in given.here.members if each.is_in_turn and each.crash is not None]
-    crash = next((each for each in crashes if each.ends > before.get(each.pod, 0)), None)
+    crash = _crash(given, crashes)
     return Cause("CanaryCrashed", crash.message) if crash is not None else None
 
 
@@ -201,9 +200,9 @@ def _has_begun(given: StepInput) -> bool:
     return given.state.canary == given.target.revision and given.state.step_index > 0
 
 
-def _crash(given: StepInput, here: Workload) -> Crash | None:
-    """One since the revision got its first requests: a server that has ended more often than it had by then."""
+def _crash(given: StepInput, crashes: Iterable[Crash]) -> Crash | None:
+    """One that counts: of a server that has ended more often than when `RolloutState.ends_before` was written."""
     before = given.state.ends_before
     if before is None:
         return None
-    return next((crash for crash in here.crashes if crash.ends > before.get(crash.pod, 0)), None)
+    return next((crash for crash in crashes if crash.ends > before.get(crash.pod, 0)), None)

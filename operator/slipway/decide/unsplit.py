@@ -117,7 +117,7 @@ def _ends_before(given: StepInput) -> Mapping[str, int]:
     """How often the pods' servers had ended when the target was asked for."""
     if given.state.canary == given.target.revision and given.state.ends_before is not None:
         return given.state.ends_before
-    return {crash.pod: crash.ends for crash in given.here.crashes}
+    return given.here.ends
 
 
 def stand_back(given: StepInput) -> Plan:

@@ -101,6 +101,11 @@ class Workload:
         said = [each.server_error for each in self.members if each.is_in_turn and (each.is_ready or each.server_error)]
         return said[0] or "" if said and all(said) else ""
 
+    @property
+    def ends(self) -> dict[str, int]:
+        """Pod uid → how often its server has ended, of those that have."""
+        return {crash.pod: crash.ends for crash in self.crashes}
+
     def other_than(self, revision: str | None) -> str | None:
         """In place, the revision that its pods have loaded beside that one, or go over to; None: none."""
         return next((each for each in (self.replaces, self.revision) if each and each != revision), None)
