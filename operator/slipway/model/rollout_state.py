@@ -68,8 +68,9 @@ class RolloutState:
     person said pause, or promote. traffic_since: when the canary got its first weight; kept through its bake.
     pinned: a person's rollback that stands.
     halt: why nothing advances now; None: it does. was_stable_down: stable had no ready pod when the canary was asked
-    for, and none since. ends_before: pod uid → how often its server had ended before the canary got its first requests,
-    in place before it was asked for; None: not yet. steps: which steps the canary goes through (`Target.steps_name`); empty: not known.
+    for, and none since. ends_before: pod uid → how often its server had ended before the canary got its first request,
+    in place before it was asked for; None: not yet. steps: which steps the canary goes through (`Target.steps_name`);
+    empty: not known.
     Eighteen fields: they are the columns of the status, and each is read and changed on its own.
     """
 
