@@ -92,6 +92,7 @@ def test_a_secret_that_comes_late_is_asked_for_in_words_and_taken_up_at_once(
     error = pod.status()["error"]
     assert (error["reason"], error["permanent"]) == ("AccessDenied", True)
     assert "Secret store-credentials isn't there" in error["message"]
+    pod.until(lambda: pod.status()["listError"] is not None)  # listed by a thread of its own, which may end later
     assert pod.status()["listError"]["reason"] == "AccessDenied"
     for path, text in held.items():
         path.write_text(text)
