@@ -19,6 +19,13 @@ SECRET_FOLDER = "/etc/slipway-secret"  # noqa: S105 — where a Secret is mounte
 
 CACHE_FOLDER = "/cache"
 
+AGENT_TMP_VOLUME = "slipway-agent-tmp"
+
+LOG_VOLUME = "slipway-server-log"
+
+LOG_LIMIT = "16Mi"
+"""Four times what TorchServe keeps of it. A server that writes more is evicted: it fills no node's disk."""
+
 USER_ID = 65532
 
 
@@ -47,9 +54,9 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
         "spec": {
-            "initContainers": [_agent_container(images, sources)],
+            "initContainers": [_agent_container(spec, images, sources)],
             "containers": [_server_container(deployment, images)],
-            "volumes": _volumes(child_name(deployment.name, revision), sources),
+            "volumes": _volumes(spec, child_name(deployment.name, revision), sources),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": RUNTIMES[spec.runtime.name].grace_seconds,
@@ -107,21 +114,40 @@ def _model_source(spec: ModelDeploymentSpec, images: Images) -> _Source | None:
     return None
 
 
-def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
-    """All volumes of a pod. config_map: of its agents' configuration."""
+def _volumes(spec: ModelDeploymentSpec, config_map: str, sources: Iterable[_Source]) -> list[Json]:
+    """All volumes of a pod. config_map: of its agents' configuration.
+
+    What the server may write, the agent doesn't have, but for one small log: a model's code runs in the server, and
+    must find nothing there that the agent would import, read as its settings or wait for.
+    """
     return [  # prefixed: a user's podTemplate may well have a volume called models
         {"name": "slipway-models", "emptyDir": {}},
         {"name": "slipway-tmp", "emptyDir": {}},
+        {"name": AGENT_TMP_VOLUME, "emptyDir": {}},
+        *([{"name": LOG_VOLUME, "emptyDir": {"sizeLimit": LOG_LIMIT}}] if _log_folder(spec) else []),
         {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
         {"name": CONFIG_VOLUME, "configMap": {"name": config_map}},
         *({"name": source.name, **source.volume} for source in sources if source.volume is not None),
     ]
 
 
-def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
+def _log_folder(spec: ModelDeploymentSpec) -> str | None:
+    return RUNTIMES[spec.runtime.name].log_folder
+
+
+def _log_mount(spec: ModelDeploymentSpec, *, is_read_only: bool) -> list[Json]:
+    """Where the server writes and the agent reads the server's words; empty: nowhere."""
+    folder = _log_folder(spec)
+    if folder is None:
+        return []
+    return [{"name": LOG_VOLUME, "mountPath": folder, **({"readOnly": True} if is_read_only else {})}]
+
+
+def _agent_container(spec: ModelDeploymentSpec, images: Images, sources: Iterable[_Source]) -> Json:
     mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
-        {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
+        {"name": AGENT_TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
+        *_log_mount(spec, is_read_only=True),
         {"name": CONFIG_VOLUME, "mountPath": "/etc/slipway", "readOnly": True},
     ]
     for source in sources:
@@ -164,6 +190,7 @@ def _server_container(deployment: ModelDeployment, images: Images) -> Json:
         "volumeMounts": [
             {"name": "slipway-models", "mountPath": "/models", "readOnly": True},
             {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — as above
+            *_log_mount(spec, is_read_only=False),
             {"name": "slipway-shm", "mountPath": "/dev/shm"},  # noqa: S108 — as above
         ],
     }

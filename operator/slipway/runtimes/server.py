@@ -90,7 +90,9 @@ class ServerRuntime:
     version_path, label_path: (spec, model, version or label) → what every REST path begins with that names it, up to
         the end, a `/` or a `:`; None: no path does.
     grpc_package: what the names of its gRPC services begin with, up to a dot; empty: not known, or it has no gRPC.
-    Fourteen fields: the table that a new server fills in, each on its own; the last seven have defaults.
+    log_folder: where the server writes those of its words that the agent reads: a volume for that alone; None: the
+        agent reads nothing that the server writes.
+    Fifteen fields: the table that a new server fills in, each on its own; the last eight have defaults.
     """
 
     name: str
@@ -107,6 +109,7 @@ class ServerRuntime:
     version_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
     label_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
     grpc_package: str = ""
+    log_folder: str | None = None
 
 
 def fixed(*ports: Port) -> Callable[[ModelDeploymentSpec], tuple[Port, ...]]:

@@ -35,6 +35,9 @@ MANAGEMENT_PORT = 8083
 """Not TorchServe's own 8081, which is the agent's."""
 GRPC_MANAGEMENT_PORT = 7071
 
+LOG_FOLDER = "/tmp/torchserve"  # noqa: S108 — the mount of a volume
+"""Where the workers' words are for the agent to read; agents of all releases look here."""
+
 DRAIN_SECONDS = 30
 QUIET_SECONDS = 2
 """A node that is busy learns late that a pod ends; and what a client sends anew (SYN) comes a second later."""
@@ -43,12 +46,13 @@ STOP_SECONDS = 10
 GRPC_CONNECTION_AGE_MILLISECONDS = 2000
 
 LAUNCH = """\
-import importlib.util, os, sys
+import sys
+sys.path[:] = [folder for folder in sys.path if folder]
+import importlib.util, os
 home = os.path.dirname(os.path.dirname(importlib.util.find_spec("ts").origin))
 folder = os.path.dirname(os.environ["TS_CONFIG_FILE"])
 java = os.path.join(os.environ["JAVA_HOME"], "bin", "java") if os.environ.get("JAVA_HOME") else "java"
-os.makedirs("/tmp/torchserve", exist_ok=True)
-os.chdir("/tmp/torchserve")
+os.chdir("/tmp")
 os.execvp(java, [
     java, "-Dmodel_server_home=" + home, "-Dlog4j2.configurationFile=file:" + folder + "/log4j2.xml",
     "-cp", home + "/ts/frontend/*", "org.pytorch.serve.ModelServer", "--python", sys.executable,
@@ -56,7 +60,8 @@ os.execvp(java, [
 ])
 """
 """Becomes Java, with the command line that the `torchserve` launcher would give it. Runs in any image that has the
-package `ts`: ours and the project's."""
+package `ts`: ours and the project's, and others' that have it on PYTHONPATH (so not by -I, and -P is too new for some).
+Nothing is imported from the working directory: a handler may have written there before a restart."""
 
 DRAIN = """\
 import sys, time
@@ -189,4 +194,5 @@ TORCHSERVE = ServerRuntime(
     grace_seconds=ENDPOINT_REMOVAL_SECONDS + DRAIN_SECONDS + STOP_SECONDS,
     refusals=_refusals,
     tells_signatures=False,
+    log_folder=LOG_FOLDER,
 )

@@ -3,7 +3,7 @@
 - A folder registers like an archive (`url` is its path), is never copied, and its manifest alone decides its version.
 - `POST /models?synchronous=true` waits on a thread that also serves clients' connections, and then doesn't say why
   a load failed. So the agent doesn't ask it to wait. The worker's log has what the handler raised;
-  both containers find it in the pod's /tmp.
+  both containers have its folder, and nothing else that the server may write.
 - A version that fails is tried again and again for five minutes, and counts as registered all that time.
 - The first version registered is the default one, which unversioned requests get, until `set-default`. The default one
   can't be unregistered while there are others.
@@ -46,6 +46,7 @@ from slipway_agent.servers.torchserve.files import (
     order_versions,
     read_properties,
 )
+from slipway_agent.servers.torchserve.workers_log import measure_log, read_log
 from slipway_agent.volume.archive import unpack
 from slipway_agent.volume.models_volume import ModelVolume
 
@@ -382,19 +383,10 @@ class TorchServer:
         return Path(self._spec.log_folder) / LOG_NAME
 
     def _log_size(self) -> int:
-        try:
-            return self._log.stat().st_size
-        except OSError:
-            return 0
+        return measure_log(self._log)
 
     def _read_log(self, start: int) -> str:
-        """From a place on; from the beginning where the file was begun anew since."""
-        try:
-            with self._log.open("rb") as file:
-                file.seek(start if start <= os.fstat(file.fileno()).st_size else 0)
-                return file.read().decode(errors="replace")
-        except OSError:
-            return ""
+        return read_log(self._log, start)
 
 
 def read_description(body: bytes) -> Mapping[int, Registered]:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from slipway_agent.config import parse_version
 from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.servers.local_http import WORDS_LIMIT
 
 MANIFEST = "MAR-INF/MANIFEST.json"
 MODEL_CONFIG = "model-config.yaml"
@@ -30,7 +31,7 @@ class TorchServeSpec:
     own, else the server's default.
 
     `default_workers`: of each version whose model and spec name no number. `log_folder`: where the server
-    writes and the agent reads; both containers have the pod's /tmp.
+    writes and the agent reads: a volume of its own in the pod, and in pods of older releases a folder of its one /tmp.
     """
 
     http_port: int = 8080
@@ -46,7 +47,7 @@ class TorchServeSpec:
     response_timeout_seconds: int = 600
     startup_timeout_seconds: int = 600
     gpu_count: int = 0
-    log_folder: str = "/tmp/torchserve"  # noqa: S108 - the pod's own, an emptyDir
+    log_folder: str = "/tmp/torchserve"  # noqa: S108 - the mount of a volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,8 @@ def find_words(log: str, model: str, version: int) -> str | None:
         elif line.startswith(_OTHER_OPENINGS):
             is_about_load = is_error = False
         elif is_error and line.strip() and not line.startswith(_CHAIN):
-            errors[-1] += f" {line.strip()}"  # torch's errors have many lines
+            if len(errors[-1]) < WORDS_LIMIT:  # joined on without a bound, a handler's endless error would take minutes
+                errors[-1] += f" {line.strip()}"  # torch's errors have many lines
         elif not is_inside:
             is_error = False
     own = [error for error in errors if error not in _ECHOES]
