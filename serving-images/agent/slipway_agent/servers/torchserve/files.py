@@ -217,7 +217,7 @@ def find_words(log: str, model: str, version: int) -> str | None:
         elif line.startswith(_OTHER_OPENINGS):
             is_about_load = is_error = False
         elif is_error and line.strip() and not line.startswith(_CHAIN):
-            if len(errors[-1]) < WORDS_LIMIT:  # joined on without a bound, a handler's endless error would take minutes
+            if len(errors[-1]) < WORDS_LIMIT:  # a handler may go on for ever: each line would copy all before it
                 errors[-1] += f" {line.strip()}"  # torch's errors have many lines
         elif not is_inside:
             is_error = False
