@@ -40,13 +40,14 @@ PATHS = {
     "ReplicaSet": ("/apis/apps/v1", "replicasets", True),
     "ControllerRevision": ("/apis/apps/v1", "controllerrevisions", True),
     "PodDisruptionBudget": ("/apis/policy/v1", "poddisruptionbudgets", True),
+    "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies", True),
     "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices", True),
     "StorageClass": ("/apis/storage.k8s.io/v1", "storageclasses", False),
     "CustomResourceDefinition": ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", False),
     "ModelDeployment": ("/apis/slipway.dev/v1alpha1", "modeldeployments", True),
 }
 
-CHILDREN = ("Deployment", "Service", "ConfigMap", "ControllerRevision", "PodDisruptionBudget")
+CHILDREN = ("Deployment", "Service", "ConfigMap", "ControllerRevision", "PodDisruptionBudget", "NetworkPolicy")
 """The kinds that the operator writes for a ModelDeployment."""
 
 FIELD_MANAGER = "e2e-user"

@@ -2,7 +2,7 @@
 
 `<case>.yaml` is the ModelDeployment; with `---` between them, the specs that it had one after the other, each of which
 served before the next one came. All children, as a cluster keeps them in the middle of the last rollout (`-bake`,
-`-rolled-back`: at its end), stand in
+`-rolled-back`: at its end; `network-policy`: with that value of the chart), stand in
 `smallest.rendered.yaml`; of every other case `<case>.rendered.diff` holds what differs from that, in the form that
 tests/golden/difference.py describes. Written anew by: pytest tests/golden --update-golden
 """
@@ -26,6 +26,7 @@ from slipway.model.rollout import Plan, Promotion
 from slipway.model.rollout_state import RolloutState
 from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import render
+from slipway.render.network_policy import Peers
 from slipway.render.pod_template import Images, with_template
 from tests.golden.difference import check
 
@@ -44,6 +45,15 @@ IMAGES = Images(
     },
     router="slipway.dev/router:golden",
     pull_policy="IfNotPresent",
+)
+OPERATOR: Json = {
+    "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "slipway-system"}},
+    "podSelector": {"matchLabels": {"app.kubernetes.io/name": "slipway", "app.kubernetes.io/component": "operator"}},
+}
+PEERS = Peers(
+    clients=({"namespaceSelector": {"matchLabels": {"team": "web"}}}, {"podSelector": {}}),
+    operator=(OPERATOR,),
+    metrics=({"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}},),
 )
 LISTED = (1, 2, 3, 4)
 
@@ -95,7 +105,8 @@ def rendered(case: str, bodies: list[Json]) -> list[Json]:
     else:
         orders = {desired.hash: Assignment(desired.hash)}
         plan = Plan(RolloutState(None, desired.hash), {desired.hash: replicas}, orders, Promotion.IN_PROGRESS)
-    children = [child.manifest for child in render(inputs, plan, snapshot, IMAGES).children]
+    images = replace(IMAGES, peers=PEERS) if case.startswith("network-policy") else IMAGES
+    children = [child.manifest for child in render(inputs, plan, snapshot, images).children]
     templates = {child["metadata"]["name"]: child["data"]["template"] for child in children if "revision" in child}
     for child in children:
         if child["kind"] == "Deployment" and child["metadata"]["name"] in templates:  # written once, for those who read

@@ -216,7 +216,7 @@ def _applied(live: Any, manifest: Any, name: str = "") -> Any:
     A selector is one value to it.
     """
     match live, manifest:
-        case dict(), dict() if name != "selector":
+        case dict(), dict() if name not in ("selector", "podSelector"):
             return {**live, **{key: _applied(live.get(key), value, key) for key, value in manifest.items()}}
         case list(), list() if name in APPLY_KEYS and all(isinstance(item, dict) for item in manifest):
             keys = APPLY_KEYS[name] if name != "ports" or "port" not in manifest[0] else ("port", "protocol")

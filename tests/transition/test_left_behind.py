@@ -25,7 +25,7 @@ from tests.unit.specs import NAME, merged
 
 Json = dict[str, Any]
 
-KINDS = ("ConfigMap", "ControllerRevision", "Deployment", "PodDisruptionBudget", "Service")
+KINDS = ("ConfigMap", "ControllerRevision", "Deployment", "NetworkPolicy", "PodDisruptionBudget", "Service")
 
 
 def owners(world: World) -> set[str]:

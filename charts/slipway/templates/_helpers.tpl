@@ -38,6 +38,14 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{/* Who may reach model pods and routers, as JSON: the operator's own pod, and the peers that the values name. */}}
+{{- define "slipway.peers" -}}
+{{- $namespace := dict "matchLabels" (dict "kubernetes.io/metadata.name" .Release.Namespace) -}}
+{{- $pods := dict "matchLabels" (include "slipway.selectorLabels" . | fromYaml) -}}
+{{- $operator := list (dict "namespaceSelector" $namespace "podSelector" $pods) -}}
+{{- dict "from" .Values.networkPolicy.models.from "metricsFrom" .Values.networkPolicy.models.metricsFrom "operator" $operator | toJson -}}
+{{- end }}
+
 {{/* What the operator does in a namespace, and no more: operator/slipway/cluster.py and handlers.py are its only users. */}}
 {{- define "slipway.rules" -}}
 - apiGroups: [slipway.dev]
@@ -60,6 +68,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 # A router's.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]
+  verbs: [get, list, watch, create, patch, delete]
+# Of networkPolicy.models; without it, what it left is taken away.
+- apiGroups: [networking.k8s.io]
+  resources: [networkpolicies]
   verbs: [get, list, watch, create, patch, delete]
 # Patch: an annotation that makes the kubelet refresh a pod's ConfigMap at once.
 - apiGroups: [""]

@@ -28,7 +28,7 @@ from slipway.report.events import Notice, change_put_back
 
 log = logging.getLogger("slipway")
 
-PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision", "PodDisruptionBudget")
+PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision", "PodDisruptionBudget", "NetworkPolicy")
 
 
 class NamespaceGoesError(ClusterError):

@@ -42,6 +42,7 @@ CHILDREN = (
     ("", "v1", "configmaps", "ConfigMap"),
     ("", "v1", "pods", "Pod"),
     ("policy", "v1", "poddisruptionbudgets", "PodDisruptionBudget"),
+    ("networking.k8s.io", "v1", "networkpolicies", "NetworkPolicy"),
 )
 
 

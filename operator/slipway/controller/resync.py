@@ -22,7 +22,10 @@ from slipway.model.names import MODEL_LABEL
 
 log = logging.getLogger("slipway")
 
-CHILD_KINDS = ("ControllerRevision", "ConfigMap", "Service", "PodDisruptionBudget", "Deployment", "Pod")
+CHILD_KINDS = (
+    *("ControllerRevision", "ConfigMap", "Service", "PodDisruptionBudget", "NetworkPolicy"),
+    *("Deployment", "Pod"),
+)
 RELIST_SECONDS = 600.0
 GAP_SECONDS = 1.0
 MAX_GAP_SECONDS = 30.0

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from slipway import __version__
+from slipway.render.network_policy import read_peers
 from slipway.render.pod_template import Images
 
 # Variable and default: the official image, or one of this release. Custom has none; its users name theirs.
@@ -58,6 +59,12 @@ def read_settings(environment: Mapping[str, str], resolver: str = "") -> Setting
             raise SettingsError(f"{name} is {value!r}; write one of {', '.join(allowed)}")
         return value
 
+    try:
+        peers = read_peers(allowed) if (allowed := read("SLIPWAY_NETWORK_POLICY", "")) else None
+    except ValueError as error:
+        raise SettingsError(
+            f"SLIPWAY_NETWORK_POLICY can't be read: {error}. Correct networkPolicy.models in the chart's values"
+        ) from error
     port = read("SLIPWAY_METRICS_PORT", "8080")
     if not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65_536:
         raise SettingsError(f"SLIPWAY_METRICS_PORT is {port!r}; write a port number")
@@ -69,6 +76,7 @@ def read_settings(environment: Mapping[str, str], resolver: str = "") -> Setting
             router=read("SLIPWAY_ROUTER_IMAGE", "envoyproxy/envoy:v1.40.0"),
             pull_policy=read("SLIPWAY_IMAGE_PULL_POLICY", "IfNotPresent", ("IfNotPresent", "Always", "Never")),
             cluster_domain=read("SLIPWAY_CLUSTER_DOMAIN", read_cluster_domain(resolver)),
+            peers=peers,
         ),
         log_format=read("SLIPWAY_LOG_FORMAT", "console", ("json", "console")),
         log_level=read("SLIPWAY_LOG_LEVEL", "INFO", ("DEBUG", "INFO", "WARNING", "ERROR")),

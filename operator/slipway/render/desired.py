@@ -1,6 +1,7 @@
 """What should exist for a plan: all children in the order in which they are applied.
 
-    Service ─ what serves ─ routers ─ what is new ─ history ─ Deployments of lost revisions ─ Service for metrics
+    Service ─ what serves ─ who may reach it ─ routers ─ what is new ─ history ─ Deployments of lost revisions
+    ─ Service for metrics
 
 Invariant: what serves comes first, so that trouble with a new revision leaves it applied.
 Must not import: report, controller. Pure.
@@ -20,9 +21,11 @@ from slipway.model.names import child_name
 from slipway.model.revision import Json, spec_of
 from slipway.model.rollout import Plan
 from slipway.model.workload import Trouble
+from slipway.observe.pods import revision_of
 from slipway.observe.service import ALL_PODS, ROUTER, ServiceTarget
 from slipway.observe.snapshot import Snapshot
 from slipway.render.history import recorded_digests, render_history, render_kept
+from slipway.render.network_policy import render_pods_policy, render_router_policy
 from slipway.render.objects import Child, render_deployment, render_metrics_service, render_service
 from slipway.render.pod_template import Images, with_template
 from slipway.render.ports import live_ports, metrics_ports, predict_path, service_ports, specs_in_pods
@@ -81,6 +84,7 @@ def render(
     serving = [
         for_clients,
         *_children(each for each in workloads if given.is_stable(each.name)),
+        *_render_policies(given, images, has_router=bool(routing.children)),
     ]
     others = _children(each for each in workloads if not given.is_stable(each.name))
     history = render_history(deployment, revisions, {*in_pods, desired.hash}, recorded)
@@ -191,6 +195,22 @@ def _render_routing(
     if provider not in ROUTINGS:
         return Routing()
     return ROUTINGS[provider](deployment, Split(tuple(backends), images.cluster_domain), snapshot.live, images)
+
+
+def _render_policies(given: WorkloadInput, images: Images, *, has_router: bool) -> list[Child]:
+    """Who may reach the pods and the routers, where the chart asks for it: before there are pods that it is for."""
+    if images.peers is None:
+        return []
+    deployment = given.inputs.deployment
+    live = [
+        body for (kind, _), body in sorted(given.snapshot.live.items()) if kind == "Deployment" and revision_of(body)
+    ]
+    templates = [
+        *(revision.template for revision in given.revisions.values()),
+        *(each["spec"]["template"] for each in live),
+    ]
+    pods = render_pods_policy(deployment, images.peers, templates)
+    return [pods, render_router_policy(deployment, images.peers)] if has_router else [pods]
 
 
 def _render_unreadable(

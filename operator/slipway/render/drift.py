@@ -17,6 +17,8 @@ from slipway.api.quantity import parse_quantity
 
 LIST_MAPS = {*MERGE_KEYS, "ownerReferences"}
 """Lists whose items have keys: others may add items. Any other list is one value, and ours as a whole."""
+ONE_VALUE = {"selector", "podSelector", "ingress"}
+"""One value to the API server and to what it stands for: a key more selects other pods, or lets others in."""
 QUANTITY_FIELDS = {"limits", "requests", "overhead"}
 QUANTITY_LEAVES = {"sizeLimit", "divisor"}
 
@@ -30,8 +32,8 @@ def differs(rendered: Any, live: Any, *, field: str = "", amounts: bool = False)
     if rendered == live:
         return False
     match rendered:
-        case dict() if field == "selector":
-            return bool(rendered != live)  # one value to the API server: a key more selects other pods
+        case dict() | list() if field in ONE_VALUE:
+            return bool(rendered != live)
         case dict():
             live = live if isinstance(live, dict) else {}
             return any(
@@ -67,7 +69,7 @@ def differing_fields(rendered: Mapping[str, Any], live: Mapping[str, Any]) -> It
         other = live.get(name)
         if not differs(value, other, field=name):
             continue
-        if isinstance(value, Mapping) and isinstance(other, Mapping) and name != "selector":
+        if isinstance(value, Mapping) and isinstance(other, Mapping) and name not in ONE_VALUE:
             yield from ((name, *rest) for rest in differing_fields(value, other))
         else:
             yield (name,)

@@ -60,6 +60,8 @@ CONTROLLER_REVISION = ObjectKind("apps/v1", "ControllerRevision")
 
 DEPLOYMENT = ObjectKind("apps/v1", "Deployment")
 
+NETWORK_POLICY = ObjectKind("networking.k8s.io/v1", "NetworkPolicy")
+
 POD_DISRUPTION_BUDGET = ObjectKind("policy/v1", "PodDisruptionBudget")
 
 SERVICE = ObjectKind("v1", "Service")

@@ -13,6 +13,7 @@ from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec, ResourceR
 from slipway.model.names import AGENT_CONFIG_KEY, AGENT_PORT, CONFIG_VOLUME, POD_VARIABLE, child_name, labels_of
 from slipway.model.revision import Json, Revision, model_name, served_version
 from slipway.render.merge import merge, merge_list
+from slipway.render.network_policy import Peers
 from slipway.runtimes import RUNTIMES
 
 SECRET_FOLDER = "/etc/slipway-secret"  # noqa: S105 — where a Secret is mounted, not one
@@ -31,13 +32,15 @@ USER_ID = 65532
 
 @dataclass(frozen=True, slots=True)
 class Images:
-    """What the operator runs pods with, unless the spec names another. cluster_domain: under it Services have names."""
+    """What the operator runs pods with, unless the spec names another. cluster_domain: under it Services have names.
+    peers: who may reach them; None: no NetworkPolicy says so."""
 
     agent: str
     servers: Mapping[str, str]
     router: str
     pull_policy: str
     cluster_domain: str = "cluster.local"
+    peers: Peers | None = None
 
 
 def with_template(deployment: ModelDeployment, revision: Revision, images: Images) -> Revision:

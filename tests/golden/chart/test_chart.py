@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 
+from slipway.controller.settings import read_settings
 from tests.e2e.cluster.binaries import HELM, cache_key, go_version
 from tests.e2e.cluster.errors import ClusterError
 from tests.e2e.cluster.layout import cache_folder
@@ -101,7 +102,11 @@ def test_everything_optional_renders_as_written(compare: Compare) -> None:
         "podLabels": {"example.org/team": "ml"},
         "serviceAccount": {"name": "ours", "annotations": {"example.org/role": "r"}},
         "metrics": {"serviceMonitor": {"create": True, "labels": {"release": "prometheus"}}},
-        "networkPolicy": {"create": True, "metricsFrom": [{"namespaceSelector": {}}]},
+        "networkPolicy": {
+            "create": True,
+            "metricsFrom": [{"namespaceSelector": {}}],
+            "models": {"create": True, "from": [{"podSelector": {}}], "metricsFrom": [{"namespaceSelector": {}}]},
+        },
     }
     compare(
         rendered("--set-json", ",".join(f"{key}={json.dumps(value)}" for key, value in values.items())),
@@ -142,6 +147,19 @@ def test_operator_may_read_no_secret_and_grant_no_right() -> None:
     assert not any("*" in rule["verbs"] for rule in role["rules"])
 
 
+def test_model_pods_let_in_the_very_operator_that_is_installed() -> None:
+    (deployment,) = of_kind(rendered("--set", "networkPolicy.models.create=true"), "Deployment")
+    [container] = deployment["spec"]["template"]["spec"]["containers"]
+    settings = read_settings({each["name"]: each["value"] for each in container["env"]})
+    assert settings.images.peers is not None
+    [operator] = settings.images.peers.operator
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert operator["podSelector"]["matchLabels"] == deployment["spec"]["selector"]["matchLabels"]
+    assert operator["podSelector"]["matchLabels"].items() <= labels.items()
+    assert operator["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "slipway-system"}
+    assert (settings.images.peers.clients, settings.images.peers.metrics) == ((), ())
+
+
 @pytest.mark.parametrize(
     ("value", "word"),
     [
@@ -153,6 +171,8 @@ def test_operator_may_read_no_secret_and_grant_no_right() -> None:
         ("images.torchserve.repository=", "repository"),
         ("logFormat=xml", "logFormat"),
         ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
+        ("networkPolicy.models.enabled=true", "enabled"),
+        ("networkPolicy.models.from[0].podselector.a=b", "podselector"),
     ],
 )
 def test_typos_in_values_are_refused(value: str, word: str) -> None:

@@ -87,7 +87,8 @@ def test_all_children_are_there_before_the_first_pass() -> None:
     cache = Cache()
     asyncio.run(list_children(cast("Cluster", Listing(service(5))), cache, (), FirstListing()))
     kinds = {child["kind"] for child in cache.children(DIGITS)}
-    assert kinds == {"ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod", "PodDisruptionBudget"}
+    of_pods = {"PodDisruptionBudget", "NetworkPolicy"}
+    assert kinds == {"ControllerRevision", "ConfigMap", "Service", "Deployment", "Pod", *of_pods}
 
 
 SHOWN = ("as it was", "before it is listed", "deleted")
