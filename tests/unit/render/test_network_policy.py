@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import ipaddress
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,12 @@ from typing import Any
 import pytest
 
 from slipway.model.names import MODEL_LABEL, ROUTER_PORT, STATUS_PORT, router_label
+from slipway.render import envoy
 from slipway.render.drift import differs
 from slipway.render.network_policy import Peers, read_peers, render_pods_policy, render_router_policy
 from slipway.render.pod_template import render_template
 from slipway.runtimes import RUNTIMES
+from slipway_agent.servers.torchserve.files import TorchServeSpec, compose_properties
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, Json, deployment
 
 OPERATOR_NAMESPACE = "slipway-system"
@@ -191,9 +194,35 @@ TABLE = Path(__file__).resolve().parents[3] / "docs" / "security.md"
 
 
 def test_the_documented_ports_are_those_that_there_are() -> None:
-    rows = re.findall(r"^\| ([^|]+) \| (\d+) [^|]*\| (every address|loopback) \|", TABLE.read_text(), re.M)
-    documented = {(owner, int(number)) for owner, number, address in rows if address == "every address"}
-    here = {("agent", 8081), ("router", ROUTER_PORT), ("router", STATUS_PORT)}
+    rows = re.findall(r"^\| (\w+) \| (\d+) [^|]*\| (every address|loopback) \|", TABLE.read_text(), re.M)
+    here = {("agent", 8081, "every address")}
     for name, runtime in RUNTIMES.items():
-        here |= {(name, port.number) for port in runtime.ports(deployment(spec_of(name)).spec)}
-    assert documented == here
+        here |= {(name, port.number, "every address") for port in runtime.ports(deployment(spec_of(name)).spec)}
+    here |= {("router", number, address) for number, address in envoy_listens()}
+    here |= {("TorchServe", number, address) for number, address in torchserve_listens()}
+    assert {(owner, int(number), address) for owner, number, address in rows} == here
+
+
+def envoy_listens() -> set[tuple[int, str]]:
+    """The ports of a router's Envoy, as its configuration has them, and where each listens."""
+
+    def found(value: Any) -> Iterator[tuple[int, str]]:
+        match value:
+            case {"socket_address": {"address": str(address), "port_value": int(number)}}:
+                yield number, "loopback" if address.startswith("127.") else "every address"
+            case dict():
+                yield from (each for inner in value.values() for each in found(inner))
+            case list():
+                yield from (each for inner in value for each in found(inner))
+
+    return set(found(envoy.bootstrap(NAME)))
+
+
+def torchserve_listens() -> set[tuple[int, str]]:
+    """The ports of TorchServe, as the configuration has them that the agent writes, and where each listens."""
+    lines = compose_properties(NAME, {}, (), TorchServeSpec()).splitlines()
+    said = dict(line.split("=", 1) for line in lines if "=" in line)
+    pairs = [said[name].removeprefix("http://").rsplit(":", 1) for name in said if name.endswith("_address")]
+    listens = [(pair[0], pair[1]) for pair in pairs if len(pair) == 2]
+    listens += [(said[f"grpc_{kind}_address"], said[f"grpc_{kind}_port"]) for kind in ("inference", "management")]
+    return {(int(port), "loopback" if host.startswith("127.") else "every address") for host, port in listens}
