@@ -57,9 +57,9 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
         "spec": {
-            "initContainers": [_agent_container(spec, images, sources)],
+            "initContainers": [_agent_container(images, sources)],
             "containers": [_server_container(deployment, images)],
-            "volumes": _volumes(spec, child_name(deployment.name, revision), sources),
+            "volumes": _volumes(child_name(deployment.name, revision), sources),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": RUNTIMES[spec.runtime.name].grace_seconds,
@@ -73,7 +73,7 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """Something that the agent alone reads from, or keeps what it read in.
+    """Something that the agent reads from, or keeps what it read in. The server has none of it, but for its own log.
 
     volume: without its name; None: the user's podTemplate brings the volume.
     """
@@ -85,7 +85,7 @@ class _Source:
 
 
 def _sources(spec: ModelDeploymentSpec, images: Images) -> list[_Source]:
-    """What the spec has the agent mount: the model's own volume, a CA bundle, a Secret, a cache."""
+    """What the spec has the agent mount: the model's own volume, a CA bundle, a Secret, a cache, the server's log."""
     storage = spec.storage
     model = _model_source(spec, images)
     sources = [model] if model is not None else []
@@ -100,6 +100,8 @@ def _sources(spec: ModelDeploymentSpec, images: Images) -> list[_Source]:
     if storage is not None and storage.cache is not None:
         claim = {"persistentVolumeClaim": {"claimName": storage.cache.claim_name}}
         sources.append(_Source("slipway-cache", claim, CACHE_FOLDER, is_read_only=False))
+    if (folder := RUNTIMES[spec.runtime.name].log_folder) is not None:
+        sources.append(_Source(LOG_VOLUME, {"emptyDir": {"sizeLimit": LOG_LIMIT}}, folder))
     return sources
 
 
@@ -117,7 +119,7 @@ def _model_source(spec: ModelDeploymentSpec, images: Images) -> _Source | None:
     return None
 
 
-def _volumes(spec: ModelDeploymentSpec, config_map: str, sources: Iterable[_Source]) -> list[Json]:
+def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
     """All volumes of a pod. config_map: of its agents' configuration.
 
     What the server may write, the agent doesn't have, but for one small log: a model's code runs in the server, and
@@ -127,30 +129,16 @@ def _volumes(spec: ModelDeploymentSpec, config_map: str, sources: Iterable[_Sour
         {"name": "slipway-models", "emptyDir": {}},
         {"name": "slipway-tmp", "emptyDir": {}},
         {"name": AGENT_TMP_VOLUME, "emptyDir": {}},
-        *([{"name": LOG_VOLUME, "emptyDir": {"sizeLimit": LOG_LIMIT}}] if _log_folder(spec) else []),
         {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
         {"name": CONFIG_VOLUME, "configMap": {"name": config_map}},
         *({"name": source.name, **source.volume} for source in sources if source.volume is not None),
     ]
 
 
-def _log_folder(spec: ModelDeploymentSpec) -> str | None:
-    return RUNTIMES[spec.runtime.name].log_folder
-
-
-def _log_mount(spec: ModelDeploymentSpec, *, is_read_only: bool) -> list[Json]:
-    """Where the server writes and the agent reads the server's words; empty: nowhere."""
-    folder = _log_folder(spec)
-    if folder is None:
-        return []
-    return [{"name": LOG_VOLUME, "mountPath": folder, **({"readOnly": True} if is_read_only else {})}]
-
-
-def _agent_container(spec: ModelDeploymentSpec, images: Images, sources: Iterable[_Source]) -> Json:
+def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
     mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
         {"name": AGENT_TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
-        *_log_mount(spec, is_read_only=True),
         {"name": CONFIG_VOLUME, "mountPath": "/etc/slipway", "readOnly": True},
     ]
     for source in sources:
@@ -193,7 +181,7 @@ def _server_container(deployment: ModelDeployment, images: Images) -> Json:
         "volumeMounts": [
             {"name": "slipway-models", "mountPath": "/models", "readOnly": True},
             {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — as above
-            *_log_mount(spec, is_read_only=False),
+            *([{"name": LOG_VOLUME, "mountPath": runtime.log_folder}] if runtime.log_folder else []),
             {"name": "slipway-shm", "mountPath": "/dev/shm"},  # noqa: S108 — as above
         ],
     }

@@ -190,7 +190,7 @@ def test_a_policy_that_somebody_widens_or_narrows_differs(change: Any) -> None:
     assert differs(rendered, live)
 
 
-TABLE = Path(__file__).resolve().parents[3] / "docs" / "security.md"
+TABLE = Path(__file__).resolve().parents[3] / "docs" / "isolation.md"
 
 
 def test_the_documented_ports_are_those_that_there_are() -> None:
