@@ -203,8 +203,12 @@ class Container:
 
 
 def _end(agent: subprocess.Popen[str]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(agent.pid, signal.SIGKILL)
+    """All processes of the agent's session, in whatever group: it has some of its own."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):
+            pid, session = int(stat.parent.name), int(stat.read_text().rpartition(")")[2].split()[3])
+            if session == agent.pid:
+                os.kill(pid, signal.SIGKILL)
 
 
 def _make_environment(folder: Path) -> None:
