@@ -24,6 +24,8 @@ from typing import Any
 from slipway.api import parse
 from slipway.controller.settings import read_settings
 from slipway.render.pod_template import render_template
+from slipway_agent.servers.torchserve.files import LOG_NAME
+from slipway_agent.servers.torchserve.workers_log import LIMIT_BYTES, measure_log, read_log
 from tests.isolation.attack import Attack
 from tests.isolation.inotify import Watch
 from tests.ports import free_port
@@ -259,7 +261,46 @@ def _attack(source: Json) -> Callable[[Path], str | None]:
     return attempt
 
 
+def _link(log: Path, target: Path) -> None:
+    target.write_text("SECRET")
+    log.symlink_to(target)
+
+
+def _sparse(log: Path, target: Path) -> None:
+    with log.open("wb") as file:
+        file.truncate(1 << 40)
+
+
+LOGS: Mapping[str, Callable[[Path, Path], object]] = {
+    "a link to a file of the agent's": _link,
+    "a link to the agent's environment": lambda log, target: log.symlink_to("/proc/self/environ"),
+    "a FIFO": lambda log, target: os.mkfifo(log),
+    "1 TiB that takes no room": _sparse,
+}
+"""What a handler may put in the place of the one file of the server's that the agent reads."""
+
+
+def _log_attack(put: Callable[[Path, Path], object]) -> Callable[[Path], str | None]:
+    def attempt(folder: Path) -> str | None:
+        (folder / "log").mkdir()
+        log, said = folder / "log" / LOG_NAME, list[str]()
+        put(log, folder / "target")
+        reading = threading.Thread(target=lambda: said.append(read_log(log, min(measure_log(log), 0))), daemon=True)
+        reading.start()
+        reading.join(SECONDS)
+        if not said:
+            return "the agent waits for it"
+        if said[0].strip("\0"):
+            return f"the agent read {said[0][:80]!r}"
+        return "the agent read more than a log has" if len(said[0]) > LIMIT_BYTES else None
+
+    return attempt
+
+
 ATTACKS: list[Attack] = [
-    Attack("path", f"traps in every path that is written to, a model from {scheme}://", _attack(source))
-    for scheme, source in SOURCES.items()
+    *(
+        Attack("path", f"traps in every path that is written to, a model from {scheme}://", _attack(source))
+        for scheme, source in SOURCES.items()
+    ),
+    *(Attack("path", f"the server's log is {what}", _log_attack(put)) for what, put in LOGS.items()),
 ]
