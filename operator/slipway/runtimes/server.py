@@ -90,7 +90,8 @@ class ServerRuntime:
     version_path, label_path: (spec, model, version or label) → what every REST path begins with that names it, up to
         the end, a `/` or a `:`; None: no path does.
     grpc_package: what the names of its gRPC services begin with, up to a dot; empty: not known, or it has no gRPC.
-    Fourteen fields: the table that a new server fills in, each on its own; the last seven have defaults.
+    asks_for_key: an API of its own answers to the pod's agent alone, by the key that both containers get.
+    Fifteen fields: the table that a new server fills in, each on its own; the last eight have defaults.
     """
 
     name: str
@@ -107,6 +108,7 @@ class ServerRuntime:
     version_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
     label_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
     grpc_package: str = ""
+    asks_for_key: bool = False
 
 
 def fixed(*ports: Port) -> Callable[[ModelDeploymentSpec], tuple[Port, ...]]:

@@ -36,6 +36,17 @@ def world(namespace: str, uid: str) -> Objects:
                 "spec": {"replicas": 2},
             }
         ],
+        "Secret": [
+            {
+                "metadata": {
+                    "name": "digits-1-key",
+                    "namespace": namespace,
+                    "uid": f"{uid}-s",
+                    "ownerReferences": [{**owner}],
+                },
+                "data": {"slipway-server-key": f"drawn by {uid}"},
+            }
+        ],
         "ConfigMap": [{"metadata": {"name": "kube-root-ca.crt", "namespace": namespace, "uid": f"{uid}-c"}}],
     }
 
@@ -67,6 +78,10 @@ def left_out(objects: Objects) -> None:
     objects["Deployment"].clear()
 
 
+def without_a_key(objects: Objects) -> None:
+    objects["Secret"][0]["data"].clear()
+
+
 def half_scaled(objects: Objects) -> None:
     objects["Deployment"][0]["spec"]["replicas"] = 1
 
@@ -85,6 +100,7 @@ def not_ready(objects: Objects) -> None:
         (orphan, "ORPHAN"),
         (duplicate, "Deployment/digits-2"),
         (left_out, "Deployment/digits-1"),
+        (without_a_key, '"slipway-server-key"'),
         (half_scaled, '"replicas": 1'),
         (not_settled, '"settled"'),
         (not_ready, '"status": "False"'),
