@@ -118,7 +118,7 @@ def test_what_loads_models_asks_for_a_key_that_is_in_a_secret_alone(ask: Asked, 
         url = f"{ask.address.http_url}/v2/repository/index"
         return int(ask.rest.session.post(url, json={}, headers=headers, timeout=10).status_code)
 
-    guesses = ({}, {"slipway-agent": "guessed"}, {"slipway-agent": pod["metadata"]["uid"]})
+    guesses: tuple[dict[str, str], ...] = ({}, {"slipway-agent": "guessed"}, {"slipway-agent": pod["metadata"]["uid"]})
     assert [index(headers) for headers in guesses] == [403, 403, 403]
     assert index({"slipway-agent": key}) == 200
     readable = [kube.list_(kind, namespace) for kind in ("ModelDeployment", *CHILDREN, "ReplicaSet", "Pod", "Event")]
