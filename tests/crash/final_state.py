@@ -2,7 +2,8 @@
 
 Left out is only what must differ between two runs: uids, resource versions, times, cluster addresses, the namespace's
 own name, numbers of requests that were counted, counters of how often a thing was touched, and what is drawn at random:
-of a Secret it is compared which fields it has, and how long each is. An owner reference is
+of a Secret it is compared which fields it has, how long each is, and whether anything alive owns it; one that no pod
+template asks for any more, and that goes with what owns it, is the garbage collector's matter. An owner reference is
 compared by what it points to: one that points to nothing alive shows as an orphan.
 Pure; must not import slipway.
 """
@@ -10,7 +11,7 @@ Pure; must not import slipway.
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tests.apiserver import Manifest
@@ -74,8 +75,8 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 # Names the whole of it, and so the namespace, which is in the names of the hosts.
                 kept = json.loads(json.dumps(kept).replace(generation, "GENERATION"))
                 metadata = kept["metadata"]
-            if kind == "Secret":
-                kept["data"] = {field: f"{len(value)} characters" for field, value in kept.get("data", {}).items()}
+            if kind == "Secret" and not _is_to_compare(kept, objects.get("Deployment", ()), names.keys()):
+                continue
             if kind in COUNTING_KINDS:
                 metadata.pop("generation", None)
                 kept.get("status", {}).pop("observedGeneration", None)
@@ -83,6 +84,17 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 owner["uid"] = names.get(owner["uid"], "ORPHAN: its owner is gone")
             state[f"{kind}/{name}"] = _scrub(kept, namespace)
     return state
+
+
+def _is_to_compare(secret: Manifest, deployments: Sequence[Manifest], alive: Collection[str]) -> bool:
+    """Whether a Secret is in use, or nothing alive owns it. What chance decides of it is left out."""
+    secret["data"] = {field: f"{len(value)} characters" for field, value in secret.get("data", {}).items()}
+    owners = secret["metadata"].get("ownerReferences", [])
+    if not any(owner["uid"] in alive for owner in owners):
+        return True
+    del secret["metadata"]["ownerReferences"]  # the garbage collector takes those that are gone off the others
+    reference = f'"name": "{secret["metadata"]["name"]}"'
+    return any(reference in json.dumps(deployment["spec"]) for deployment in deployments)
 
 
 def _leave_counts_out(model_deployment: Manifest) -> None:
