@@ -40,6 +40,8 @@ HOLD_COUNTS = ("transitions", "rejected", "verdict")
 # How often a Deployment was touched on its way is no part of where it ends.
 COUNTING_KINDS = ("Deployment", "ReplicaSet")
 ROUTED = "slipway.dev/routed"
+# Of the ModelDeployment's uid, in the name of a Secret.
+MARK = re.compile(r"(-key)-[0-9a-f]{5}\b")
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
 
 # In messages: until when a bake lasts, since when something is waited for.
@@ -82,7 +84,7 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 kept.get("status", {}).pop("observedGeneration", None)
             for owner in metadata.get("ownerReferences", []):
                 owner["uid"] = names.get(owner["uid"], "ORPHAN: its owner is gone")
-            state[f"{kind}/{name}"] = _scrub(kept, namespace)
+            state[MARK.sub(r"\1", f"{kind}/{name}")] = _scrub(kept, namespace)
     return state
 
 
@@ -123,7 +125,7 @@ def _scrub(value: Any, namespace: str) -> Any:
         case str() if TIME.match(value):
             return "TIME"
         case str():
-            return TIME_OF_DAY.sub("TIME UTC", value.replace(namespace, "NAMESPACE"))
+            return MARK.sub(r"\1", TIME_OF_DAY.sub("TIME UTC", value.replace(namespace, "NAMESPACE")))
         case _:
             return value
 

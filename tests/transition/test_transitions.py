@@ -92,7 +92,7 @@ def test_a_new_one_gets_its_children_and_serves() -> None:
         Write("create", "Service", NAME),
         Write("create", "ControllerRevision", child),
         Write("create", "ConfigMap", child),
-        Write("create", "Secret", f"{child}-key"),
+        Write("create", "Secret", *world.named("Secret")),
         Write("create", "Deployment", child),
         Write("create", "Service", f"{NAME}-metrics"),
         Write("status", "ModelDeployment", NAME),

@@ -20,7 +20,7 @@ from typing import Any
 
 from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeployment, ModelDeploymentSpec
 from slipway.model.names import CONFIG_VOLUME, REVISION_LABEL, child_name
-from slipway.model.server_key import first_secret, with_secret
+from slipway.model.server_key import with_secret
 
 Json = dict[str, Any]
 
@@ -165,9 +165,9 @@ def read_digests(text: str | None) -> dict[int, str]:
 def workload_template(template: Json, name: str, workload: str, secret: str | None = None) -> Json:
     """A revision's template with its workload's name in it: the pods' label, their agents' ConfigMap, their Secret.
 
-    secret: the one that they take their key from; None: the workload's first.
+    secret: the one that they take their key from; None: the one that stands there.
     """
-    template = with_secret(template, secret or first_secret(name, workload))
+    template = with_secret(template, secret) if secret is not None else template
     spec = template["spec"]
     volumes = [
         volume | {"configMap": volume["configMap"] | {"name": child_name(name, workload)}}

@@ -1,11 +1,13 @@
 """The key between a pod's agent and its server: which Secret a workload's pods take it from.
 
     template of the revision            the workload's Deployment          its Secret
-    SLIPWAY_SERVER_KEY from a Secret →  from the one of the workload   →   NAME-WORKLOAD-key, NAME-WORKLOAD-key-2 …
+    SLIPWAY_SERVER_KEY from a Secret →  from the one of the workload   →   NAME-WORKLOAD-key-1f3ab, …-key-1f3ab-2, …
 
 Agent and server read it when their containers start, each on its own. So a Secret's name has to mean one value: while a
 Deployment asks for one that is gone, it is not made again under its name, or a container that starts anew would have
 another key than its neighbour. The next name changes the pods' template, and the Deployment replaces them one by one.
+Five digits stand for the ModelDeployment's uid: what is left of a deleted namesake is about to be collected, and must
+not be taken for ours.
 
 Which Secret that is stands in the Deployment alone. While it asks for one, that has been made: so a pass knows without
 the right to read Secrets, and writes nothing where all is well. Templates of older releases take the pod's UID for a
@@ -17,6 +19,7 @@ Must not import: anything but `model.names`. Pure.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -33,36 +36,41 @@ KEY_FIELD = "slipway-server-key"
 
 CONTAINER_LISTS = ("initContainers", "containers")
 
-
-def first_secret(name: str, workload: str) -> str:
-    """The Secret that a workload begins with. name: the ModelDeployment's."""
-    return f"{child_name(name, workload)}-key"
+SUFFIX = re.compile(r"-key-[0-9a-f]{5}(-[1-9]\d{0,8})?")
 
 
-def next_secret(name: str, workload: str, secret: str) -> str:
+def first_secret(name: str, uid: str, workload: str) -> str:
+    """The Secret that a workload begins with. name, uid: the ModelDeployment's."""
+    return f"{child_name(name, workload)}-key-{hashlib.sha256(uid.encode()).hexdigest()[:5]}"
+
+
+def next_secret(secret: str) -> str:
     """The one after that: another name, since another value.
 
-    >>> next_secret("digits", "abc", "digits-abc-key"), next_secret("digits", "abc", "digits-abc-key-2")
-    ('digits-abc-key-2', 'digits-abc-key-3')
+    >>> next_secret("digits-abc-key-1f3ab"), next_secret("digits-abc-key-1f3ab-2")
+    ('digits-abc-key-1f3ab-2', 'digits-abc-key-1f3ab-3')
     """
-    first = first_secret(name, workload)
-    return f"{first}-{int(secret.removeprefix(first).removeprefix('-') or 1) + 1}"
+    first, _, rest = secret.rpartition("-key-")
+    mark, _, number = rest.partition("-")
+    return f"{first}-key-{mark}-{int(number or 1) + 1}"
 
 
-def secret_to_ask(name: str, workload: str, live: Json | None, lost: Collection[str]) -> str:
+def secret_to_ask(first: str, name: str, workload: str, live: Json | None, lost: Collection[str]) -> str:
     """The Secret that a workload's pods are to take their key from.
 
-    live: the pod template of its Deployment; None: it has none yet. lost: Secrets that pods wait for in vain.
+    first: `first_secret`. live: the pod template of its Deployment; None: it has none yet. lost: Secrets that pods wait
+    for in vain.
     """
     asked = asked_secret(live) if live is not None else None
     if asked is None or not is_secret_of(asked, name, workload):
-        return first_secret(name, workload)  # a name that isn't ours is somebody's change, which is put back
-    return next_secret(name, workload, asked) if asked in lost else asked
+        return first  # a name that isn't ours is somebody's change, which is put back
+    return next_secret(asked) if asked in lost else asked
 
 
 def is_secret_of(secret: str, name: str, workload: str) -> bool:
     """Whether a Secret is called like one of a workload's."""
-    return bool(re.fullmatch(rf"{re.escape(first_secret(name, workload))}(-[1-9]\d{{0,8}})?", secret))
+    start = child_name(name, workload)
+    return secret.startswith(start) and SUFFIX.fullmatch(secret.removeprefix(start)) is not None
 
 
 def key_from(secret: str) -> Json:

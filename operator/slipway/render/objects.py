@@ -176,7 +176,8 @@ def render_deployment(
 ) -> Child:
     """A workload's pods.
 
-    template: as the ControllerRevision of its revision keeps it. secret: what their key is in; None: the first one.
+    template: as the ControllerRevision of its revision keeps it. secret: what their key is in, if the
+    template takes one from a Secret; None: as it stands there.
     """
     spec = {
         "replicas": replicas,

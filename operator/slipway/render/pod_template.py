@@ -45,7 +45,11 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     """The pod template of a revision: agent as native sidecar, server, the user's podTemplate merged in."""
     spec = deployment.spec
     sources = _sources(spec, images)
-    key = [key_from(first_secret(deployment.name, revision))] if RUNTIMES[spec.runtime.name].asks_for_key else []
+    key = (
+        [key_from(first_secret(deployment.name, deployment.uid, revision))]
+        if RUNTIMES[spec.runtime.name].asks_for_key
+        else []
+    )
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
         "spec": {

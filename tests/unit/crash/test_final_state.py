@@ -16,6 +16,7 @@ def world(namespace: str, uid: str) -> Objects:
     if namespace != "a-1":
         bakes = "bakes until 20:59:14 UTC, asked for since 20:14 UTC"
     owner = {"kind": "ModelDeployment", "name": "digits", "uid": uid}
+    secret = "digits-1-key-" + ("0a1b2" if namespace == "a-1" else "3c4d5")
     return {
         "ModelDeployment": [
             {
@@ -33,13 +34,13 @@ def world(namespace: str, uid: str) -> Objects:
         "Deployment": [
             {
                 "metadata": {"name": "digits-1", "namespace": namespace, "uid": f"{uid}-d", "ownerReferences": [owner]},
-                "spec": {"replicas": 2, "template": {"from": {"name": "digits-1-key"}}},
+                "spec": {"replicas": 2, "template": {"from": {"name": secret}}},
             }
         ],
         "Secret": [
             {
                 "metadata": {
-                    "name": "digits-1-key",
+                    "name": secret,
                     "namespace": namespace,
                     "uid": f"{uid}-s",
                     "ownerReferences": [{**owner}],
@@ -125,7 +126,7 @@ def test_what_a_crash_may_leave_behind_is_a_difference(damage: Any, words: str) 
 def test_a_secret_that_no_pod_asks_for_any_more_goes_in_its_time() -> None:
     other = world("b-2", "u2")
     former = copy.deepcopy(other["Secret"][0])
-    former["metadata"] |= {"name": "digits-0-key", "uid": "u2-f"}
+    former["metadata"] |= {"name": "digits-0-key-3c4d5", "uid": "u2-f"}
     other["Secret"].append(former)
     assert compare(other) == ""
     former["metadata"]["ownerReferences"][0]["uid"] = "a former one's"

@@ -16,7 +16,7 @@ from tests.unit.specs import NAME
 AT = "2026-03-01T02:13:00Z"
 START = datetime(2026, 3, 1, 2, 13, tzinfo=UTC)
 LATE = START + timedelta(seconds=LATE_SECONDS)
-SECRET = f"{NAME}-aaa-key"
+SECRET = f"{NAME}-aaa-key-0a1b2"
 
 
 def pod(status: Json, **meta: str) -> Json:
@@ -53,7 +53,8 @@ def test_a_server_that_starts_anew_waits_for_it_too() -> None:
         (waiting(f"couldn't find key {KEY_FIELD} in Secret models/{SECRET}"), SECRET),
         (waiting(f"couldn't find key password in Secret models/{SECRET}"), None),
         (waiting('secret "their-key" not found'), None),
-        (waiting(f'secret "{NAME}-bbb-key" not found'), None),
+        (waiting(f'secret "{NAME}-aaa-key" not found'), None),
+        (waiting(f'secret "{NAME}-bbb-key-0a1b2" not found'), None),
         (waiting(f'configmap "{SECRET}" not found'), None),
         (waiting(f'secret "{SECRET}" not found', "CreateContainerError"), None),
         (pods.running("server", ip="198.18.0.1", agents=["agent"], at=AT), None),
