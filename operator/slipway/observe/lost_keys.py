@@ -65,6 +65,7 @@ def key_trouble(pod: PodObject, labels: Json) -> Trouble | None:
         "KeyLost",
         f"pod {pod.name} waits for Secret {secret} with the key between agent and server: it isn't there, or lacks "
         f"{KEY_FIELD}. Another one is made, and the workload's pods are replaced one by one, since agent and server of "
-        "a pod must have the same. If somebody deletes these Secrets, stop that",
+        "a pod must have the same. Where no node has room for one pod more, delete this one. If somebody deletes these "
+        "Secrets, stop that",
         needs_person=False,
     )
