@@ -1,7 +1,9 @@
 """What a namespace looks like once everything has come to rest, in a form that two namespaces can be compared in.
 
 Left out is only what must differ between two runs: uids, resource versions, times, cluster addresses, the namespace's
-own name, numbers of requests that were counted, and counters of how often a thing was touched. An owner reference is
+own name, numbers of requests that were counted, counters of how often a thing was touched, and what is drawn at random:
+of a Secret it is compared which fields it has, how long each is, and whether anything alive owns it; one that no pod
+template asks for any more, and that goes with what owns it, is the garbage collector's matter. An owner reference is
 compared by what it points to: one that points to nothing alive shows as an orphan.
 Pure; must not import slipway.
 """
@@ -9,7 +11,7 @@ Pure; must not import slipway.
 import difflib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from tests.apiserver import Manifest
@@ -38,6 +40,8 @@ HOLD_COUNTS = ("transitions", "rejected", "verdict")
 # How often a Deployment was touched on its way is no part of where it ends.
 COUNTING_KINDS = ("Deployment", "ReplicaSet")
 ROUTED = "slipway.dev/routed"
+# Of the ModelDeployment's uid, in the name of a Secret.
+MARK = re.compile(r"(-key)-[0-9a-f]{5}\b")
 TIME = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|\+00:00)$")
 
 # In messages: until when a bake lasts, since when something is waited for.
@@ -73,13 +77,26 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 # Names the whole of it, and so the namespace, which is in the names of the hosts.
                 kept = json.loads(json.dumps(kept).replace(generation, "GENERATION"))
                 metadata = kept["metadata"]
+            if kind == "Secret" and not _is_to_compare(kept, objects.get("Deployment", ()), names.keys()):
+                continue
             if kind in COUNTING_KINDS:
                 metadata.pop("generation", None)
                 kept.get("status", {}).pop("observedGeneration", None)
             for owner in metadata.get("ownerReferences", []):
                 owner["uid"] = names.get(owner["uid"], "ORPHAN: its owner is gone")
-            state[f"{kind}/{name}"] = _scrub(kept, namespace)
+            state[MARK.sub(r"\1", f"{kind}/{name}")] = _scrub(kept, namespace)
     return state
+
+
+def _is_to_compare(secret: Manifest, deployments: Sequence[Manifest], alive: Collection[str]) -> bool:
+    """Whether a Secret is in use, or nothing alive owns it. What chance decides of it is left out."""
+    secret["data"] = {field: f"{len(value)} characters" for field, value in secret.get("data", {}).items()}
+    owners = secret["metadata"].get("ownerReferences", [])
+    if not any(owner["uid"] in alive for owner in owners):
+        return True
+    del secret["metadata"]["ownerReferences"]  # the garbage collector takes those that are gone off the others
+    reference = f'"name": "{secret["metadata"]["name"]}"'
+    return any(reference in json.dumps(deployment["spec"]) for deployment in deployments)
 
 
 def _leave_counts_out(model_deployment: Manifest) -> None:
@@ -108,7 +125,7 @@ def _scrub(value: Any, namespace: str) -> Any:
         case str() if TIME.match(value):
             return "TIME"
         case str():
-            return TIME_OF_DAY.sub("TIME UTC", value.replace(namespace, "NAMESPACE"))
+            return MARK.sub(r"\1", TIME_OF_DAY.sub("TIME UTC", value.replace(namespace, "NAMESPACE")))
         case _:
             return value
 

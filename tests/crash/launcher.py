@@ -22,7 +22,7 @@ from typing import Any
 import aiohttp
 
 WRITES = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-# POSTs that ask and change nothing.
+# POSTs that ask and change nothing. So does a dry run.
 QUESTIONS = ("/apis/authorization.k8s.io/", "/apis/authentication.k8s.io/")
 
 
@@ -86,7 +86,7 @@ def install_hook(life: Life) -> None:
 
     async def start_or_die(self: aiohttp.ClientResponse, connection: Any) -> aiohttp.ClientResponse:
         nonlocal sent, answered
-        if self.method not in WRITES or self.url.path.startswith(QUESTIONS):
+        if self.method not in WRITES or self.url.path.startswith(QUESTIONS) or "dryRun" in self.url.query:
             return await start(self, connection)
         sent += 1
         if sent == life.death and life.moment is Moment.BEFORE_ANSWER:

@@ -52,6 +52,12 @@ def test_one_several_and_all_namespaces(
     }
     assert allowed == {places[0]: "yes", places[1]: "no", places[2]: "no"}
 
+    with_secrets = {
+        verb: kubectl("auth", "can-i", verb, "secrets", "-n", places[0], "--as", account).out.strip()
+        for verb in ("create", "get", "list", "watch", "patch", "update", "delete")
+    }
+    assert with_secrets == dict.fromkeys(with_secrets, "no") | {"create": "yes"}
+
     watching(places[:2])
     second.then("Ready", "False", "ScaledToZero")
     assert is_untouched(third)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 
 from tests.e2e.ask import UnansweredError
+from tests.e2e.kube import CHILDREN, kubectl
 from tests.e2e.models import Digits
 from tests.e2e.stage import Asked, Served
 
@@ -99,6 +102,31 @@ def test_model_pods_get_no_token_and_no_rights(digits_served: Served) -> None:
         assert context["readOnlyRootFilesystem"] is True, container["name"]
         assert context["allowPrivilegeEscalation"] is False, container["name"]
         assert context["capabilities"]["drop"] == ["ALL"], container["name"]
+
+
+def test_what_loads_models_asks_for_a_key_that_is_in_a_secret_alone(ask: Asked, digits_served: Served) -> None:
+    kube, namespace = digits_served.kube, digits_served.namespace
+    (pod,) = digits_served.pods()
+    (server,) = pod["spec"]["containers"]
+    (asked,) = (one["valueFrom"]["secretKeyRef"] for one in server["env"] if one["name"] == "SLIPWAY_SERVER_KEY")
+    secret = kube.get("Secret", asked["name"], namespace)
+    assert secret is not None
+    key = base64.b64decode(secret["data"]["slipway-server-key"]).decode()
+    assert secret["immutable"]
+
+    def index(headers: dict[str, str]) -> int:
+        url = f"{ask.address.http_url}/v2/repository/index"
+        return int(ask.rest.session.post(url, json={}, headers=headers, timeout=10).status_code)
+
+    guesses: tuple[dict[str, str], ...] = ({}, {"slipway-agent": "guessed"}, {"slipway-agent": pod["metadata"]["uid"]})
+    assert [index(headers) for headers in guesses] == [403, 403, 403]
+    assert index({"slipway-agent": key}) == 200
+    readable = [kube.list_(kind, namespace) for kind in ("ModelDeployment", *CHILDREN, "ReplicaSet", "Pod", "Event")]
+    name = pod["metadata"]["name"]
+    logs = [kubectl("logs", name, "--namespace", namespace, "--container", each) for each in ("agent", "server")]
+    for form in (key, secret["data"]["slipway-server-key"]):
+        assert form not in json.dumps(readable)
+        assert all(log.out and form not in log.out for log in logs)
 
 
 def test_batching_is_in_force(ask: Asked, batched_digits: Served, digits: Digits) -> None:

@@ -90,6 +90,16 @@ def unpulled(name: str, image: str) -> Json:
     return pending(condition("PodScheduled")) | {"containerStatuses": [waiting]}
 
 
+def keyless(secret: str, at: str | None = None) -> Json:
+    """It has a node, volumes and network, since `at`, and its containers wait for a Secret that isn't there."""
+    missing = {"reason": "CreateContainerConfigError", "message": f'secret "{secret}" not found'}
+    return pending(condition("PodScheduled", at=at), condition("PodReadyToStartContainers", at=at)) | {
+        "podIP": "198.18.64.3",
+        "initContainerStatuses": [container("agent", waiting=missing)],
+        "containerStatuses": [container("server", waiting={"reason": "PodInitializing"})],
+    }
+
+
 def gated() -> Json:
     """A queue holds it back."""
     words = "Scheduling is blocked due to non-empty scheduling gates"

@@ -26,6 +26,10 @@ APPLY_KEYS = {**MERGE_KEYS, "ownerReferences": ("uid",)}
 """Lists that an apply merges by keys; all others it replaces."""
 
 
+UNSEEN = frozenset({"Secret"})
+"""Kinds that the operator may create, and neither read nor list nor watch."""
+
+
 class OperatorEndedError(BaseException):
     """The operator's process ends here, as by SIGKILL."""
 
@@ -60,6 +64,7 @@ class DictionaryCluster(Cluster):
     # ---- what Cluster offers
 
     async def read(self, kind: str, namespace: str, name: str) -> Json | None:
+        assert kind not in UNSEEN, f"the operator has no right to read {kind} {name}"
         return copied(self.objects.get((kind, name)))
 
     async def create(self, manifest: Json) -> Json | None:
@@ -70,8 +75,18 @@ class DictionaryCluster(Cluster):
         self._sent[slot] = copied(manifest)
         return self._answer("create", {**manifest, "metadata": self._store(managed(manifest, manifest))["metadata"]})
 
+    async def create_secret(self, manifest: Json) -> bool:
+        slot = slot_of(manifest)
+        if slot in self.objects:  # as a dry run tells; no write
+            self._refuse("create", *slot)
+            return False
+        self._admit("create", *slot)
+        self._answer("create", self._store(manifest))
+        return True
+
     async def apply(self, manifest: Json, uid: str) -> Json:
         slot = slot_of(manifest)
+        assert slot[0] not in UNSEEN, f"the operator has no right to change {slot}"
         self._admit("apply", *slot)
         live = self.objects.get(slot)
         if live is None or live["metadata"]["uid"] != uid:
@@ -92,6 +107,7 @@ class DictionaryCluster(Cluster):
         return self._answer("status", self._store({**live, "status": received(status)}))
 
     async def delete(self, kind: str, namespace: str, name: str, uid: str) -> None:
+        assert kind not in UNSEEN, f"the operator has no right to delete {kind} {name}"
         self._admit("delete", kind, name)
         live = self.objects.get((kind, name))
         if live is not None and live["metadata"]["uid"] == uid:
@@ -115,6 +131,9 @@ class DictionaryCluster(Cluster):
         self.requests += 1
         if self.end_at == (self.requests, False):
             raise OperatorEndedError
+        self._refuse(verb, kind, name)
+
+    def _refuse(self, verb: str, kind: str, name: str) -> None:
         refusal = self.refuse.get((verb, kind))
         error = refusal(name) if refusal else None
         if error is not None:
@@ -146,18 +165,25 @@ class DictionaryCluster(Cluster):
         self._version += 1
         meta["resourceVersion"] = str(self._version)
         self.objects[slot] = stored
-        self._news.append(("MODIFIED", copied(stored)))
+        if slot[0] not in UNSEEN:
+            self._news.append(("MODIFIED", copied(stored)))
         return stored
 
     def _remove(self, slot: Slot) -> None:
         gone = self.objects.pop(slot)
         self._version += 1
         gone["metadata"]["resourceVersion"] = str(self._version)
-        self._news.append(("DELETED", gone))
+        if slot[0] not in UNSEEN:
+            self._news.append(("DELETED", gone))
 
     def _next_number(self) -> int:
         self._made += 1
         return self._made
+
+    def seen(self) -> list[tuple[str, Json]]:
+        """Kind and object of all that the operator may list, ModelDeployments last."""
+        listed = [(kind, live) for (kind, _), live in self.objects.items() if kind not in UNSEEN]
+        return sorted(listed, key=lambda item: item[0] == KIND)
 
     def news(self) -> list[tuple[str, Json]]:
         """What happened since the last time this was asked: the watch."""

@@ -138,7 +138,7 @@ class Operator:
         clients = Clients(world, PlayedAgents(world), PlayedRouters(world), PlayedServerCounts(world))
         self._reconciler = Reconciler(clients, self.cache, self.queue, images, clock)
         world.news()
-        for (kind, _), live in sorted(world.objects.items(), key=lambda item: item[0][0] == KIND):
+        for kind, live in world.seen():
             if (key := self.cache.put(kind, live)) and kind == KIND:
                 self.queue.due[key] = world.seconds
 

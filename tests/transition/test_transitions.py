@@ -88,16 +88,17 @@ def test_a_new_one_gets_its_children_and_serves() -> None:
     assert world.named("Service") == [NAME, f"{NAME}-metrics"]
     for kind in ("Deployment", "ConfigMap", "ControllerRevision"):
         assert world.named(kind) == [child]
-    assert world.writes[:6] == [
+    assert world.writes[:7] == [
         Write("create", "Service", NAME),
         Write("create", "ControllerRevision", child),
         Write("create", "ConfigMap", child),
+        Write("create", "Secret", *world.named("Secret")),
         Write("create", "Deployment", child),
         Write("create", "Service", f"{NAME}-metrics"),
         Write("status", "ModelDeployment", NAME),
     ]
     # Once it serves, the digest of what it serves is written down, for pods to come.
-    noted = [write for write in world.writes[5:] if write.verb != "status"]
+    noted = [write for write in world.writes[6:] if write.verb != "status"]
     assert noted == [Write("apply", "ControllerRevision", child), Write("apply", "ConfigMap", child)]
     assert_at_rest(operator)
 

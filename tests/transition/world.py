@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from slipway.api.v1alpha1 import KIND
+from slipway.model.server_key import asked_secret
 from slipway.model.signals import Counts
 from slipway.observe.pods import Pod
 from slipway.observe.router_reports import RouterPod, RouterReport
@@ -158,11 +159,13 @@ class World(Source, Answering, DictionaryCluster):
     def _play_deployment(self, deployment: Json) -> None:
         name, uid = deployment["metadata"]["name"], deployment["metadata"]["uid"]
         template, replicas = deployment["spec"]["template"], deployment["spec"]["replicas"]
+        asked = asked_secret(template)
         here = [
             pod
             for (kind, _), pod in sorted(self.objects.items())
             if kind == "Pod" and pod["metadata"]["ownerReferences"][0]["uid"] == uid and not is_ending(pod)
         ]
+        here = self._without_outdated(here, asked, replicas)
         all_pods = sum(kind == "Pod" for kind, _ in self.objects)
         failure = None
         for _ in range(replicas - len(here)):
@@ -186,13 +189,27 @@ class World(Source, Answering, DictionaryCluster):
         }
         self._store({**deployment, "status": status})
 
+    def _without_outdated(self, here: list[Json], asked: str | None, replicas: int) -> list[Json]:
+        """A rolling update to another Secret, one pod at a time. Returns those that count: one less while it lasts.
+
+        Pods with the former one go when they aren't ready, or when enough others are.
+        """
+        ready = sum(map(is_ready, here))
+        for pod in [pod for pod in here if pod["secret"] != asked]:
+            if not is_ready(pod) or ready > replicas:
+                ready -= is_ready(pod)
+                here.remove(pod)
+                self.end(pod)
+        former = [pod for pod in here if pod["secret"] != asked]
+        return [pod for pod in here if pod not in former[:1]]
+
     def _make_pod(self, owner: str, owner_uid: str, template: Json) -> None:
         name = f"{owner}-{self._next_number():04}"
         owners = [{"uid": owner_uid, "kind": "ReplicaSet", "controller": True}]
         made = pods.pod(name, template["metadata"]["labels"], pods.pending(), NAMESPACE, ownerReferences=owners)
         images = [container["image"] for container in template["spec"]["containers"]]
         # The ConfigMap of a revision is called as its Deployment.
-        self._store({**made, "config": owner, "images": images, "born": self.seconds})
+        self._store({**made, "config": owner, "images": images, "born": self.seconds, "secret": asked_secret(template)})
 
     def end(self, pod: Json) -> None:
         """A pod begins to end: it serves no longer, and goes some seconds later."""
@@ -218,6 +235,11 @@ class World(Source, Answering, DictionaryCluster):
             agent.read(live["data"], nudge, self.seconds, name)
         if agent.orders and agent.orders["served"] in self.unschedulable:
             return pods.unscheduled()
+        if pod["secret"] and ("Secret", pod["secret"]) not in self.objects:
+            is_kept = pod["status"].get("phase") == "Running" and name not in self.starting_anew
+            if not is_kept:  # a container that runs has its variables
+                at = self.now() - timedelta(seconds=age)
+                return pods.keyless(pod["secret"], at.isoformat())
         if agent.orders and agent.orders["served"] in self.held:
             return self.held[agent.orders["served"]]
         is_served = age >= pods.READY_NEEDS_SECONDS - 1 and agent.follow(self._source_of(name), self.seconds)

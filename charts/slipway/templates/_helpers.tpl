@@ -65,6 +65,10 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 - apiGroups: [""]
   resources: [services, configmaps]
   verbs: [get, list, watch, create, patch, delete]
+# The key between agent and server: it is made once for each workload, and the operator reads no Secret.
+- apiGroups: [""]
+  resources: [secrets]
+  verbs: [create]
 # A router's.
 - apiGroups: [policy]
   resources: [poddisruptionbudgets]

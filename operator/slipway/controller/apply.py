@@ -7,6 +7,7 @@ works on nothing older than what was written.
 from __future__ import annotations
 
 import logging
+import secrets
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,8 +15,9 @@ from slipway.api import SpecError
 from slipway.controller.cache import Cache, Key, owner_key
 from slipway.controller.kube import Cluster, ClusterError, TransientError
 from slipway.controller.pacing import Pacing
-from slipway.model.names import CONFIG_ANNOTATION, ROUTER_CONFIG_ANNOTATION
+from slipway.model.names import CONFIG_ANNOTATION, REVISION_ANNOTATION, ROUTER_CONFIG_ANNOTATION, child_name
 from slipway.model.revision import Json, hash_of
+from slipway.model.server_key import asked_secret
 from slipway.model.workload import Trouble
 from slipway.observe.field_managers import managers_of
 from slipway.observe.pods import Pod, revision_of
@@ -23,12 +25,15 @@ from slipway.observe.router_reports import RouterPod
 from slipway.observe.snapshot import Snapshot, is_left_behind, is_owned, was_owned
 from slipway.render.desired import Rendered
 from slipway.render.drift import differing_fields, differs
-from slipway.render.objects import Child
+from slipway.render.objects import CONFIG_MAP, CONTROLLER_REVISION, DEPLOYMENT, Child, render_key
 from slipway.report.events import Notice, change_put_back
 
 log = logging.getLogger("slipway")
 
 PRUNED_KINDS = ("Deployment", "ConfigMap", "Service", "ControllerRevision", "PodDisruptionBudget", "NetworkPolicy")
+
+
+KEY_BYTES = 32
 
 
 class NamespaceGoesError(ClusterError):
@@ -73,6 +78,7 @@ class Children:
                 continue
             try:
                 changed = await self._changed_by_others(child, live, key)
+                writes += await self._make_key(child, live, key)
                 answer = await self._write(child, live, key, uid)
             except SpecError as error:
                 if child.is_optional:
@@ -129,9 +135,40 @@ class Children:
         except TransientError:
             raise
         except ClusterError as error:
-            if error.status == 403 and "being terminated" in error.message:
-                raise NamespaceGoesError(str(error), error.status, error.message) from error
-            raise _refused(child, error) from error
+            raise _known(error) or _refused(child, error) from error
+
+    async def _make_key(self, child: Child, live: Json | None, key: Key) -> bool:
+        """Make the Secret that a Deployment is about to ask for, before any pod waits for it. Returns whether it wrote.
+
+        One that exists is taken for ours: from a pass that was ended between the two, or from an earlier workload of
+        the revision. The value is drawn here and kept nowhere. Raises as `_write`.
+        """
+        secret = asked_secret(child.manifest["spec"]["template"]) if child.kind == DEPLOYMENT.kind else None
+        if secret is None or (live is not None and asked_secret(live["spec"]["template"]) == secret):
+            return False
+        what = f"create Secret {secret}"
+        owners = self._owners_of_key(child.name, key)
+        if not owners:
+            raise TransientError(what, 409, f"ConfigMap {child.name} has just been deleted")
+        try:
+            is_made = await self._cluster.create_secret(render_key(secret, child, owners, secrets.token_hex(KEY_BYTES)))
+        except TransientError as error:
+            raise TransientError(what, error.status, f"Secret {secret}: {error.message}") from error
+        except ClusterError as error:
+            raise _known(error) or _key_refused(secret, error) from error
+        if is_made:
+            log.debug("applied", extra={"key": "/".join(key), "kind": "Secret", "child": secret})
+        return is_made
+
+    def _owners_of_key(self, workload: str, key: Key) -> list[Json]:
+        """A workload's ConfigMap and the ControllerRevision that it carries: both are applied before its Deployment."""
+        cached = {(each["kind"], str(each["metadata"]["name"])): each for each in self._cache.children(key)}
+        config_map = cached.get((CONFIG_MAP.kind, workload))
+        if config_map is None:
+            return []
+        revision = (config_map["metadata"].get("annotations") or {}).get(REVISION_ANNOTATION, "")
+        kept = cached.get((CONTROLLER_REVISION.kind, child_name(key[1], revision)))
+        return [config_map, *([kept] if kept is not None else [])]
 
     async def _create(self, child: Child, key: Key, uid: str) -> Json | None:
         """Create one child; one that exists after all is corrected where it is ours."""
@@ -223,6 +260,12 @@ def _name_conflict(child: Child, key: Key) -> SpecError:
     )
 
 
+def _known(error: ClusterError) -> NamespaceGoesError | None:
+    """An error that says that the namespace goes, as that; None: it says something else."""
+    is_so = error.status == 403 and "being terminated" in error.message
+    return NamespaceGoesError(str(error), error.status, error.message) if is_so else None
+
+
 def _fails(child: Child, error: ClusterError) -> Trouble:
     return Trouble(
         "WriteFailed",
@@ -238,4 +281,23 @@ def _refused(child: Child, error: ClusterError) -> SpecError:
         "Refused",
         f"the API server refuses {child.kind} {child.name}: {error.message}. Correct the part of the spec that it "
         "names (resources, runtime or podTemplate)",
+    )
+
+
+def _key_refused(secret: str, error: ClusterError) -> SpecError:
+    """Why a workload's new pods have to wait. Those that run have their key."""
+    what = f"Secret {secret}, which holds the key between agent and server, can't be made: {error.message.rstrip('.')}"
+    if "exceeded quota" in error.message:
+        return SpecError("QuotaExceeded", f"{what}. Raise the ResourceQuota's count of secrets")
+    if error.status == 403 and 'cannot create resource "secrets"' in error.message:
+        return SpecError(
+            "SecretRefused",
+            f"{what}. The operator's role lacks the verb create on secrets, most often since it is of an older chart "
+            "than the operator: helm upgrade the release, or add that verb to a role of your own. New pods wait for "
+            "it; those that serve go on",
+        )
+    return SpecError(
+        "SecretRefused",
+        f"{what}. Have whoever refuses it (an admission webhook, a policy) let Slipway make it. New pods wait for it; "
+        "those that serve go on",
     )

@@ -138,7 +138,7 @@ def _is_gated(spec: ModelDeploymentSpec) -> bool:
 
 def _is_same_template(one: Json, other: Json) -> bool:
     """Whether two templates differ in nothing but the workloads that are written in them."""
-    return workload_template(one, "", "") == workload_template(other, "", "")
+    return workload_template(one, "", "", "") == workload_template(other, "", "", "")
 
 
 def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentStatus) -> str | None:

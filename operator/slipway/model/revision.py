@@ -7,7 +7,7 @@ of the agents.
 Invariant: the hash covers only what the user set, defaults left out, so that a new operator, a new default image or a
 new default in the CRD starts no rollout. A revision's pod template is rendered once and kept in its ControllerRevision
 (whose data is immutable); later passes take it from there.
-Must not import: anything but `api` and `model.names`. Pure.
+Must not import: anything but `api`, `model.names` and `model.server_key`. Pure.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import Any
 
 from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeployment, ModelDeploymentSpec
 from slipway.model.names import CONFIG_VOLUME, REVISION_LABEL, child_name
+from slipway.model.server_key import with_secret
 
 Json = dict[str, Any]
 
@@ -161,8 +162,12 @@ def read_digests(text: str | None) -> dict[int, str]:
         return {}
 
 
-def workload_template(template: Json, name: str, workload: str) -> Json:
-    """A revision's template with its workload's name in it: the pods' label, and their agents' ConfigMap."""
+def workload_template(template: Json, name: str, workload: str, secret: str | None = None) -> Json:
+    """A revision's template with its workload's name in it: the pods' label, their agents' ConfigMap, their Secret.
+
+    secret: the one that they take their key from; None: the one that stands there.
+    """
+    template = with_secret(template, secret) if secret is not None else template
     spec = template["spec"]
     volumes = [
         volume | {"configMap": volume["configMap"] | {"name": child_name(name, workload)}}

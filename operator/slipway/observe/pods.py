@@ -15,6 +15,7 @@ from slipway.model.names import CONFIG_ANNOTATION, REVISION_LABEL
 from slipway.model.revision import Json
 from slipway.model.workload import Crash, Trouble
 from slipway.observe.agent_reports import AgentReport
+from slipway.observe.lost_keys import key_trouble, said_at
 from slipway.observe.pod_object import PodObject, changed_at, read_pod_object, since_words
 from slipway.observe.problems import pod_trouble, why_ended
 from slipway.observe.quoting import first_line
@@ -59,7 +60,11 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
     report = reports.get(meta["uid"])
     containers = [*seen.starting, *seen.main]
     agent_runs = any(c["name"] == "agent" and "running" in (c.get("state") or {}) for c in containers)
-    trouble, turns_at = pod_trouble(seen, report), None
+    trouble, turns_at = key_trouble(seen, meta.get("labels") or {}), None
+    if trouble is not None and now is not None:
+        late_from = said_at(seen)
+        turns_at = late_from if late_from is not None and now < late_from else None
+    trouble = trouble or pod_trouble(seen, report)
     if trouble is None and now is not None:
         trouble, turns_at = _slow_start(seen, now)
     return Pod(

@@ -24,6 +24,7 @@ from slipway.model.names import (
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.workload import Member, Trouble, Turn, Workload
 from slipway.observe.agent_reports import OF_GATES, REFUSALS, AgentReport
+from slipway.observe.lost_keys import lost_key
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
 from slipway.observe.quoting import first_line
 from slipway.observe.room import NODE_WANTED, PULLING, ROOM
@@ -83,6 +84,7 @@ class Snapshot:
     left_over: workloads without a Deployment that have pods yet: the garbage collector is about to come to these.
     service_target: what Service <name> reaches; None without that Service. named_stable: the stable revision as that
     Service names it; None: it doesn't.
+    lost_keys: Secrets with the key between agent and server that pods wait for in vain.
     """
 
     live: Mapping[tuple[str, str], Json]
@@ -96,6 +98,7 @@ class Snapshot:
     service_target: ServiceTarget | None = None
     named_stable: str | None = None
     routers: ObservedRouters = field(default_factory=ObservedRouters)
+    lost_keys: frozenset[str] = frozenset()
 
     def revision_of_pod(self, pod: Pod) -> str:
         """The revision that the pod's agent serves, or is to."""
@@ -118,12 +121,14 @@ def observe(
     foreign: set[tuple[str, str]] = set()
     pods: list[Pod] = []
     router_pods: list[RouterPod] = []
+    lost_keys: set[str | None] = set()
     for child in children:
         kind, name = child["kind"], child["metadata"]["name"]
         if kind == "Pod" and is_of_router(child):
             router_pods.append(read_router_pod(child))
         elif kind == "Pod":
             pods.append(read_pod(child, reports, now))
+            lost_keys.add(lost_key(child, now))
         elif is_owned(child, uid) or is_left_behind(child):
             live[kind, name] = child
         else:
@@ -150,6 +155,7 @@ def observe(
         routers=observe_routers(
             router_pods, router_reports or {}, unlabelled.get("Deployment"), unlabelled.get("ConfigMap")
         ),
+        lost_keys=frozenset(secret for secret in lost_keys if secret is not None),
     )
 
 

@@ -30,6 +30,7 @@ from slipway.model.names import (
     router_label,
 )
 from slipway.model.revision import DIGESTS_ANNOTATION, Assignment, Json, Revision, workload_template
+from slipway.model.server_key import KEY_FIELD
 from slipway.render.ports import ServicePort
 
 
@@ -63,6 +64,11 @@ DEPLOYMENT = ObjectKind("apps/v1", "Deployment")
 NETWORK_POLICY = ObjectKind("networking.k8s.io/v1", "NetworkPolicy")
 
 POD_DISRUPTION_BUDGET = ObjectKind("policy/v1", "PodDisruptionBudget")
+
+SECRET = ObjectKind("v1", "Secret")
+
+API_VERSIONS = {each.kind: each.api_version for each in (CONFIG_MAP, CONTROLLER_REVISION)}
+"""Of what owns a Secret of ours: an object from the cache doesn't say it."""
 
 SERVICE = ObjectKind("v1", "Service")
 
@@ -167,17 +173,54 @@ def render_config_map(
     )
 
 
-def render_deployment(deployment: ModelDeployment, workload: str, template: Json, replicas: int) -> Child:
-    """A workload's pods. template: as the ControllerRevision of its revision keeps it."""
+def render_deployment(
+    deployment: ModelDeployment, workload: str, template: Json, replicas: int, secret: str | None = None
+) -> Child:
+    """A workload's pods.
+
+    template: as the ControllerRevision of its revision keeps it. secret: what their key is in, if the
+    template takes one from a Secret; None: as it stands there.
+    """
     spec = {
         "replicas": replicas,
         "revisionHistoryLimit": 0,  # the ControllerRevisions are the history
         "selector": {"matchLabels": {MODEL_LABEL: deployment.name, REVISION_LABEL: workload}},
         "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "template": workload_template(template, deployment.name, workload),
+        "template": workload_template(template, deployment.name, workload, secret),
     }
     name = child_name(deployment.name, workload)
     return owned(deployment, DEPLOYMENT, name, {"spec": spec}, revision_label=workload)
+
+
+def render_key(name: str, workload: Child, owners: Sequence[Json], value: str) -> Json:
+    """The Secret that a workload's pods take the key between agent and server from.
+
+    No Child: it is made once, and can't be looked at; who prunes is the garbage collector, once all owners are gone.
+    workload: the Deployment. owners: as the API server keeps them; one alone could be deleted by hand, and a Secret in
+    use would go with it. value: to go nowhere else.
+    """
+    meta = workload.manifest["metadata"]
+    return {
+        "apiVersion": SECRET.api_version,
+        "kind": SECRET.kind,
+        "metadata": {
+            "name": name,
+            "namespace": meta["namespace"],
+            "labels": dict(meta["labels"]),
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSIONS[owner["kind"]],
+                    "kind": owner["kind"],
+                    "name": owner["metadata"]["name"],
+                    "uid": owner["metadata"]["uid"],
+                }
+                for owner in owners
+            ],
+        },
+        "type": "Opaque",
+        "immutable": True,
+        "stringData": {KEY_FIELD: value},
+    }
 
 
 def owned(

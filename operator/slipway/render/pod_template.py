@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from slipway.api.v1alpha1 import ModelDeployment, ModelDeploymentSpec, ResourceRequirements
 from slipway.model.names import AGENT_CONFIG_KEY, AGENT_PORT, CONFIG_VOLUME, POD_VARIABLE, child_name, labels_of
 from slipway.model.revision import Json, Revision, model_name, served_version
+from slipway.model.server_key import first_secret, key_from
 from slipway.render.merge import merge, merge_list
 from slipway.render.network_policy import Peers
 from slipway.runtimes import RUNTIMES
@@ -54,11 +55,16 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     """The pod template of a revision: agent as native sidecar, server, the user's podTemplate merged in."""
     spec = deployment.spec
     sources = _sources(spec, images)
+    key = (
+        [key_from(first_secret(deployment.name, deployment.uid, revision))]
+        if RUNTIMES[spec.runtime.name].asks_for_key
+        else []
+    )
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
         "spec": {
-            "initContainers": [_agent_container(images, sources)],
-            "containers": [_server_container(deployment, images)],
+            "initContainers": [_agent_container(images, sources, key)],
+            "containers": [_server_container(deployment, images, key)],
             "volumes": _volumes(child_name(deployment.name, revision), sources),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
@@ -135,7 +141,8 @@ def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
     ]
 
 
-def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
+def _agent_container(images: Images, sources: Iterable[_Source], key: list[Json]) -> Json:
+    """key: what the agent shows to the server where an API is the agent's alone, as a variable; none where none is."""
     mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
         {"name": AGENT_TMP_VOLUME, "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
@@ -150,7 +157,7 @@ def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
         "image": images.agent,
         "imagePullPolicy": images.pull_policy,
         "args": ["--config", f"/etc/slipway/{AGENT_CONFIG_KEY}"],
-        "env": [_server_key(), pod_name_variable()],
+        "env": [*key, pod_name_variable()],
         "ports": [{"name": "agent", "containerPort": AGENT_PORT, "protocol": "TCP"}],
         # Holds the server's start back until the served version's files are published; a fetch may take a day.
         "startupProbe": {**_agent_probe("/startz"), "periodSeconds": 1, "failureThreshold": 86_400},
@@ -163,7 +170,7 @@ def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
     }
 
 
-def _server_container(deployment: ModelDeployment, images: Images) -> Json:
+def _server_container(deployment: ModelDeployment, images: Images, key: list[Json]) -> Json:
     spec = deployment.spec
     runtime = RUNTIMES[spec.runtime.name]
     own = runtime.container(spec, model_name(deployment))
@@ -172,7 +179,7 @@ def _server_container(deployment: ModelDeployment, images: Images) -> Json:
         "image": spec.runtime.image or images.servers[spec.runtime.name],
         "imagePullPolicy": images.pull_policy,
         **own,
-        "env": merge_list("env", [_server_key(), *own.get("env", [])], spec.runtime.env),
+        "env": merge_list("env", [*key, *own.get("env", [])], spec.runtime.env),
         "ports": [{"name": p.name, "containerPort": p.number, "protocol": "TCP"} for p in runtime.ports(spec)],
         # Its last words reach the condition where it ends by itself.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -196,11 +203,6 @@ def image_reference(spec: ModelDeploymentSpec) -> str:
 
 def _agent_probe(path: str) -> Json:
     return {"httpGet": {"path": path, "port": "agent"}, "timeoutSeconds": 2}
-
-
-def _server_key() -> Json:
-    """What the agent shows to the server where an API is the agent's alone."""
-    return {"name": "SLIPWAY_SERVER_KEY", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}}
 
 
 def pod_name_variable() -> Json:

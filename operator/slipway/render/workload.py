@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from slipway.decide.discovery import versions_to_load
 from slipway.decide.inputs import Inputs
 from slipway.decide.server_errors import pods_out
+from slipway.model.names import child_name
 from slipway.model.revision import Json, Revision, place_of, spec_of
 from slipway.model.rollout import Plan
+from slipway.model.server_key import first_secret, secret_to_ask
 from slipway.model.workload import Trouble, Turn
 from slipway.observe.snapshot import Snapshot
 from slipway.render.agent_orders import (
@@ -102,7 +104,8 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
     ]
     # Made anew beside pods that are about to end, it would count these as its own, and they would get requests.
     if given.is_stable(workload) or workload not in snapshot.left_over:
-        children.append(render_deployment(deployment, workload, revision.template, plan.replicas[workload]))
+        secret = _secret_of(given, workload)
+        children.append(render_deployment(deployment, workload, revision.template, plan.replicas[workload], secret))
     weight = plan.weights.get(workload, 0) if plan.weights is not None else None
     return RenderedWorkload(
         name=workload,
@@ -112,6 +115,15 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
         generation=config["generation"],
         backend=_backend(given, workload, revision, weight, load) if weight is not None else None,
     )
+
+
+def _secret_of(given: WorkloadInput, workload: str) -> str:
+    """The Secret that a workload's pods take their key from, if their template asks for one."""
+    deployment = given.inputs.deployment
+    live = given.snapshot.live.get(("Deployment", child_name(deployment.name, workload)))
+    first = first_secret(deployment.name, deployment.uid, workload)
+    template = live["spec"]["template"] if live is not None else None
+    return secret_to_ask(first, deployment.name, workload, template, given.snapshot.lost_keys)
 
 
 def _asked(given: WorkloadInput, workload: str, own: Json) -> Json:

@@ -3,7 +3,7 @@
 The same ports, paths and answers as Triton's, so that switching is one word. Facts (of that image, and measured):
 - It starts with the versions that it can load and stays up without the others: the agent reports their words.
 - Versions load and unload hot; an unversioned request gets the highest that is ready.
-- The repository API answers to the pod's agent alone: its key is the pod's UID, and gRPC has none of it.
+- The repository API answers to the pod's agent alone: its key is in the workload's Secret, and gRPC has none of it.
 - SIGTERM: every REST answer says `Connection: close` for 3 s, then it listens no more and finishes what is in flight.
   gRPC channels move on by the connection age within the preStop sleep, as they do from Triton.
 - Threads are the CPU limit's; `instances` are requests computed side by side over one copy of the weights.
@@ -88,6 +88,7 @@ ONNX_RUNTIME = ServerRuntime(
     predict_path=open_inference_path,
     version_path=open_inference_version_path,
     grpc_package="inference",
+    asks_for_key=True,
     # Of the image's own server: MLServer's failures are the callers' too, and it has no latencies of gRPC.
     metrics=Metrics(
         port="metrics",

@@ -92,7 +92,8 @@ class ServerRuntime:
     grpc_package: what the names of its gRPC services begin with, up to a dot; empty: not known, or it has no gRPC.
     log_folder: where the server writes those of its words that the agent reads: a volume for that alone; None: the
         agent reads nothing that the server writes.
-    Fifteen fields: the table that a new server fills in, each on its own; the last eight have defaults.
+    asks_for_key: an API of its own answers to the pod's agent alone, by the key that both containers get.
+    Sixteen fields: the table that a new server fills in, each on its own; the last nine have defaults.
     """
 
     name: str
@@ -110,6 +111,7 @@ class ServerRuntime:
     label_path: Callable[[ModelDeploymentSpec, str, str], str | None] = _no_such_path
     grpc_package: str = ""
     log_folder: str | None = None
+    asks_for_key: bool = False
 
 
 def fixed(*ports: Port) -> Callable[[ModelDeploymentSpec], tuple[Port, ...]]:

@@ -5,8 +5,8 @@ the versions. Facts read from Triton 2.51 and checked against it in e2e:
 - `/v2/health/ready` answers 400 during every load and for good after one failed version, so it is no probe here.
 - `--exit-on-error=false`: the server stays up after a failed load, so that the agent can report its words.
 - `default-max-batch-size=0`: without spec.batching there is none; Triton's own default for ONNX models would be 4.
-- The model-control API can run code (CVE-2026-24207), so it answers only to the agent: a restricted API whose key is
-  the pod's UID, which both containers get from the downward API.
+- The model-control API can run code (CVE-2026-24207), so it answers only to the agent: a restricted API whose key
+  both containers get from the workload's Secret.
 - On SIGTERM it refuses new connections and waits `--exit-timeout-secs` for open ones. Endpoints must be gone before:
   that is what the preStop sleep waits for. gRPC channels stay on the pod that they know, endpoint or not; the
   connection age has them move on within the sleep: 0 of 1,053 requests lost with it, 35 of 35 without (measured,
@@ -102,6 +102,7 @@ TRITON = ServerRuntime(
     predict_path=open_inference_path,
     version_path=open_inference_version_path,
     grpc_package="inference",
+    asks_for_key=True,
     # Refused requests (a wrong shape, no such name) never reach a counter. An error that a python backend returns
     # counts as a success (triton#7713, and measured on 2.51); the backend of our image says so in the second metric.
     metrics=Metrics(

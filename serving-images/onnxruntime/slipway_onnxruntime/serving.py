@@ -23,7 +23,7 @@ import os
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +108,7 @@ class Options:
     host: str
     drain_seconds: float
     grpc_connection_age_seconds: float
-    key: str | None
+    key: str | None = field(repr=False)
 
 
 class VersionsRefusedError(MLServerError):

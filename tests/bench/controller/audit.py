@@ -47,7 +47,7 @@ class AuditLog:
 
 
 def parse_write(line: bytes, user: str) -> Write | None:
-    """Returns None for a reading, for another user's request and for a stage before the answer."""
+    """Returns None for a reading, a dry run, another user's request and a stage before the answer."""
     event = json.loads(line)
     reference = event.get("objectRef", {})
     if (
@@ -55,6 +55,7 @@ def parse_write(line: bytes, user: str) -> Write | None:
         or event["verb"] not in WRITE_VERBS
         or event["stage"] not in ("ResponseComplete", "Panic")
         or reference.get("resource") in NOT_WRITES
+        or "dryRun=" in event.get("requestURI", "")
     ):
         return None
     resource = reference.get("resource", event.get("requestURI", ""))

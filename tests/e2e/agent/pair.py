@@ -187,6 +187,10 @@ class Beside(Processes):
 
     # what is seen
 
+    def tells(self, word: str) -> bool:
+        """Whether the log of the agent or of the server has that word."""
+        return any(word in (self.folder / f"{name}.log").read_text() for name in ("agent", "server"))
+
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.server_port}"

@@ -168,6 +168,7 @@ def test_the_repository_api_is_the_agents_alone(pair: OnnxRuntimePair) -> None:
             ask()
         assert "named in the ModelDeployment" in str(refused.value)
     client.close()
+    assert not pair.tells(KEY)
     assert pair.multiply() == 1.0
 
 

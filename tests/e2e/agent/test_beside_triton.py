@@ -115,6 +115,23 @@ def test_no_client_on_a_kept_connection_waits_for_a_load(pair: Pair) -> None:
     assert max(slowest) < load_seconds / 2, sorted(round(seconds, 2) for seconds in slowest)
 
 
+def test_the_repository_api_is_the_agents_alone(pair: Pair) -> None:
+    pair.put(1)
+    pair.want(1)
+    pair.boot()
+    for path in (
+        "/v2/repository/index",
+        f"/v2/repository/models/{MODEL}/unload",
+        f"/v2/repository/models/{MODEL}/load",
+    ):
+        for headers in ({}, {"slipway-agent": "guessed"}):
+            assert requests.post(pair.url + path, json={}, headers=headers, timeout=5).status_code == 403
+    answer = requests.post(f"{pair.url}/v2/repository/index", json={}, headers={"slipway-agent": KEY}, timeout=5)
+    assert answer.status_code == 200
+    assert pair.multiply() == 1.0
+    assert not pair.tells(KEY)
+
+
 def test_batching_and_a_kept_config_reach_the_server(pair: Pair) -> None:
     pair.put(2)
     (pair.source / "config.pbtxt").write_text(

@@ -139,10 +139,21 @@ def test_operator_runs_without_any_privilege() -> None:
         }
 
 
-def test_operator_may_read_no_secret_and_grant_no_right() -> None:
+@pytest.mark.parametrize("scope", ["cluster", "namespaces"])
+def test_operator_may_create_secrets_and_do_nothing_else_with_them(scope: str) -> None:
+    arguments = ("--set", "watchNamespaces={team-a,team-b}") if scope == "namespaces" else ()
+    manifests = rendered(*arguments, "--set", "rbac.aggregateToUserRoles=false")
+    roles = [*of_kind(manifests, "ClusterRole"), *of_kind(manifests, "Role")]
+    assert len(roles) == (2 if scope == "namespaces" else 1)
+    for role in roles:
+        verbs = [rule["verbs"] for rule in role["rules"] if {"secrets", "*"} & set(rule["resources"])]
+        assert verbs == [["create"]]
+
+
+def test_operator_may_grant_no_right_and_enter_no_pod() -> None:
     (role,) = (one for one in of_kind(rendered(), "ClusterRole") if one["metadata"]["name"] == "slipway-system:slipway")
     resources = {(group, one) for rule in role["rules"] for group in rule["apiGroups"] for one in rule["resources"]}
-    assert not {resource for _, resource in resources} & {"*", "secrets", "serviceaccounts", "nodes", "pods/exec"}
+    assert not {resource for _, resource in resources} & {"*", "serviceaccounts", "nodes", "pods/exec"}
     assert not {group for group, _ in resources} & {"*", "rbac.authorization.k8s.io"}
     assert not any("*" in rule["verbs"] for rule in role["rules"])
 

@@ -16,6 +16,7 @@ def world(namespace: str, uid: str) -> Objects:
     if namespace != "a-1":
         bakes = "bakes until 20:59:14 UTC, asked for since 20:14 UTC"
     owner = {"kind": "ModelDeployment", "name": "digits", "uid": uid}
+    secret = "digits-1-key-" + ("0a1b2" if namespace == "a-1" else "3c4d5")
     return {
         "ModelDeployment": [
             {
@@ -33,7 +34,18 @@ def world(namespace: str, uid: str) -> Objects:
         "Deployment": [
             {
                 "metadata": {"name": "digits-1", "namespace": namespace, "uid": f"{uid}-d", "ownerReferences": [owner]},
-                "spec": {"replicas": 2},
+                "spec": {"replicas": 2, "template": {"from": {"name": secret}}},
+            }
+        ],
+        "Secret": [
+            {
+                "metadata": {
+                    "name": secret,
+                    "namespace": namespace,
+                    "uid": f"{uid}-s",
+                    "ownerReferences": [{**owner}],
+                },
+                "data": {"slipway-server-key": f"drawn by {uid}"},
             }
         ],
         "ConfigMap": [{"metadata": {"name": "kube-root-ca.crt", "namespace": namespace, "uid": f"{uid}-c"}}],
@@ -67,6 +79,18 @@ def left_out(objects: Objects) -> None:
     objects["Deployment"].clear()
 
 
+def orphaned_secret(objects: Objects) -> None:
+    objects["Secret"][0]["metadata"]["ownerReferences"][0]["uid"] = "a former one's"
+
+
+def no_secret(objects: Objects) -> None:
+    objects["Secret"].clear()
+
+
+def without_a_key(objects: Objects) -> None:
+    objects["Secret"][0]["data"].clear()
+
+
 def half_scaled(objects: Objects) -> None:
     objects["Deployment"][0]["spec"]["replicas"] = 1
 
@@ -85,6 +109,9 @@ def not_ready(objects: Objects) -> None:
         (orphan, "ORPHAN"),
         (duplicate, "Deployment/digits-2"),
         (left_out, "Deployment/digits-1"),
+        (orphaned_secret, "ORPHAN"),
+        (no_secret, "Secret/digits-1-key"),
+        (without_a_key, '"slipway-server-key"'),
         (half_scaled, '"replicas": 1'),
         (not_settled, '"settled"'),
         (not_ready, '"status": "False"'),
@@ -94,6 +121,16 @@ def test_what_a_crash_may_leave_behind_is_a_difference(damage: Any, words: str) 
     other = world("b-2", "u2")
     damage(other)
     assert words in compare(other)
+
+
+def test_a_secret_that_no_pod_asks_for_any_more_goes_in_its_time() -> None:
+    other = world("b-2", "u2")
+    former = copy.deepcopy(other["Secret"][0])
+    former["metadata"] |= {"name": "digits-0-key-3c4d5", "uid": "u2-f"}
+    other["Secret"].append(former)
+    assert compare(other) == ""
+    former["metadata"]["ownerReferences"][0]["uid"] = "a former one's"
+    assert "ORPHAN" in compare(other)
 
 
 def rolled_back(number: int, *reasons: str) -> Objects:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from slipway.model.server_key import KEY_VARIABLE, first_secret, key_from
 from slipway.render.envoy import DNS_REFRESH
 from slipway.render.objects import render_service
 from slipway.render.pod_template import render_template
 from slipway.render.ports import service_ports
 from slipway.runtimes import RUNTIMES
 from slipway.runtimes.server import ENDPOINT_REMOVAL_SECONDS
-from tests.unit.specs import IMAGES, Json, deployment, merged
+from tests.unit.specs import IMAGES, NAME, UID, Json, deployment, merged
 
 CLUSTER_DNS_TTL_SECONDS = 5
 """Of CoreDNS' kubernetes plugin, where nobody says otherwise."""
@@ -52,6 +53,14 @@ def test_a_users_arguments_come_last(name: str) -> None:
 def test_the_template_says_nothing_of_the_version(name: str) -> None:
     one, two = (pod(name, {"model": {"version": version}}) for version in (1, 2))
     assert one == two
+
+
+@every_runtime
+def test_agent_and_server_share_a_key_where_the_server_asks_for_one(name: str) -> None:
+    (agent,) = (each for each in pod(name)["initContainers"] if each["name"] == "agent")
+    keys = [variable for each in (agent, server(name)) for variable in each["env"] if variable["name"] == KEY_VARIABLE]
+    asks = name in ("Triton", "ONNXRuntime")
+    assert keys == [key_from(first_secret(NAME, UID, "revision"))] * (2 if asks else 0)
 
 
 @every_runtime

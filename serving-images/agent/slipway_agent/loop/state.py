@@ -69,7 +69,7 @@ class Surroundings:
     `digest_of`: of what is published now, read by the loading thread."""
 
     models: Path
-    server_key: str | None
+    server_key: str | None = field(repr=False)
     log: Log
     recorded_digests: Callable[[], frozenset[str]]
     digest_of: Callable[[int], str | None]

@@ -5,7 +5,7 @@ Each server is one module or package here and one line in `by_runtime`.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
@@ -30,7 +30,7 @@ class DriverInputs:
 
     volume: ModelVolume
     config: Config
-    key: str | None = None
+    key: str | None = field(default=None, repr=False)
     say: Say = say_nothing
 
 

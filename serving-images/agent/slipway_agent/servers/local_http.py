@@ -25,7 +25,7 @@ class LocalHttp:
     """The server's HTTP port, and headers that go with every request."""
 
     port: int
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def ask(
         self, method: str, path: str, seconds: float | None = ASK_SECONDS, body: object = None
