@@ -43,13 +43,13 @@ def with_template(deployment: ModelDeployment, revision: Revision, images: Image
 def render_template(deployment: ModelDeployment, images: Images, revision: str) -> Json:
     """The pod template of a revision: agent as native sidecar, server, the user's podTemplate merged in."""
     spec = deployment.spec
-    sources = _sources(spec, images)
+    sources, size_limit = _sources(spec, images), spec.storage.size_limit if spec.storage is not None else None
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
         "spec": {
-            "initContainers": [_agent_container(images, sources)],
+            "initContainers": [_agent_container(images, sources, size_limit)],
             "containers": [_server_container(deployment, images)],
-            "volumes": _volumes(child_name(deployment.name, revision), sources),
+            "volumes": _volumes(child_name(deployment.name, revision), sources, size_limit),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": RUNTIMES[spec.runtime.name].grace_seconds,
@@ -107,10 +107,11 @@ def _model_source(spec: ModelDeploymentSpec, images: Images) -> _Source | None:
     return None
 
 
-def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
+def _volumes(config_map: str, sources: Iterable[_Source], size_limit: int | str | None) -> list[Json]:
     """All volumes of a pod. config_map: of its agents' configuration."""
+    models: Json = {} if size_limit is None else {"sizeLimit": str(size_limit)}
     return [  # prefixed: a user's podTemplate may well have a volume called models
-        {"name": "slipway-models", "emptyDir": {}},
+        {"name": "slipway-models", "emptyDir": models},
         {"name": "slipway-tmp", "emptyDir": {}},
         {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
         {"name": CONFIG_VOLUME, "configMap": {"name": config_map}},
@@ -118,7 +119,7 @@ def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
     ]
 
 
-def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
+def _agent_container(images: Images, sources: Iterable[_Source], size_limit: int | str | None) -> Json:
     mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
         {"name": "slipway-tmp", "mountPath": "/tmp"},  # noqa: S108 — a mount point in a container, not a shared folder
@@ -127,6 +128,9 @@ def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
     for source in sources:
         mount = {"name": source.name, "mountPath": source.folder}
         mounts.append({**mount, "readOnly": True} if source.is_read_only else mount)
+    requests = {"cpu": "10m", "memory": "64Mi"}
+    if size_limit is not None:  # what the models take is set aside on the node, and evicts nobody
+        requests["ephemeral-storage"] = str(size_limit)
     return {
         "name": "agent",
         "restartPolicy": "Always",
@@ -140,7 +144,7 @@ def _agent_container(images: Images, sources: Iterable[_Source]) -> Json:
         # The pod's readiness: the served version is ready in the server.
         "readinessProbe": {**_agent_probe("/readyz"), "periodSeconds": 1, "failureThreshold": 2},
         "livenessProbe": {**_agent_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
-        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": {"requests": requests, "limits": {"memory": "256Mi"}},
         "securityContext": container_security(),
         "volumeMounts": mounts,
     }
