@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic.alias_generators import to_camel
 
-from slipway.api.quantity import QUANTITY
+from slipway.api.quantity import QUANTITY, parse_quantity
 
 GROUP = "slipway.dev"
 VERSION = "v1alpha1"
@@ -31,8 +31,8 @@ REVISION_FIELDS: Mapping[str, Any] = {
     "batching": True,
     "warmup": True,
     "pod_template": True,
-    # mounted into the pod, so a part of its template
-    "storage": {"ca_bundle", "secret_ref", "cache", "image_volume"},
+    # what is mounted into the pod, so a part of its template
+    "storage": {"ca_bundle", "secret_ref", "cache", "image_volume", "size_limit"},
 }
 """What of the spec makes a revision, as pydantic includes it. The CRD has no defaults there: what the API server fills
 in would be the user's choice to an operator with another default, and a new revision of every model."""
@@ -253,6 +253,14 @@ class Batching(_Part):
     )
 
 
+def _above_nothing(amount: int | str | None) -> int | str | None:
+    if amount is None:
+        return None
+    if not re.match(QUANTITY, str(amount)) or parse_quantity(amount) < 1:
+        raise ValueError(f"{amount!r} is no number of bytes; write for example 500Mi or 20Gi")
+    return amount
+
+
 class Key(_Part):
     """A key of a ConfigMap or Secret."""
 
@@ -270,6 +278,23 @@ class Cache(_Part):
     """A volume that replicas share, so that each version is fetched once."""
 
     claim_name: str = Field(max_length=253, description="A PersistentVolumeClaim that all replicas can mount.")
+
+
+class StorageLimits(_Part):
+    """How large one version may be. They reach running pods at once."""
+
+    unpacked_size: Quantity | None = Field(
+        default=None,
+        description="The most that an archive or image unpacks to. Default: 20 times its packed size, at least 1Gi.",
+    )
+    entries: int | None = Field(
+        default=None,
+        ge=1,
+        le=200_000,
+        description="The most files and folders that an archive or image holds. Default: 50000.",
+    )
+
+    _positive = field_validator("unpacked_size")(_above_nothing)
 
 
 class Storage(_Part):
@@ -307,6 +332,16 @@ class Storage(_Part):
     poll_interval_seconds: int = Field(
         default=60, ge=1, le=86_400, description="How often new versions are looked for."
     )
+    size_limit: Quantity | None = Field(
+        default=None,
+        description="Room for models in each pod: the most that the agent puts there, the sizeLimit of its volume and "
+        "the pod's ephemeral-storage request. Another one is a new revision. Default: what the node has.",
+    )
+    limits: StorageLimits | None = Field(
+        default=None, description="How large one version may be. Default: as its fields say."
+    )
+
+    _positive = field_validator("size_limit")(_above_nothing)
 
 
 class Warmup(_Part):

@@ -18,7 +18,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeployment, ModelDeploymentSpec
+from slipway.api.quantity import parse_quantity
+from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeployment, ModelDeploymentSpec, StorageLimits
 from slipway.model.names import CONFIG_VOLUME, REVISION_LABEL, child_name
 from slipway.model.server_key import with_secret
 
@@ -71,6 +72,8 @@ def user_choice(spec: ModelDeploymentSpec) -> Json:
     )
     for amounts in choice.get("resources", {}).values():
         amounts.update({name: str(amount) for name, amount in amounts.items()})  # 2 and "2" are one choice
+    if "sizeLimit" in choice.get("storage", {}):
+        choice["storage"]["sizeLimit"] = str(choice["storage"]["sizeLimit"])
     return {part: value for part, value in choice.items() if value not in ({}, [])}
 
 
@@ -96,7 +99,19 @@ def ways_of_fetching(spec: ModelDeploymentSpec) -> Json:
         ways["pathStyle"] = True
     if spec.storage is not None and "poll_interval_seconds" in spec.storage.model_fields_set:
         ways["pollSeconds"] = spec.storage.poll_interval_seconds
+    if spec.storage is not None and (limits := _limits(spec.storage.limits)):
+        ways["limits"] = limits
     return ways
+
+
+def _limits(limits: StorageLimits | None) -> Json:
+    """As in agent.json; empty where the spec says nothing."""
+    found: Json = {}
+    if limits is not None and limits.unpacked_size is not None:
+        found["unpackedBytes"] = int(parse_quantity(limits.unpacked_size))
+    if limits is not None and limits.entries is not None:
+        found["entries"] = limits.entries
+    return found
 
 
 def _is_path_style(spec: ModelDeploymentSpec) -> bool:
@@ -122,6 +137,8 @@ def content_hash(spec: ModelDeploymentSpec) -> str:
     parts = [ways["sha256"].get(version), ways["versions"].get(version), ways["allowRedirects"]]
     if "endpoint" in ways:  # appended where it is set: what an older operator remembered must stay remembered
         parts.append(ways["endpoint"])
+    if "limits" in ways:
+        parts.append(ways["limits"])
     return hash_of(parts)
 
 

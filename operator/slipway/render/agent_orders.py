@@ -59,6 +59,8 @@ def render_agent_config(
     if storage is not None and storage.cache is not None:
         source["cache"] = CACHE_FOLDER
     source |= {name: fetching[name] for name in ("endpoint", "region", "pathStyle", "pollSeconds") if name in fetching}
+    if limits := _limits(own, fetching):
+        source["limits"] = limits
     config: Json = {
         "schema": 1,
         "runtime": own.runtime.name,
@@ -78,6 +80,14 @@ def render_agent_config(
     if golden is not None:
         config["golden"] = golden
     return _named(config)
+
+
+def _limits(own: ModelDeploymentSpec, fetching: Json) -> Json:
+    """How large a version may be, and all of them: the latter is in the revision's pods, whatever the spec says now."""
+    limits: Json = dict(fetching.get("limits", {}))
+    if own.storage is not None and own.storage.size_limit is not None:
+        limits["volumeBytes"] = int(parse_quantity(own.storage.size_limit))
+    return limits
 
 
 TURN_FIELDS = ("served", "load", "labels", "golden", "probe")

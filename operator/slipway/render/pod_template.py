@@ -54,7 +54,7 @@ def with_template(deployment: ModelDeployment, revision: Revision, images: Image
 def render_template(deployment: ModelDeployment, images: Images, revision: str) -> Json:
     """The pod template of a revision: agent as native sidecar, server, the user's podTemplate merged in."""
     spec = deployment.spec
-    sources = _sources(spec, images)
+    sources, size_limit = _sources(spec, images), spec.storage.size_limit if spec.storage is not None else None
     key = (
         [key_from(first_secret(deployment.name, deployment.uid, revision))]
         if RUNTIMES[spec.runtime.name].asks_for_key
@@ -63,9 +63,9 @@ def render_template(deployment: ModelDeployment, images: Images, revision: str) 
     template: Json = {
         "metadata": {"labels": labels_of(deployment.name, revision)},
         "spec": {
-            "initContainers": [_agent_container(images, sources, key)],
+            "initContainers": [_agent_container(images, sources, key, size_limit)],
             "containers": [_server_container(deployment, images, key)],
-            "volumes": _volumes(child_name(deployment.name, revision), sources),
+            "volumes": _volumes(child_name(deployment.name, revision), sources, size_limit),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": RUNTIMES[spec.runtime.name].grace_seconds,
@@ -125,14 +125,15 @@ def _model_source(spec: ModelDeploymentSpec, images: Images) -> _Source | None:
     return None
 
 
-def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
+def _volumes(config_map: str, sources: Iterable[_Source], size_limit: int | str | None) -> list[Json]:
     """All volumes of a pod. config_map: of its agents' configuration.
 
     What the server may write, the agent doesn't have, but for one small log: a model's code runs in the server, and
     must find nothing there that the agent would import, read as its settings or wait for.
     """
+    models: Json = {} if size_limit is None else {"sizeLimit": str(size_limit)}
     return [  # prefixed: a user's podTemplate may well have a volume called models
-        {"name": "slipway-models", "emptyDir": {}},
+        {"name": "slipway-models", "emptyDir": models},
         {"name": "slipway-tmp", "emptyDir": {}},
         {"name": AGENT_TMP_VOLUME, "emptyDir": {}},
         {"name": "slipway-shm", "emptyDir": {"medium": "Memory", "sizeLimit": "256Mi"}},
@@ -141,7 +142,7 @@ def _volumes(config_map: str, sources: Iterable[_Source]) -> list[Json]:
     ]
 
 
-def _agent_container(images: Images, sources: Iterable[_Source], key: list[Json]) -> Json:
+def _agent_container(images: Images, sources: Iterable[_Source], key: list[Json], size_limit: int | str | None) -> Json:
     """key: what the agent shows to the server where an API is the agent's alone, as a variable; none where none is."""
     mounts: list[Json] = [
         {"name": "slipway-models", "mountPath": "/models"},
@@ -151,6 +152,9 @@ def _agent_container(images: Images, sources: Iterable[_Source], key: list[Json]
     for source in sources:
         mount = {"name": source.name, "mountPath": source.folder}
         mounts.append({**mount, "readOnly": True} if source.is_read_only else mount)
+    requests = {"cpu": "10m", "memory": "64Mi"}
+    if size_limit is not None:  # what the models take is set aside on the node, and evicts nobody
+        requests["ephemeral-storage"] = str(size_limit)
     return {
         "name": "agent",
         "restartPolicy": "Always",
@@ -164,7 +168,7 @@ def _agent_container(images: Images, sources: Iterable[_Source], key: list[Json]
         # The pod's readiness: the served version is ready in the server.
         "readinessProbe": {**_agent_probe("/readyz"), "periodSeconds": 1, "failureThreshold": 2},
         "livenessProbe": {**_agent_probe("/healthz"), "periodSeconds": 10, "failureThreshold": 6},
-        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}, "limits": {"memory": "256Mi"}},
+        "resources": {"requests": requests, "limits": {"memory": "256Mi"}},
         "securityContext": container_security(),
         "volumeMounts": mounts,
     }

@@ -15,6 +15,7 @@ from urllib.parse import urljoin, urlsplit
 
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.golden import Golden, MalformedError, Tolerance, read_requests
+from slipway_agent.model.limits import DEFAULT_LIMITS, ENTRIES, Limits
 from slipway_agent.model.probe import Question
 
 SCHEMA = 1
@@ -49,7 +50,8 @@ class Source:
     """Where versions come from. `uri` is what the user wrote and is what messages say; `path` is the mount, if any.
 
     `credentials`: a folder with one file per key of the Secret `secret_name`; it may be missing or empty.
-    `cache`: a mounted folder that the replicas share. `endpoint`, `region` and `path_style` are S3's, None: unsaid.
+    `cache`: a mounted folder that the replicas share. `limits`: how large one version may be. All fields are
+    the file's. `endpoint`, `region` and `path_style` are S3's, None: unsaid.
     """
 
     uri: str
@@ -64,6 +66,7 @@ class Source:
     path_style: bool | None = None
     cache: str | None = None
     poll_seconds: float = DEFAULT_POLL_SECONDS
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def scheme(self) -> str:
@@ -235,6 +238,7 @@ def _parse_source(fields: "Fields") -> Source:
         path_style=fields.flag_or_none("pathStyle"),
         cache=fields.text_or_none("cache"),
         poll_seconds=fields.number("pollSeconds", above=0.0, default=DEFAULT_POLL_SECONDS),
+        limits=_parse_limits(fields.below("limits")),
     )
     if path is not None or source.scheme != "https":
         if path is None and (source.scheme not in FETCHED_SCHEMES or not _has_host(uri)):
@@ -251,6 +255,14 @@ def _parse_source(fields: "Fields") -> Source:
         if not _is_https(where):
             raise _invalid(f"source.versions[{version}] is {show_url(where)!r}: only https:// URLs are fetched")
     return source
+
+
+def _parse_limits(fields: "Fields") -> Limits:
+    return Limits(
+        unpacked_bytes=fields.whole_or_none("unpackedBytes", at_least=1),
+        entries=fields.whole("entries", at_least=1, default=ENTRIES),
+        volume_bytes=fields.whole_or_none("volumeBytes", at_least=1),
+    )
 
 
 def _has_host(url: str) -> bool:

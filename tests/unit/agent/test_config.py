@@ -8,6 +8,7 @@ import pytest
 from slipway_agent.config import Config, Memory, Source, parse_config, parse_recorded, parse_version, show_url
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.golden import Golden, GoldenRequest, Tolerance
+from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
 from slipway_agent.model.probe import Question
 from slipway_agent.servers.by_runtime import KINDS
 from slipway_agent.servers.triton.config import TritonSpec
@@ -48,6 +49,18 @@ def test_every_field_is_read() -> None:
     assert config.source.uri == "pvc://models/digits"
     assert config.sha256 == {3: "ab" * 32}
     assert config.settings == TritonSpec(http_port=8000, max_batch_size=32)
+
+
+def test_limits_are_read_and_each_has_a_default() -> None:
+    limits = {"unpackedBytes": 5, "entries": 7, "volumeBytes": 9}
+    assert parse(source=https_source(limits=limits)).source.limits == Limits(5, 7, 9)
+    assert parse(source=https_source(limits={})).source.limits == DEFAULT_LIMITS == parse().source.limits
+
+
+@pytest.mark.parametrize("name", ["unpackedBytes", "entries", "volumeBytes"])
+def test_a_limit_of_nothing_is_refused(name: str) -> None:
+    with pytest.raises(SpecError, match=f"source.limits.{name} is 0; it must be at least 1"):
+        parse(source=https_source(limits={name: 0}))
 
 
 TURN = {"pods": ["digits-a", "digits-b"], "served": 4, "load": [3, 4], "drainSeconds": 8, "held": True}

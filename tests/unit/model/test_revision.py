@@ -30,7 +30,7 @@ FULL: Json = {
     "resources": {"limits": {"cpu": "2"}, "requests": {"memory": "1Gi"}},
     "batching": {"maxBatchSize": 8, "maxDelayMicroseconds": 100},
     "podTemplate": {"spec": {"nodeSelector": {"a": "b"}}},
-    "storage": {"caBundle": {"configMapName": "ca"}},
+    "storage": {"caBundle": {"configMapName": "ca"}, "sizeLimit": 1073741824},
 }
 
 MAKES_A_REVISION: list[Json] = [
@@ -50,6 +50,8 @@ MAKES_A_REVISION: list[Json] = [
     {"podTemplate": {"metadata": {"labels": {"a": "b"}}}},
     {"storage": {"caBundle": {"configMapName": "other"}}},
     {"storage": {"caBundle": {"key": "other.pem"}}},
+    {"storage": {"sizeLimit": "2Gi"}},
+    {"storage": {"sizeLimit": None}},
     {"storage": None},
 ]
 
@@ -62,6 +64,7 @@ MAKES_NONE: list[Json] = [
     {"versionPolicy": {"latest": {"count": 3}}},
     {"versionPolicy": {"all": {}}},
     {"storage": {"allowRedirects": True}},
+    {"storage": {"limits": {"unpackedSize": "50Gi", "entries": 100_000}}},
     {"rollout": {"progressDeadlineSeconds": 60, "revisionHistoryLimit": 2}},
     {"rollout": {"capacityDeadlineSeconds": 60}},
     # defaults written out, as the API server does
@@ -70,6 +73,7 @@ MAKES_NONE: list[Json] = [
     {"model": {"versions": {}, "sha256": {}}},
     # two ways to write one thing
     {"resources": {"limits": {"cpu": 2}}},
+    {"storage": {"sizeLimit": "1073741824"}},
 ]
 
 
@@ -143,6 +147,8 @@ def test_the_order_of_keys_does_not_matter(value: Any) -> None:
         ({"model": {"sha256": {"1": "a" * 64}}}, True),
         ({"model": {"versions": {"1": "path"}}}, True),
         ({"storage": {"allowRedirects": True}}, True),
+        ({"storage": {"limits": {"entries": 100_000}}}, True),
+        ({"storage": {"limits": {}}}, False),
         ({"model": {"sha256": {"2": "a" * 64}}}, False),
         ({"replicas": 3}, False),
         ({}, False),

@@ -414,6 +414,13 @@ def test_an_old_revision_at_the_same_place_follows_what_the_spec_says_of_fetchin
     assert found["source"]["allowRedirects"] is True
 
 
+def test_limits_follow_the_spec_at_once_and_the_volumes_size_is_the_revisions_own() -> None:
+    before = {"storage": {"sizeLimit": "1Gi", "limits": {"entries": 7}}}
+    now = {"model": {"version": 2}, "storage": {"sizeLimit": "2Gi", "limits": {"unpackedSize": "5Gi"}}}
+    assert of_earlier(before, now)["source"]["limits"] == {"unpackedBytes": 5 << 30, "volumeBytes": 1 << 30}
+    assert "limits" not in of_earlier({}, {"storage": {"limits": {}}})["source"]
+
+
 def test_an_old_revision_still_finds_its_version_when_the_spec_names_it_no_more() -> None:
     before = {"model": {"uri": "https://h/m", "versions": {"1": "one.onnx"}}}
     now = {"model": {"uri": "https://h/m", "version": 2, "versions": {"2": "two.onnx"}}}

@@ -14,11 +14,13 @@ from slipway_agent.config import Config, parse_version, show_url
 from slipway_agent.fetching.cache import CachedSource
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.ledger import Published
+from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
 from slipway_agent.servers.base import Say, Server, say_nothing
 from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.sources.by_scheme import open_scheme
-from slipway_agent.volume.archive import archive_kind, unpack, unpacked_bytes
-from slipway_agent.volume.models_volume import ModelVolume, ensure_room, explain_disk
+from slipway_agent.volume.archive import archive_kind
+from slipway_agent.volume.models_volume import ModelVolume, explain_disk
+from slipway_agent.volume.unpacking import Unpacking, unpack_archive
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
 
@@ -27,7 +29,8 @@ _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
 class Job:
     """One version to fetch. `pin` is the digest it must have, `refused` the fingerprint of bytes refused before.
 
-    `recorded`: the digest that this version had before, None where there is no record. A pin wins over it.
+    `recorded`: the digest that this version had before, None where there is no record. A pin wins over it. `limits`: of
+    what it unpacks to.
     """
 
     version: int
@@ -35,6 +38,7 @@ class Job:
     pin: str | None
     refused: str | None = None
     recorded: str | None = None
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def place(self) -> str:
@@ -65,7 +69,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         fetched = source.fetch(job.version, staging, progress, job.refused, job.pin or job.recorded)
         verify(fetched.sha256, job)
         folder = _arrange(fetched, staging, job, server, progress.check)
-        server.name_files(folder)
+        server.name_files(folder, progress.check)
         origin = source.model_folder()
         if origin is None:
             volume.forget_model_files()
@@ -111,9 +115,8 @@ def _arrange(fetched: Fetched, staging: Path, job: Job, server: Server, check: C
             kind = archive_kind(fetched.name, file.read(4))
         suffix = next((each for each in _SINGLE_FILES if fetched.name.lower().endswith(each)), None)
         if kind is not None:
-            wanted_bytes = unpacked_bytes(kind, fetched.path, job.place)
-            ensure_room(staging, wanted_bytes or 0, f"version {job.version}, unpacked,")
-            unpack(kind, fetched.path, folder, job.place, check)
+            unpacking = Unpacking(job.place, f"version {job.version}", job.limits, check)
+            unpack_archive(kind, fetched.path, folder, unpacking)
             fetched.path.unlink()
         elif suffix is not None:
             folder.mkdir()

@@ -273,7 +273,8 @@ class Agent:
     def _start_fetch(self, model: ModelState, version: int) -> None:
         world, config = model.world, model.world.config
         location, pin = config.source.location(version), config.sha256.get(version)
-        job = Job(version, location, pin, find_refused(world, version), model.recorded.get(version))
+        refused, recorded = find_refused(world, version), model.recorded.get(version)
+        job = Job(version, location, pin, refused, recorded, limits=config.source.limits)
         progress = Progress()
         self._fetch = FetchInHand(job, progress, model.secret, time.monotonic())
         if version not in world.fetch_failures and job.refused is None:
@@ -351,12 +352,13 @@ class Agent:
         self._counters = self._counters.count_fetch(result, received_bytes, event.seconds)
 
     def _is_current(self, model: ModelState, job: Job) -> bool:
-        """Whether this fetch is still what would be fetched: another location, pin, record or Secret may do better."""
+        """Whether this fetch is still what would be fetched: another place, pin, record, limit or Secret may do."""
         config = model.world.config
         return (
             config.source.location(job.version) == job.location
             and config.sha256.get(job.version) == job.pin
             and model.recorded.get(job.version) == job.recorded
+            and config.source.limits == job.limits
             and (self._fetch is None or self._fetch.secret == model.secret)
         )
 

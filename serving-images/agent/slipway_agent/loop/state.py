@@ -82,6 +82,7 @@ def open_model(config: Config, before: ModelState | None, around: Surroundings) 
     """
     is_same_model = before is not None and before.volume.model == config.model
     volume = before.volume if before is not None and is_same_model else ModelVolume(around.models, config.model)
+    volume.limit(config.source.limits.volume_bytes)
     inputs = DriverInputs(volume, config, around.server_key, around.log.info)
     driver = KINDS[config.runtime].open(inputs, config.settings)
     source = open_source(config, driver, around.log.warning, around.recorded_digests)

@@ -20,6 +20,10 @@ Say: TypeAlias = Callable[..., None]
 """`say(message, **fields)` writes one line of the log."""
 
 
+def go_on() -> None:
+    """For those whom nobody calls off."""
+
+
 def say_nothing(message: str, **fields: object) -> None:
     """For those who have no log."""
 
@@ -62,8 +66,9 @@ class Server(Protocol):
     def accepted_files(self) -> str:
         """The files `holds_model` looks for, for a message."""
 
-    def name_files(self, folder: Path) -> None:
-        """Give a version's files the names that the server looks for, beside the names they have."""
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
+        """Give a version's files the names that the server looks for, beside the names they have. `check` is called
+        in what takes long, and raises when the version isn't wanted any more."""
 
     def observe(self, versions: frozenset[int]) -> ServerView:
         """Which of these versions are ready. Quick (well below a second) and never raises."""

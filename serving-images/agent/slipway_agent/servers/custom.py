@@ -6,13 +6,14 @@ loads, so another version is another pod (the operator's runtimes/custom.py).
 
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost
 from slipway_agent.servers.readiness import LastView
 from slipway_agent.volume.models_volume import ModelVolume
@@ -70,7 +71,7 @@ class CustomServer:
     def accepted_files(self) -> str:
         return "any files"
 
-    def name_files(self, folder: Path) -> None:
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
         """The container knows its own files."""
 
     def observe(self, versions: frozenset[int]) -> ServerView:

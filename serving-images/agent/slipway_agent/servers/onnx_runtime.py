@@ -7,7 +7,7 @@ the highest version that is ready. The index answers within milliseconds during 
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
 from slipway_agent.servers.open_inference import read_index
 from slipway_agent.servers.readiness import LastView, await_ready
@@ -72,7 +72,7 @@ class OnnxRuntimeServer:
     def accepted_files(self) -> str:
         return f"{FILE_NAME}, or one *.onnx of any name"
 
-    def name_files(self, folder: Path) -> None:
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
         """`digits-v3.onnx` becomes `model.onnx` too."""
         found = find_onnx(folder)
         if found is not None and found.name != FILE_NAME:

@@ -13,7 +13,7 @@ import json
 import platform
 import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import requests
 
 from slipway_agent.config import Source, show_url
 from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.model.limits import refuse_layers
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.http_exchange import (
     READ_SECONDS,
@@ -36,8 +37,8 @@ from slipway_agent.sources.http_exchange import (
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 from slipway_agent.volume.digest import digest_path
-from slipway_agent.volume.image_layers import Layers
 from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room, explain_disk
+from slipway_agent.volume.unpacking import LayerFile, Unpacking, unpack_layers
 
 MANIFEST_BYTES = 4 << 20  # what registries must accept at least, and the largest one that is read
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -121,9 +122,11 @@ class OciSource:
             manifest = registry.read_manifest(reference)
             if refused is not None and refused == manifest.digest:
                 raise UnchangedError
+            refuse_layers(len(manifest.layers), show_url(where))
             try:
                 paths = _pull(registry, reference, manifest, staging, progress)
-                folder = _compose(manifest.layers, paths, staging / "content", where, progress.check)
+                unpacking = Unpacking(show_url(where), show_url(where), self._source.limits, progress.check)
+                folder = _compose(manifest, paths, staging / "content", unpacking)
                 return Fetched(folder, digest_path(folder), str(version), manifest.digest)
             except requests.RequestException as cause:  # explained where it arises; this is the disk's
                 raise explain_connection(cause, registry.base, self._source.ca_file) from cause
@@ -348,19 +351,18 @@ def _pull(
     return paths
 
 
-def _compose(
-    layers: Sequence[_Layer], paths: Sequence[Path], content: Path, where: str, check: Callable[[], None]
-) -> Path:
-    """What the layers make up: a folder."""
+def _compose(manifest: _Manifest, paths: Sequence[Path], content: Path, unpacking: Unpacking) -> Path:
+    """What the layers make up: a folder. A SpecError of theirs stands as long as the tag leads to this manifest."""
     shutil.rmtree(content, ignore_errors=True)
-    image = Layers(content, where, check)
-    for layer, path in zip(layers, paths, strict=True):
-        if layer.file_name is None or layer.is_packed:
-            image.apply(path)
-            path.unlink()
-        else:
-            image.place(layer.file_name, path)
-    return image.finish()
+    files = [
+        LayerFile(path, None if layer.is_packed else layer.file_name)
+        for layer, path in zip(manifest.layers, paths, strict=True)
+    ]
+    try:
+        return unpack_layers(files, content, unpacking)
+    except SpecError as refusal:
+        judged = manifest.digest if refusal.reason is not Reason.DISK_FULL else None  # room may come by itself
+        raise SpecError(refusal.reason, refusal.message, judged) from refusal
 
 
 def _parse_layers(manifest: Mapping[str, Any], where: str) -> tuple[_Layer, ...]:

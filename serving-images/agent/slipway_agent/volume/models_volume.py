@@ -25,10 +25,15 @@ from types import MappingProxyType
 from slipway_agent.config import parse_version
 from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
+from slipway_agent.model.limits import Room
 
 RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
 CONFIG = "config.pbtxt"
 SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still be written
+
+
+_limits: dict[Path, int] = {}
+"""The sizeLimit of each models volume that has one, by its root: a kubelet evicts the pod that goes above."""
 
 
 class ModelVolume:
@@ -37,10 +42,17 @@ class ModelVolume:
     def __init__(self, root: Path, model: str) -> None:
         self.model = model
         self.repository = root / "repository" / model
+        self._root = root
         self._staging = root / ".staging"
         self._notes = root / ".agent"
         for folder in (self.repository, self._staging, self._notes):
             folder.mkdir(parents=True, exist_ok=True)
+
+    def limit(self, limit_bytes: int | None) -> None:
+        """The volume's sizeLimit, None without one. Whatever asks for room in it from now on is told what is left."""
+        _limits.pop(self._root, None)
+        if limit_bytes is not None:
+            _limits[self._root] = limit_bytes
 
     def read_ledger(self) -> Ledger:
         """What is published and intact. Anything in the repository that the ledger doesn't vouch for is removed."""
@@ -213,15 +225,23 @@ def link_or_copy(origin: Path, place: Path) -> None:
         shutil.copyfile(origin, place)
 
 
+def find_room(folder: Path) -> Room:
+    """What the models volume can take, as seen from a folder in it: by its file system, and by its sizeLimit."""
+    free_bytes = max(0, shutil.disk_usage(folder).free - SPARE_BYTES)
+    for root in (folder, *folder.parents):
+        limit_bytes = _limits.get(root)
+        if limit_bytes is not None:
+            left_bytes = max(0, limit_bytes - SPARE_BYTES - _taken_bytes(root))
+            if left_bytes < free_bytes:
+                return Room(left_bytes, limit_bytes)
+    return Room(free_bytes)
+
+
 def ensure_room(folder: Path, wanted_bytes: int, what: str) -> None:
-    """SpecError(DiskFull) when the file system of `folder` can't take that much more."""
-    free_bytes = shutil.disk_usage(folder).free
-    if wanted_bytes + SPARE_BYTES > free_bytes:
-        raise SpecError(
-            Reason.DISK_FULL,
-            f"{what} needs {describe_bytes(wanted_bytes)} and the pod's model volume has {describe_bytes(free_bytes)} "
-            "free. Free some on the node, or load fewer versions",
-        )
+    """SpecError(DiskFull) when the models volume, of which `folder` is a part, can't take that much more."""
+    room = find_room(folder)
+    if wanted_bytes > room.free_bytes:
+        raise room.lacking(what, describe_bytes(wanted_bytes))
 
 
 def explain_disk(cause: OSError, what: str, action: str = "fetched") -> AgentError:
@@ -231,6 +251,17 @@ def explain_disk(cause: OSError, what: str, action: str = "fetched") -> AgentErr
         return SpecError(Reason.DISK_FULL, f"{message}versions")
     words = cause.strerror or str(cause)
     return TransientError(f"{what} can't be stored in the pod's model volume: {words}; it is tried again")
+
+
+def _taken_bytes(root: Path) -> int:
+    """What a kubelet counts: blocks, of each file once."""
+    taken: dict[tuple[int, int], int] = {}
+    for folder, folders, files in os.walk(root):
+        for name in (*folders, *files):
+            with suppress(OSError):
+                status = os.lstat(os.path.join(folder, name))
+                taken[(status.st_dev, status.st_ino)] = status.st_blocks * 512
+    return sum(taken.values())
 
 
 def _size_bytes(folder: Path) -> int:

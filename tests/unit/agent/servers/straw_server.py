@@ -5,7 +5,7 @@ from pathlib import Path
 
 from slipway_agent.model.server_state import Loaded, LoadOutcome, ServerView
 from slipway_agent.model.signature import Signature
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, go_on
 
 
 class StrawServer:
@@ -29,7 +29,7 @@ class StrawServer:
     def accepted_files(self) -> str:
         return "anything"
 
-    def name_files(self, folder: Path) -> None:
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
         """Nothing."""
 
     def observe(self, versions: frozenset[int]) -> ServerView:

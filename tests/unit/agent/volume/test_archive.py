@@ -11,12 +11,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway_agent.model.errors import CancelledError, Reason, SpecError
-from slipway_agent.volume.archive import archive_kind, unpack, unpacked_bytes
+from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.limits import DEFAULT_LIMITS, Budget, Limits, Room
+from slipway_agent.volume.archive import archive_kind, unpack
+
+ENDLESS = Room(1 << 40)
 
 
-def nothing() -> None:
-    """The check of an unpacking that nobody calls off."""
+def budget(packed: bytes, limits: Limits = DEFAULT_LIMITS, room: Room = ENDLESS) -> Budget:
+    return Budget("https://x/m", "version 3", len(packed), limits, room)
 
 
 def tar_of(*members: tarfile.TarInfo, content: bytes = b"x") -> bytes:
@@ -46,9 +49,9 @@ def entry(name: str, kind: bytes = tarfile.REGTYPE, link: str = "") -> tarfile.T
     return member
 
 
-def unpack_in(folder: Path, kind: str, packed: bytes) -> Path:
+def unpack_in(folder: Path, kind: str, packed: bytes, limits: Limits = DEFAULT_LIMITS, room: Room = ENDLESS) -> Path:
     (folder / "archive").write_bytes(packed)
-    unpack(kind, folder / "archive", folder / "content", "https://x/m", nothing)
+    unpack(kind, folder / "archive", folder / "content", "https://x/m", budget(packed, limits, room))
     return folder / "content"
 
 
@@ -159,21 +162,6 @@ def test_a_name_that_is_file_and_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as refusal:
         unpack_in(tmp_path, "tar.gz", tar_of(entry("a"), entry("a/b")))
     assert refusal.value.reason is Reason.UNSUPPORTED_ARCHIVE
-
-
-def test_unpacking_can_be_called_off(tmp_path: Path) -> None:
-    def called_off() -> None:
-        raise CancelledError
-
-    (tmp_path / "archive").write_bytes(zip_of("model.onnx"))
-    with pytest.raises(CancelledError):
-        unpack("zip", tmp_path / "archive", tmp_path / "content", "x", called_off)
-
-
-def test_a_zips_size_is_known_before_it_is_unpacked(tmp_path: Path) -> None:
-    (tmp_path / "archive").write_bytes(zip_of("a", "b", content=b"12345"))
-    assert unpacked_bytes("zip", tmp_path / "archive", "x") == 10
-    assert unpacked_bytes("tar.gz", tmp_path / "archive", "x") is None
 
 
 @pytest.mark.parametrize(

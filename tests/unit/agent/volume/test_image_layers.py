@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from slipway_agent.model.errors import CancelledError, Reason, SpecError
+from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.limits import DEFAULT_LIMITS, Budget, Limits, Room
 from slipway_agent.volume.image_layers import Layers
 
 
@@ -35,8 +36,12 @@ def link(name: str, target: str, kind: bytes = tarfile.SYMTYPE) -> tuple[str, by
     return name, None, kind, target
 
 
-def applied(tmp_path: Path, *layers: bytes) -> Path:
-    image = Layers(tmp_path / "content", "oci://registry/digits:v3", lambda: None)
+WHERE = "oci://registry/digits:v3"
+
+
+def applied(tmp_path: Path, *layers: bytes, limits: Limits = DEFAULT_LIMITS) -> Path:
+    budget = Budget(WHERE, WHERE, sum(map(len, layers)), limits, Room(1 << 40))
+    image = Layers(tmp_path / "content", WHERE, budget)
     for number, layer in enumerate(layers):
         (tmp_path / f"{number}.blob").write_bytes(layer)
         image.apply(tmp_path / f"{number}.blob")
@@ -144,16 +149,32 @@ def test_a_damaged_layer_is_refused(tmp_path: Path, layer: bytes, words: str) ->
     assert refusal.value.reason is Reason.UNSUPPORTED_ARCHIVE
 
 
-def test_too_many_entries_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("slipway_agent.volume.image_layers.ENTRY_LIMIT", 3)
-    with pytest.raises(SpecError, match="one of more than 3"):
-        applied(tmp_path, tar_of(*(file(str(number)) for number in range(4))))
+def test_too_many_entries_are_refused_with_the_field_that_raises_the_limit(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"more than 3 files .* spec\.storage\.limits\.entries"):
+        applied(tmp_path, tar_of(*(file(str(number)) for number in range(4))), limits=Limits(entries=3))
 
 
-def test_unpacking_can_be_called_off(tmp_path: Path) -> None:
-    def stop() -> None:
-        raise CancelledError
+@pytest.mark.parametrize("name", [".wh...", ".wh..", ".wh.", "a/.wh..."])
+def test_a_whiteout_of_the_folder_itself_or_the_one_above_removes_nothing(tmp_path: Path, name: str) -> None:
+    (tmp_path / "beside").write_text("kept")
+    with pytest.raises(SpecError) as refusal:
+        applied(tmp_path, tar_of(file("a/b")), tar_of(file(name)))
+    assert refusal.value.reason is Reason.UNSAFE_PATH
+    assert (tmp_path / "beside").read_text() == "kept"
+    assert (tmp_path / "content/a/b").is_file()
 
-    (tmp_path / "0.blob").write_bytes(tar_of(file("a")))
-    with pytest.raises(CancelledError):
-        Layers(tmp_path / "content", "oci://x", stop).apply(tmp_path / "0.blob")
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        [link("a", "models/m"), file("a/b")],
+        [link("a", "models/m"), link("a/b", "models/m")],
+        [link("a/b", "models/m"), link("a", "models/m"), folder("a")],
+        [file("a/b"), link("a", "a/b", tarfile.LNKTYPE)],
+        [file("a"), link("a/b", "a", tarfile.LNKTYPE)],
+    ],
+)
+def test_a_name_that_is_a_link_and_a_folder_by_turns_ends_as_the_last_one(
+    tmp_path: Path, members: list[tuple[str, bytes | None, bytes, str]]
+) -> None:
+    assert content(applied(tmp_path, tar_of(file("models/m", b"m"), *members))) == {"m": b"m"}

@@ -20,7 +20,7 @@ import select
 import threading
 import time
 import weakref
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -30,7 +30,7 @@ from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import ASK_SECONDS, HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
 from slipway_agent.servers.readiness import BUSY_SECONDS
 from slipway_agent.servers.tensorflow_serving.config import (
@@ -152,7 +152,7 @@ class TensorFlowServer:
     def accepted_files(self) -> str:
         return f"{SAVED_MODEL} (a SavedModel, with its variables folder beside it)"
 
-    def name_files(self, folder: Path) -> None:
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
         """Nothing is renamed. A SavedModel that the server would load and never could ask is refused here."""
         require_signature(folder)
         if self._warmup:

@@ -12,12 +12,13 @@
 - `/models/M/all` answers within milliseconds, and 404 when no version is registered.
 """
 
+import errno
 import json
 import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -26,9 +27,10 @@ from zipfile import is_zipfile
 
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, Say, say_nothing
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, Say, go_on, say_nothing
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
 from slipway_agent.servers.readiness import LastView
 from slipway_agent.servers.torchserve.files import (
@@ -47,8 +49,8 @@ from slipway_agent.servers.torchserve.files import (
     read_properties,
 )
 from slipway_agent.servers.torchserve.workers_log import measure_log, read_log
-from slipway_agent.volume.archive import unpack
 from slipway_agent.volume.models_volume import ModelVolume
+from slipway_agent.volume.unpacking import Unpacking, unpack_archive
 
 SILENT = "a worker ended before it was ready, without a word; most often by the container's memory limit"
 POLL_SECONDS = 0.05  # a server that dies between two looks is held against the version that it loaded
@@ -103,12 +105,14 @@ def parse_settings(fields: Fields) -> TorchServeSpec:
 
 def open_server(inputs: DriverInputs, settings: TorchServeSpec) -> "TorchServer":
     config = inputs.config
-    return TorchServer(inputs.volume, settings, config.served, config.warmup, inputs.say)
+    limits = config.source.limits
+    return TorchServer(inputs.volume, settings, config.served, config.warmup, inputs.say, limits=limits)
 
 
 class TorchServer:
     """`warmup`: requests that a version answers before it becomes the default one. What they prove is judged by
-    `servers.wrappers.warmup`, which sends them again. `say(message, **fields)` writes a line of the log."""
+    `servers.wrappers.warmup`, which sends them again. `say(message, **fields)` writes a line of the log. `limits`: of
+    a .mar that lies in a folder."""
 
     warms_itself = False
 
@@ -119,12 +123,14 @@ class TorchServer:
         served: int | None,
         warmup: tuple[object, ...] = (),
         say: Say = say_nothing,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._volume = volume
         self._spec = spec
         self._served = served
         self._warmup = warmup
         self._say = say
+        self._limits = limits
         self._management = LocalHttp(spec.management_port)
         self._inference = LocalHttp(spec.http_port)
         self._last_view = LastView()
@@ -138,10 +144,10 @@ class TorchServer:
     def accepted_files(self) -> str:
         return f"one whole *.mar, or what it holds ({MANIFEST} and the files beside it)"
 
-    def name_files(self, folder: Path) -> None:
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
         """Unpack a .mar that lies in the folder, and give its manifest this model's name and this version's number."""
         if not (folder / MANIFEST).is_file() and (archive := _find_archive(folder)) is not None:
-            _unpack_here(archive, folder)
+            _unpack_here(archive, folder, Unpacking(archive.name, archive.name, self._limits, check))
         version = self._volume.staged_version(folder)
         place = folder / MANIFEST
         try:
@@ -461,16 +467,22 @@ def _archive_kind(archive: Path) -> str | None:
         return None
 
 
-def _unpack_here(archive: Path, folder: Path) -> None:
+def _unpack_here(archive: Path, folder: Path, unpacking: Unpacking) -> None:
     """The archive's entries beside it, and the archive gone: 14 GB need not be there twice."""
     kind = _archive_kind(archive)
     assert kind is not None
-    inner = folder / ".unpacked"
+    inner = folder.with_name(f"{folder.name}.unpacked")  # beside it: whatever the archive holds has another name
     shutil.rmtree(inner, ignore_errors=True)
-    unpack(kind, archive, inner, archive.name, lambda: None)
+    unpack_archive(kind, archive, inner, unpacking)
     archive.unlink()
     for entry in sorted(inner.iterdir()):
-        os.replace(entry, folder / entry.name)
+        try:
+            os.replace(entry, folder / entry.name)
+        except OSError as cause:
+            if cause.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+                raise
+            what = f"{entry.name} is in {archive.name} and beside it, once as a folder. Keep one of them"
+            raise SpecError(Reason.UNSUPPORTED_ARCHIVE, what) from cause
     inner.rmdir()
 
 

@@ -9,14 +9,14 @@ endpoints answer within milliseconds during a load; kept-alive connections hold 
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
 from slipway_agent.servers.open_inference import read_index
 from slipway_agent.servers.readiness import LastView, await_ready
@@ -79,7 +79,7 @@ class TritonServer:
     def accepted_files(self) -> str:
         return ", ".join(["*.onnx", *(name for name in BACKEND_BY_FILE if name != "model.onnx")])
 
-    def name_files(self, folder: Path) -> None:
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
         """`digits-v3.onnx` becomes `model.onnx` too: each version may have another name, and one config serves all."""
         names = _names(folder)
         named = [name for name in names if name.endswith(".onnx")]

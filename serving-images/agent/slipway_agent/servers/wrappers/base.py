@@ -1,11 +1,12 @@
 """The part that wrappers share: they pass on what isn't their own matter, and undo a load that wasn't good enough."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused
 from slipway_agent.model.signature import Signature
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, Server
+from slipway_agent.servers.base import REQUEST_SECONDS, Answer, Server, go_on
 
 
 class ServerWrapper:
@@ -20,8 +21,8 @@ class ServerWrapper:
     def accepted_files(self) -> str:
         return self._server.accepted_files()
 
-    def name_files(self, folder: Path) -> None:
-        self._server.name_files(folder)
+    def name_files(self, folder: Path, check: Callable[[], None] = go_on) -> None:
+        self._server.name_files(folder, check)
 
     def read_boot(self) -> frozenset[int]:
         return self._server.read_boot()

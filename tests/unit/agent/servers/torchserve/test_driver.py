@@ -202,6 +202,21 @@ def test_a_mar_that_leads_out_of_its_folder_is_refused(fake: FakeTorchServe) -> 
     assert refused.value.reason is Reason.UNSAFE_PATH
 
 
+def test_a_mar_that_stands_in_the_way_of_what_lies_beside_it_is_refused(fake: FakeTorchServe) -> None:
+    folder = staged(fake)
+    write_archive(folder / "any.mar", handler="code")
+    (folder / "handler").mkdir()
+    with pytest.raises(SpecError, match=r"handler is in any\.mar and beside it"):
+        driver_of(fake).name_files(folder)
+
+
+def test_a_mar_may_hold_a_name_that_is_ours(fake: FakeTorchServe) -> None:
+    folder = staged(fake)
+    write_archive(folder / "any.mar", **{".unpacked/x": "code", "content.unpacked": "code"})
+    driver_of(fake).name_files(folder)
+    assert (folder / ".unpacked/x").read_text() == (folder / "content.unpacked").read_text() == "code"
+
+
 # answers
 
 
