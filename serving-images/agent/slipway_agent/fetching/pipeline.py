@@ -19,6 +19,7 @@ from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.sources.by_scheme import open_scheme
 from slipway_agent.volume.archive import archive_kind, unpack, unpacked_bytes
 from slipway_agent.volume.models_volume import ModelVolume, ensure_room, explain_disk
+from slipway_agent.volume.safe_open import UnsafeError, require_plain
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
 
@@ -65,6 +66,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         fetched = source.fetch(job.version, staging, progress, job.refused, job.pin or job.recorded)
         verify(fetched.sha256, job)
         folder = _arrange(fetched, staging, job, server, progress.check)
+        require_plain(folder, f"version {job.version} at {job.place}")
         server.name_files(folder)
         origin = source.model_folder()
         if origin is None:
@@ -77,6 +79,9 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         volume.drop_staging(job.version)
         known = refusal.fingerprint or (fetched.fingerprint if fetched is not None else None)
         raise SpecError(refusal.reason, refusal.message, known) from refusal
+    except UnsafeError as cause:
+        volume.drop_staging(job.version)
+        raise SpecError(Reason.UNSAFE_PATH, cause.words, fetched.fingerprint if fetched else None) from cause
     except OSError as cause:
         volume.drop_staging(job.version)
         raise explain_disk(cause, f"version {job.version} ({job.place})", "unpacked") from cause

@@ -27,6 +27,7 @@ from slipway_agent.sources.http_exchange import (
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 from slipway_agent.volume.models_volume import ensure_room, explain_disk
+from slipway_agent.volume.safe_open import Tree
 
 PART_NAME, NOTE_NAME = "download.part", "download.json"
 
@@ -63,7 +64,7 @@ class HttpsSource:
     def list_versions(self) -> Mapping[int, str | None]:
         return dict.fromkeys(sorted(self._source.versions))
 
-    def model_folder(self) -> Path | None:
+    def model_folder(self) -> Tree | None:
         return None
 
     def fetch(

@@ -38,6 +38,7 @@ from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secre
 from slipway_agent.volume.digest import digest_path
 from slipway_agent.volume.image_layers import Layers
 from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room, explain_disk
+from slipway_agent.volume.safe_open import Tree
 
 MANIFEST_BYTES = 4 << 20  # what registries must accept at least, and the largest one that is read
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
@@ -108,7 +109,7 @@ class OciSource:
                     found[version] = None
         return found
 
-    def model_folder(self) -> Path | None:
+    def model_folder(self) -> Tree | None:
         return None
 
     def fetch(

@@ -48,6 +48,7 @@ from slipway_agent.servers.torchserve.files import (
 )
 from slipway_agent.volume.archive import unpack
 from slipway_agent.volume.models_volume import ModelVolume
+from slipway_agent.volume.safe_open import open_ordinary
 
 SILENT = "a worker ended before it was ready, without a word; most often by the container's memory limit"
 POLL_SECONDS = 0.05  # a server that dies between two looks is held against the version that it loaded
@@ -461,9 +462,10 @@ def _find_archive(folder: Path) -> Path | None:
 
 def _archive_kind(archive: Path) -> str | None:
     try:
-        if is_zipfile(archive):
-            return "zip"
-        with archive.open("rb") as file:
+        with open_ordinary(archive) as file:  # a listing looks at claims too, where it may be a FIFO by now
+            if is_zipfile(file):
+                return "zip"
+            file.seek(0)
             return "tar.gz" if file.read(2) == _GZIP else None
     except OSError:
         return None
