@@ -28,6 +28,7 @@ from pathlib import Path
 
 from slipway_agent.config import Source, show_url
 from slipway_agent.model.errors import UnchangedError
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import Say
 from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.volume.digest import CHUNK_BYTES, digest_of_files
@@ -141,7 +142,7 @@ class Cache:
     def read_place(self, place: _Place) -> _FoundAt | None:
         note = f"places/{place.key}.json"
         try:
-            sha256 = str(json.loads(self._tree.read_small(note, NOTE_BYTES))["sha256"])
+            sha256 = str(parse_json(self._tree.read_small(note, NOTE_BYTES))["sha256"])
             status = self._tree.look(note)
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -340,7 +341,7 @@ class Cache:
     def _read_about(self, entry: str) -> _About | None:
         """What can be used of an entry; None for one that isn't there, or says what no entry says."""
         try:
-            about = _About(**json.loads(self._tree.read_small(f"{entry}/about.json", NOTE_BYTES)))
+            about = _About(**parse_json(self._tree.read_small(f"{entry}/about.json", NOTE_BYTES)))
         except (OSError, ValueError, TypeError):
             return None
         texts = (about.name, about.location, about.uri, about.fingerprint or "")

@@ -15,9 +15,11 @@ import requests
 
 from slipway_agent.config import Source, show_url
 from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.model.ledger import describe_bytes
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.http_exchange import (
     READ_SECONDS,
+    BodyLimit,
     Exchange,
     Session,
     encode_basic,
@@ -26,7 +28,7 @@ from slipway_agent.sources.http_exchange import (
     store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume.models_volume import ensure_room, explain_disk
+from slipway_agent.volume.models_volume import ensure_room, explain_disk, free_room
 from slipway_agent.volume.safe_open import Tree
 
 PART_NAME, NOTE_NAME = "download.part", "download.json"
@@ -116,7 +118,8 @@ class HttpsSource:
             if total_bytes is not None:
                 ensure_room(staging, total_bytes - begun_bytes, f"version {version} ({show_url(url)})")
             progress.expect(total_bytes, begun_bytes)
-            digest, stored_bytes = store_body(response, url, part, begun_bytes, progress)
+            limit = _limit_body(staging, total_bytes, url)
+            digest, stored_bytes = store_body(response, url, part, begun_bytes, progress, limit=limit)
             if total_bytes is not None and stored_bytes != total_bytes:
                 raise TransientError(
                     f"{show_url(url)} sent {stored_bytes} of {total_bytes} bytes; it goes on from there"
@@ -163,6 +166,23 @@ def _continues(response: requests.Response, begun_bytes: int, partial: _Partial)
     if partial.validator.startswith('"'):
         return response.headers.get("ETag") == partial.validator
     return response.headers.get("Last-Modified") in (None, partial.validator)
+
+
+def _limit_body(staging: Path, total_bytes: int | None, url: str) -> BodyLimit:
+    """A body that says nothing of its size may have what the volume has free, and not fill it."""
+    if total_bytes is not None:
+        return BodyLimit(
+            total_bytes, TransientError(f"{show_url(url)} sent more bytes than it said; it is tried again")
+        )
+    free_bytes = free_room(staging)
+    return BodyLimit(
+        free_bytes,
+        SpecError(
+            Reason.DISK_FULL,
+            f"{show_url(url)} doesn't say how large it is, and sent more than the {describe_bytes(free_bytes)} that "
+            "the pod's model volume has free. Check that the URL has an end, or free some on the node",
+        ),
+    )
 
 
 def _validator(response: requests.Response) -> str | None:

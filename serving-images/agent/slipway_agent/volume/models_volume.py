@@ -232,6 +232,11 @@ def link_or_copy(origin: Path, place: Path) -> None:
         shutil.copyfile(origin, place)
 
 
+def free_room(folder: Path) -> int:
+    """Bytes that may still be written to the file system of `folder`."""
+    return max(shutil.disk_usage(folder).free - SPARE_BYTES, 0)
+
+
 def ensure_room(folder: Path, wanted_bytes: int, what: str) -> None:
     """SpecError(DiskFull) when the file system of `folder` can't take that much more."""
     free_bytes = shutil.disk_usage(folder).free

@@ -12,7 +12,6 @@
 - `/models/M/all` answers within milliseconds, and 404 when no version is registered.
 """
 
-import json
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, Say, say_nothing
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
 from slipway_agent.servers.readiness import LastView
@@ -401,7 +401,7 @@ class TorchServer:
 def read_description(body: bytes) -> Mapping[int, Registered]:
     """GET /models/M/all. A version that isn't a whole number isn't the agent's."""
     try:
-        entries = json.loads(body)
+        entries = parse_json(body)
     except ValueError:
         return {}
     found: dict[int, Registered] = {}

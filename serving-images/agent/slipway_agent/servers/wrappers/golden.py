@@ -29,6 +29,7 @@ from slipway_agent.model.golden import (
     read_requests,
 )
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Server
 from slipway_agent.servers.wrappers.base import ServerWrapper
 from slipway_agent.volume.models_volume import ModelVolume
@@ -230,7 +231,7 @@ class GoldenServer(ServerWrapper):
     def _compare(self, request: GoldenRequest, body: bytes) -> str:
         """How the answer differs from the expected one; empty when it doesn't."""
         try:
-            got = json.loads(body)
+            got = parse_json(body)
         except (ValueError, RecursionError):
             return f"its answer isn't JSON: {body[:100].decode(errors='replace')!r}"
         found = find_differences(request.response, got, self._golden.tolerance)
@@ -264,7 +265,7 @@ def read_file(volume: ModelVolume, version: int, name: str) -> tuple[GoldenReque
     folder = Tree(volume.repository / str(version), follows=False)
     where = f"{name} in the folder of version {version}"
     try:
-        raw = json.loads(folder.read_small(PurePosixPath(name).as_posix(), FILE_LIMIT_BYTES))
+        raw = parse_json(folder.read_small(PurePosixPath(name).as_posix(), FILE_LIMIT_BYTES))
     except FileNotFoundError:
         raise MalformedError(
             f"there is no {where}, and spec.rollout.gates.golden.file names it. Put it beside the model: {FORM}"
@@ -290,7 +291,7 @@ def _patience_seconds(request: GoldenRequest) -> float:
 
 def _read_note(text: str | None) -> dict[int, Passed]:
     try:
-        raw: Mapping[str, Any] = json.loads(text or "")
+        raw: Mapping[str, Any] = parse_json(text or "")
         return {
             int(version): Passed(None if digest is None else str(digest), str(fingerprint), str(message))
             for version, (digest, fingerprint, message) in raw.items()
