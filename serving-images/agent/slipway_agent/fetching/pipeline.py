@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Config, parse_version, show_url
+from slipway_agent.config import Config, name_place, parse_version, show_url
 from slipway_agent.fetching.cache import CachedSource
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.ledger import Published
@@ -86,7 +86,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         volume.drop_staging(job.version)
         raise explain_disk(cause, f"version {job.version} ({job.place})", "unpacked") from cause
     volume.drop_staging(job.version)
-    return Published(fetched.sha256, size_bytes, job.location, fetched.fingerprint, awaits_load=replaced)
+    return Published(fetched.sha256, size_bytes, name_place(job.location), fetched.fingerprint, awaits_load=replaced)
 
 
 def verify(sha256: str, job: Job) -> None:

@@ -2,7 +2,7 @@
 
     repository/<model>/<version>/   what the server reads; a version appears here by one rename, complete and verified
     .staging/<version>/             work in progress, on the same file system; an agent that starts resumes or cleans it
-    .agent/published.json           the ledger: each published version's digest, size and location
+    .agent/published.json           the ledger: each published version's digest, size and location (`name_place`)
     .agent/config.pbtxt             the model's own configuration, as its source had it
     .agent/warm.json                which versions have answered the warm-up requests
     .agent/golden.json              which versions have answered the golden requests, or stood before them
@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from slipway_agent.config import parse_version
+from slipway_agent.config import name_place, parse_version
 from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 from slipway_agent.volume.digest import CHUNK_BYTES
@@ -64,7 +64,7 @@ class ModelVolume:
         empty = Ledger(self.model, {})
         try:
             raw = json.loads((self._notes / "published.json").read_text())
-            versions = {int(version): Published(**fields) for version, fields in raw["versions"].items()}
+            versions = {int(version): _named(Published(**fields)) for version, fields in raw["versions"].items()}
             standing = raw["standing"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return empty  # nothing vouches for anything: fetch again
@@ -200,6 +200,11 @@ class ModelVolume:
         working = self._staging / f"{name}.new"
         working.write_text(content)
         os.replace(working, place)
+
+
+def _named(published: Published) -> Published:
+    """As an agent before this one wrote it: with the whole URL."""
+    return replace(published, location=name_place(published.location))
 
 
 def goes_with(name: str, config: str) -> bool:

@@ -270,6 +270,57 @@ def test_a_realm_of_another_host_without_https_gets_no_password(tmp_path: Path) 
         assert other.requests == []
 
 
+# URLs that open by themselves
+
+
+@pytest.mark.parametrize(
+    ("keys", "asked"),
+    [
+        ({"query": "sv=1&sig=abc"}, "GET /model.onnx?sv=1&sig=abc "),
+        ({"query": "?sig=all", "query.3": "sig=three"}, "GET /model.onnx?sig=three "),
+        ({"query.3": "URL/model.onnx?sig=three\n"}, "GET /model.onnx?sig=three "),
+        ({"query.4": "sig=four", "token": "x"}, "GET /model.onnx "),
+    ],
+)
+def test_what_opens_a_url_comes_from_the_secret(tmp_path: Path, keys: dict[str, str], asked: str) -> None:
+    with stranger(saying(*response(b"model", etag='"one"')), tmp_path / "tls") as server:
+        (tmp_path / "secret").mkdir()
+        for name, value in keys.items():
+            (tmp_path / "secret" / name).write_text(value.replace("URL", server.url))
+        fetched = fetch_https(server, tmp_path / "staging", credentials=str(tmp_path / "secret"))
+        assert server.requests[0].startswith(asked)
+        assert ("Authorization: Bearer x" in server.requests[0]) == ("token" in keys)
+    assert fetched.name == "model.onnx"
+    assert not any(
+        b"sig=" in path.read_bytes() or b"three" in path.read_bytes() for path in (tmp_path / "staging").iterdir()
+    )
+
+
+@pytest.mark.parametrize("value", ["https://attacker/model.onnx?sig=x", "https://attacker/", "a b", "a\r\nHost: x"])
+def test_a_query_that_is_another_url_or_none_is_refused_without_its_value(tmp_path: Path, value: str) -> None:
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "secret" / "query").write_text(value)
+    with stranger(saying(*response(b"model")), tmp_path / "tls") as server:
+        with pytest.raises(SpecError, match=r"its query is (no query of a URL|a URL of another place)") as refusal:
+            fetch_https(server, tmp_path / "staging", credentials=str(tmp_path / "secret"))
+        assert server.requests == []
+    assert value not in refusal.value.message
+    assert "attacker" not in refusal.value.message
+
+
+def test_a_query_of_the_spec_is_in_no_file_beside_the_download(tmp_path: Path) -> None:
+    (tmp_path / "staging").mkdir()
+    head = response(content_length="100", etag='"one"')[0]
+    with stranger(saying(head, b"half"), tmp_path / "tls") as server:
+        source = Source(f"{server.url}/", None, {3: "m.onnx?X-Amz-Signature=abc"}, ca_file=server.ca_file)
+        for asked in (None, "Range: bytes=4-"):
+            with pytest.raises(TransientError) as failure:
+                HttpsSource(source).fetch(3, tmp_path / "staging", Progress(), None)
+            assert "abc" not in failure.value.message
+            assert asked is None or asked in server.requests[-1], "the beginning is known by its digest"
+    assert "abc" not in (tmp_path / "staging" / "download.json").read_text()
+
+
 # registries
 
 
