@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from slipway.api.pod_lists import said_twice
+from slipway.api.urls import show_url
 from slipway.api.v1alpha1 import CUSTOM_HTTP_PORT, MAX_NAME_LENGTH, Model, ModelDeploymentSpec, Runtime
 
 URI_PATTERN = "^(pvc|https|volume|s3|oci)://[^/[:space:]?#]+(/[^[:space:]?#]*)?$"
@@ -178,14 +179,14 @@ def _broken_in_runtime(runtime: Runtime) -> Iterator[str]:
 
 def _broken_in_model(model: Model) -> Iterator[str]:
     if not re.match(URI_PATTERN.replace("[:space:]", r"\s"), model.uri):
-        yield f"spec.model.uri {model.uri!r} {URI_FORM}"
+        yield f"spec.model.uri {show_url(model.uri)!r} {URI_FORM}"
     if _escapes(model.uri):
-        yield f"spec.model.uri {model.uri!r} must not contain '..'; write the path that is meant"
+        yield f"spec.model.uri {show_url(model.uri)!r} must not contain '..'; write the path that is meant"
     if any(_escapes(path) for path in model.versions.values()):
         yield "spec.model.versions: a path must not contain '..'; write the path that is meant"
     if model.uri.startswith(("https://", "oci://")) and not model.versions:
         yield (
-            f"spec.model.uri {model.uri!r} can't be listed: name each version in spec.model.versions, "
+            f"spec.model.uri {show_url(model.uri)!r} can't be listed: name each version in spec.model.versions, "
             'as in {"1": model-1.onnx}'
         )
     if model.version is not None and model.versions and str(model.version) not in model.versions:

@@ -307,7 +307,8 @@ class Storage(_Part):
     secret_ref: Reference | None = Field(
         default=None,
         description="Secret with credentials for the store. s3: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-        "AWS_SESSION_TOKEN. https: token, or username and password. oci: .dockerconfigjson, or username and password. "
+        "AWS_SESSION_TOKEN. https: token, or username and password; query.VERSION, or query of all versions, for what "
+        "opens a presigned URL. oci: .dockerconfigjson, or username and password. "
         "Absent: the pod's own identity (its ServiceAccount's role), or none.",
     )
     endpoint: str | None = Field(

@@ -6,7 +6,8 @@ by the path's bytes, as `sha256sum` prints them:
     cd FOLDER && find -L . -type f -printf '%P\\0' | LC_ALL=C sort -z | xargs -0 -r sha256sum | sha256sum
 
 Left out, as agents do: names that begin with ".." (a kubelet keeps a ConfigMap's generations there), and a lost+found
-that only root can read. Operator and agent share no code; a test compares the two.
+that only root can read. Links are followed wherever they lead; agents refuse those that lead out of the model's URI.
+Operator and agent share no code; a test compares the two.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,8 @@ def digest_of(path: Path) -> str:
 
 
 def _digest_of_file(path: Path) -> str:
+    if not stat.S_ISREG(path.stat().st_mode):  # a FIFO would be waited on for ever; agents refuse it
+        raise OSError(errno.EINVAL, "no ordinary file: remove it", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -25,6 +25,7 @@ from slipway.api.status import (
     read_status,
     read_time,
 )
+from slipway.api.urls import show_url
 from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.decide.gates import SIGNATURE_CHANGED, compares_signatures
 from slipway.decide.steps import DEFAULT_STEPS
@@ -178,7 +179,7 @@ def view_of(body: Json, now: datetime) -> View:
         namespace=str(meta.get("namespace", "")),
         name=str(meta.get("name", "")),
         runtime=status.runtime or str(_part(spec, "runtime").get("name", "")),
-        uri=str(_part(spec, "model").get("uri", "")),
+        uri=show_url(str(_part(spec, "model").get("uri", ""))),
         phase=status.phase,
         created=read_time(meta.get("creationTimestamp")),
         ready_pods=status.ready_replicas,

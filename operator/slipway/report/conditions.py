@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
+from slipway.api.urls import credential_in, show_url
 from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import HaltReason, Rejection
@@ -179,7 +180,23 @@ def degraded_condition(
         )
         if condition.reason == "RolledBack" or has_bad_version:
             return _condition("Degraded", True, condition.reason, condition.message)
+    if exposed := _credential_in_spec(result):
+        return _condition("Degraded", True, "CredentialInSpec", exposed)
     return _condition("Degraded", False, "AsExpected", "nothing needs a person")
+
+
+def _credential_in_spec(result: PassResult) -> str | None:
+    """That a URL of the spec opens by itself, without what opens it. It is served all the same."""
+    model = result.carried_out.inputs.asked.spec.model if result.carried_out is not None else None
+    for version, url in model.versions.items() if model is not None and model.uri.startswith("https://") else ():
+        if name := credential_in(url):
+            return (
+                f"spec.model.versions names for version {version} a URL that opens by itself ({name} in "
+                f"{show_url(url)}): whoever may read this object, its Service or its ConfigMaps can use it. Write the "
+                f"URL without that, and put it into a Secret: query.{version} for what is behind the question mark, "
+                "username and password for these (spec.storage.secretRef)"
+            )
+    return None
 
 
 def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | None) -> Trouble | None:

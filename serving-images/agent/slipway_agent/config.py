@@ -5,6 +5,7 @@ Imports nothing of the agent but `model`: the `Section` that is passed
 reads a server's own section.
 """
 
+import hashlib
 import json
 import math
 import re
@@ -24,6 +25,7 @@ _CANONICAL_VERSION = re.compile(r"[1-9][0-9]{0,9}")
 LARGEST_VERSION = 2_147_483_647
 """The API's own bound (v1alpha1's Version): a larger number could be listed and served, but no spec could name it."""
 VERSION_NAME = f"a whole number from 1 to {LARGEST_VERSION}, without leading 0"
+_NAMED_PLACE = re.compile(r" \([0-9a-f]{16}\)$")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 DEFAULT_POLL_SECONDS = 60.0
 TURN_FIELDS = ("served", "load", "labels", "golden", "probe", "drainSeconds", "held")
@@ -43,6 +45,18 @@ def show_url(url: str) -> str:
     scheme, separator, rest = before.partition("://")
     host, slash, path = rest.partition("/")
     return f"{scheme}{separator}{host.rpartition('@')[2]}{slash}{path}" + ("?…" if question else "")
+
+
+def name_place(location: str) -> str:
+    """A location for what is written where the server, or whoever shares a volume, can read it: what opens a URL only
+    as a digest, so that another one is another place.
+
+    https://host/a.onnx stays; https://host/a.onnx?sig=x is "https://host/a.onnx?… (0a1b…)", and stays that.
+    """
+    shown = show_url(location)
+    if shown == location or _NAMED_PLACE.search(location):
+        return location
+    return f"{shown} ({hashlib.sha256(location.encode(errors='surrogateescape')).hexdigest()[:16]})"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 
-from slipway_agent.config import Config, Memory, Source, parse_config, parse_recorded, parse_version, show_url
+from slipway_agent.config import (
+    Config,
+    Memory,
+    Source,
+    name_place,
+    parse_config,
+    parse_recorded,
+    parse_version,
+    show_url,
+)
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.golden import Golden, GoldenRequest, Tolerance
 from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
@@ -350,3 +359,13 @@ def test_only_canonical_whole_numbers_that_the_api_takes_are_versions(name: str,
 )
 def test_an_entry_of_an_oci_model_is_a_tag_a_digest_or_a_repository_below(entry: str, location: str) -> None:
     assert Source("oci://ghcr.io/team/digits", None, {3: entry}).location(3) == location
+
+
+def test_a_place_is_named_without_what_opens_it_and_another_key_is_another_place() -> None:
+    plain, one, other = "https://host/a.onnx", "https://host/a.onnx?sig=one", "https://host/a.onnx?sig=other"
+    assert name_place(plain) == plain
+    assert name_place("pvc://claim/a") == "pvc://claim/a"
+    assert len({name_place(each) for each in (plain, one, other, "https://user:one@host/a.onnx")}) == 4
+    for each in (one, "https://user:one@host/a.onnx"):
+        assert "one" not in name_place(each)
+        assert name_place(name_place(each)) == name_place(each)

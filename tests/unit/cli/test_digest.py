@@ -80,6 +80,17 @@ def test_a_loop_of_links_ends_in_a_line(cli: Cli, tmp_path: Path) -> None:
     assert len(shown.stderr.splitlines()) == 1
 
 
+def test_a_pipe_is_an_error_and_not_waited_on(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    os.mkfifo(tmp_path / "model" / "pipe")
+    shown = cli("digest", str(tmp_path / "model"))
+    assert shown.exit_code == 1
+    assert "pipe" in shown.stderr
+    assert "no ordinary file" in shown.stderr
+    with pytest.raises(OSError, match="no ordinary file"):
+        digest_path(tmp_path / "model")
+
+
 def test_a_missing_path_is_not_found(cli: Cli, tmp_path: Path) -> None:
     shown = cli("digest", str(tmp_path / "none"))
     assert shown.exit_code == 3

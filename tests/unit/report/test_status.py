@@ -854,3 +854,17 @@ def test_who_judges_a_canary_is_said_where_the_spec_does_not(judging: Judging, w
         return
     assert words in promoted.message
     assert words in (status.step.judging or "")
+
+
+@pytest.mark.parametrize(("query", "found"), [("?X-Amz-Signature=abc", "X-Amz-Signature"), ("?download=true", "")])
+def test_a_url_that_opens_by_itself_serves_and_needs_a_person(query: str, found: str) -> None:
+    carried = RESULT.carried_out
+    assert carried is not None
+    model = {"uri": "https://store.example/models", "version": 2, "versions": {"2": f"2.onnx{query}"}}
+    asked = deployment(model=model)
+    judged = replace(RESULT, carried_out=replace(carried, inputs=replace(carried.inputs, asked=asked)))
+    status = assess(judged, SERVING, EMPTY, NOW)
+    assert conditions(status)["Ready"] == "True MinimumReplicasReady"
+    assert conditions(status)["Degraded"] == ("True CredentialInSpec" if found else "False AsExpected")
+    assert "abc" not in str(write_status(status))
+    assert ("query.2" in str(write_status(status))) is bool(found)

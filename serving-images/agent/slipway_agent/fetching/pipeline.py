@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from slipway_agent.config import Config, parse_version, show_url
+from slipway_agent.config import Config, name_place, parse_version, show_url
 from slipway_agent.fetching.cache import CachedSource
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.ledger import Published
@@ -20,6 +20,7 @@ from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.sources.by_scheme import open_scheme
 from slipway_agent.volume.archive import archive_kind
 from slipway_agent.volume.models_volume import ModelVolume, explain_disk
+from slipway_agent.volume.safe_open import UnsafeError, require_plain
 from slipway_agent.volume.unpacking import Unpacking, unpack_archive
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
@@ -69,6 +70,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         fetched = source.fetch(job.version, staging, progress, job.refused, job.pin or job.recorded)
         verify(fetched.sha256, job)
         folder = _arrange(fetched, staging, job, server, progress.check)
+        require_plain(folder, f"version {job.version} at {job.place}")
         server.name_files(folder, progress.check)
         origin = source.model_folder()
         if origin is None:
@@ -81,11 +83,14 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         volume.drop_staging(job.version)
         known = refusal.fingerprint or (fetched.fingerprint if fetched is not None else None)
         raise SpecError(refusal.reason, refusal.message, known) from refusal
+    except UnsafeError as cause:
+        volume.drop_staging(job.version)
+        raise SpecError(Reason.UNSAFE_PATH, cause.words, fetched.fingerprint if fetched else None) from cause
     except OSError as cause:
         volume.drop_staging(job.version)
         raise explain_disk(cause, f"version {job.version} ({job.place})", "unpacked") from cause
     volume.drop_staging(job.version)
-    return Published(fetched.sha256, size_bytes, job.location, fetched.fingerprint, awaits_load=replaced)
+    return Published(fetched.sha256, size_bytes, name_place(job.location), fetched.fingerprint, awaits_load=replaced)
 
 
 def verify(sha256: str, job: Job) -> None:

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from slipway_agent.model.untrusted_json import parse_json
+
 DYNAMIC = -1
 SAID_LIMIT_BYTES = 64 * 1024
 """Of all signatures in /status together: an operator reads 256 KiB at most, and listings need room too."""
@@ -34,7 +36,7 @@ def read_metadata(body: bytes, optional: frozenset[str] = frozenset()) -> Signat
     `optional`: inputs that may be left out, which the protocol can't say.
     """
     try:
-        raw = json.loads(body)
+        raw = parse_json(body)
         inputs, outputs = (tuple(_read_tensor(each, optional) for each in raw[side]) for side in ("inputs", "outputs"))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -6,7 +6,7 @@ Pure: no I/O, no clock. Imports `config`, `model` and `failures` alone.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from slipway_agent.config import Config
+from slipway_agent.config import Config, name_place
 from slipway_agent.model.ledger import Published
 from slipway_agent.model.probe import Probe
 from slipway_agent.model.server_state import ServerView
@@ -66,7 +66,11 @@ def is_satisfied(world: World, version: int) -> bool:
     if published is None:
         return False
     pin = world.config.sha256.get(version)
-    return published.sha256 == pin if pin is not None else published.location == world.config.source.location(version)
+    return (
+        published.sha256 == pin
+        if pin is not None
+        else published.location == name_place(world.config.source.location(version))
+    )
 
 
 def needs_second_look(world: World, version: int) -> bool:

@@ -5,19 +5,19 @@
 /healthz  200 while the loop turns           /metrics   Prometheus text
 
 Each request has a thread of its own; one that waits delays no other. Few may wait at a time: when one more comes, the
-one that has waited longest is answered early, so that askers that died don't keep others out.
+one that has waited longest is answered early, so that askers that died don't keep others out. Connections are bounded,
+too (`bounded_server`).
 """
 
 import json
-import socket
 import threading
 import time
 from collections import deque
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 from urllib.parse import parse_qs
 
+from slipway_agent.reporting.bounded_server import BoundedHandler, BoundedServer, listen
 from slipway_agent.reporting.report import Counters, Report, render_listing, render_metrics, render_status
 
 WAIT_LIMIT_SECONDS = 60.0
@@ -122,51 +122,17 @@ def _probe(is_good: bool, why_not: str, report: Report) -> Answer:
     return Answer(503, f"{why_not}{detail}\n")
 
 
-def start_endpoints(port: int, board: Board) -> ThreadingHTTPServer:
+def start_endpoints(port: int, board: Board) -> BoundedServer:
     """Serve on all addresses from a thread of its own. OSError when the port is taken."""
-
-    handler = type("Handler", (_Handler,), {"board": board})
-
-    try:
-        server: ThreadingHTTPServer = _DualStackServer(("::", port), handler)
-    except OSError:
-        server = _Server(("0.0.0.0", port), handler)  # noqa: S104  kubelet asks by the pod's address; no IPv6 here
+    server = listen(port, type("Handler", (_Handler,), {"board": board}))
     threading.Thread(target=server.serve_forever, name="endpoints", daemon=True).start()
     return server
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    request_queue_size = 64
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that went away is no event."""
-
-
-class _DualStackServer(_Server):
-    address_family = socket.AF_INET6
-
-    def server_bind(self) -> None:
-        self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        super().server_bind()
-
-
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(BoundedHandler):
     board: ClassVar[Board]
-    protocol_version = "HTTP/1.1"
     server_version = "slipway-agent"
-    sys_version = ""
-    timeout = 10.0
 
-    def do_GET(self) -> None:
+    def do_GET(self) -> None:  # noqa: N802 - the name that http.server calls
         found = answer(self.path, self.board)
-        body = found.body.encode()
-        self.send_response(found.status)
-        self.send_header("Content-Type", found.content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.send_header("Cache-Control", "no-store")
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Probes come every second; the log is for what changes."""
+        self.answer(found.status, found.body.encode(), found.content_type)

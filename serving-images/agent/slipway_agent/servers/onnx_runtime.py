@@ -15,6 +15,7 @@ from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
 from slipway_agent.servers.open_inference import read_index
@@ -163,7 +164,7 @@ def compose_settings(
 def read_versions(written: str) -> frozenset[int]:
     """The versions that the agent's model-settings.json names; empty for another text."""
     try:
-        found = [parse_version(str(entry["parameters"]["version"])) for entry in json.loads(written)]
+        found = [parse_version(str(entry["parameters"]["version"])) for entry in parse_json(written)]
     except (ValueError, KeyError, TypeError):
         return frozenset()
     return frozenset(version for version in found if version is not None)
@@ -172,7 +173,7 @@ def read_versions(written: str) -> frozenset[int]:
 def explain_refusal(status: int, body: bytes) -> Refused:
     """The server's answer to a load that failed, per version where it names versions."""
     try:
-        named = json.loads(body)["versions"]
+        named = parse_json(body)["versions"]
         words = {
             version: str(said)[:WORDS_LIMIT]
             for key, said in named.items()

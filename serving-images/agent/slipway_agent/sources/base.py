@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from slipway_agent.model.errors import CancelledError
+from slipway_agent.volume.safe_open import Tree
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,5 +110,5 @@ class ModelSource(Protocol):
         fetching that its bytes are those with the fingerprint `refused`.
         """
 
-    def model_folder(self) -> Path | None:
-        """A readable folder that holds the model's own config.pbtxt beside its versions; None without one."""
+    def model_folder(self) -> Tree | None:
+        """A folder that holds the model's own config.pbtxt beside its versions; None without one."""

@@ -6,6 +6,7 @@ Secret's token or password goes to the host that the URL names, and to no other 
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from urllib.parse import unquote, urlsplit
 
 import requests
 
-from slipway_agent.config import Source, show_url
+from slipway_agent.config import Source, name_place, show_url
 from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.model.ledger import describe_bytes
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.http_exchange import (
     READ_SECONDS,
+    BodyLimit,
     Exchange,
     Session,
     encode_basic,
@@ -26,14 +29,20 @@ from slipway_agent.sources.http_exchange import (
     store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
-from slipway_agent.volume.models_volume import ensure_room, explain_disk
+from slipway_agent.volume.models_volume import ensure_room, explain_disk, find_room
+from slipway_agent.volume.safe_open import Tree
 
+_QUERY = re.compile(r"query(\.[1-9][0-9]*)?")
+_QUERY_VALUE = re.compile(r"[!-~]+")
 PART_NAME, NOTE_NAME = "download.part", "download.json"
 
 
 @dataclass(frozen=True, slots=True)
 class _Partial:
-    """What is known of the object that a partial file is the beginning of. `validator` goes into If-Range."""
+    """What is known of the object that a partial file is the beginning of. `validator` goes into If-Range.
+
+    url: by `name_place`, as the server's container can read where it is written.
+    """
 
     url: str
     validator: str
@@ -52,7 +61,33 @@ def read_authorization(source: Source) -> str | None:
         return f"Bearer {found['token']}"
     if found.get("username") and found.get("password") is not None:
         return encode_basic(found["username"], found["password"])
-    raise refuse_secret(source, found, "token, or username and password")
+    if any(_QUERY.fullmatch(name) for name in found):
+        return None
+    raise refuse_secret(source, found, "token, or username and password, or query")
+
+
+def open_url(source: Source, version: int) -> str:
+    """A version's URL with what opens it, where the Secret has that: its key query.<version>, else query.
+
+    The value is what stands behind the URL's "?", or the whole presigned URL of the place that the spec names. It is
+    read anew for each fetch, and reaches no message, file or object. SpecError(AccessDenied) for another URL.
+    """
+    url = source.location(version)
+    found = read_secret(source) or {}
+    key = next((name for name in (f"query.{version}", "query") if found.get(name)), None)
+    if key is None:
+        return url
+    place, _, query = found[key].rpartition("?")
+    if place and place != url.partition("?")[0]:
+        what = f"is a URL of another place than {show_url(url)}, which model.versions names for version {version}"
+    elif not query or "://" in query or not _QUERY_VALUE.fullmatch(query):
+        what = "is no query of a URL"
+    else:
+        return f"{url}{'&' if '?' in url else '?'}{query}"
+    raise SpecError(
+        Reason.ACCESS_DENIED,
+        f"{name_secret(source)}: its {key} {what}. Write what stands behind the presigned URL's question mark there",
+    )
 
 
 class HttpsSource:
@@ -63,7 +98,7 @@ class HttpsSource:
     def list_versions(self) -> Mapping[int, str | None]:
         return dict.fromkeys(sorted(self._source.versions))
 
-    def model_folder(self) -> Path | None:
+    def model_folder(self) -> Tree | None:
         return None
 
     def fetch(
@@ -89,6 +124,7 @@ class HttpsSource:
     ) -> tuple[str, str | None]:
         """The finished file's digest and the ETag it came with."""
         url = self._source.location(version)
+        opened = open_url(self._source, version)
         part, note = staging / PART_NAME, staging / NOTE_NAME
         partial, begun_bytes = _find_partial(note, part, url)
         headers: dict[str, str] = {}
@@ -98,7 +134,7 @@ class HttpsSource:
             headers = {"If-None-Match": refused}
         exchange = Exchange(session, self._source.ca_file, self._read_seconds)
         authorization = read_authorization(self._source)
-        with exchange.ask("GET", url, headers, authorization, self._judge_redirect) as response:
+        with exchange.ask("GET", opened, headers, authorization, self._judge_redirect) as response:
             if response.status_code == 304 and refused is not None:
                 raise UnchangedError
             if response.status_code == 416:
@@ -115,7 +151,8 @@ class HttpsSource:
             if total_bytes is not None:
                 ensure_room(staging, total_bytes - begun_bytes, f"version {version} ({show_url(url)})")
             progress.expect(total_bytes, begun_bytes)
-            digest, stored_bytes = store_body(response, url, part, begun_bytes, progress)
+            limit = _limit_body(staging, total_bytes, url)
+            digest, stored_bytes = store_body(response, url, part, begun_bytes, progress, limit=limit)
             if total_bytes is not None and stored_bytes != total_bytes:
                 raise TransientError(
                     f"{show_url(url)} sent {stored_bytes} of {total_bytes} bytes; it goes on from there"
@@ -164,6 +201,23 @@ def _continues(response: requests.Response, begun_bytes: int, partial: _Partial)
     return response.headers.get("Last-Modified") in (None, partial.validator)
 
 
+def _limit_body(staging: Path, total_bytes: int | None, url: str) -> BodyLimit:
+    """A body that says nothing of its size may have what the volume has free, and not fill it."""
+    if total_bytes is not None:
+        return BodyLimit(
+            total_bytes, TransientError(f"{show_url(url)} sent more bytes than it said; it is tried again")
+        )
+    free_bytes = find_room(staging).free_bytes
+    return BodyLimit(
+        free_bytes,
+        SpecError(
+            Reason.DISK_FULL,
+            f"{show_url(url)} doesn't say how large it is, and sent more than the {describe_bytes(free_bytes)} that "
+            "the pod's model volume has free. Check that the URL has an end, or free some on the node",
+        ),
+    )
+
+
 def _validator(response: requests.Response) -> str | None:
     """What If-Range may carry: a strong ETag, else a date (RFC 9110, 13.1.5); None when resuming wouldn't be safe."""
     etag = response.headers.get("ETag")
@@ -175,7 +229,7 @@ def _validator(response: requests.Response) -> str | None:
 def _find_partial(note: Path, part: Path, url: str) -> tuple[_Partial | None, int]:
     """What an earlier attempt left of this object, and how many bytes of that stand; (None, 0) when it is no use."""
     partial = _read_note(note)
-    if partial is None or partial.url != url or not part.is_file():
+    if partial is None or partial.url != name_place(url) or not part.is_file():
         return None, 0
     begun_bytes = part.stat().st_size
     if not 0 < begun_bytes <= partial.total_bytes:
@@ -189,7 +243,7 @@ def _write_note(note: Path, url: str, validator: str | None, total_bytes: int | 
     if total_bytes is None or validator is None:
         note.unlink(missing_ok=True)
     else:
-        note.write_text(json.dumps(asdict(_Partial(url, validator, total_bytes))))
+        note.write_text(json.dumps(asdict(_Partial(name_place(url), validator, total_bytes))))
 
 
 def _read_note(note: Path) -> _Partial | None:

@@ -28,6 +28,7 @@ from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.ordered_download import Part, fetch_in_order, split_parts
 from slipway_agent.volume.digest import CHUNK_BYTES, digest_of_files
 from slipway_agent.volume.models_volume import CONFIG, RESUMED_FOLDER, ensure_room, explain_disk, goes_with
+from slipway_agent.volume.safe_open import Tree
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -108,8 +109,8 @@ class ObjectSource:
         self._verdicts = verdicts
         return {version: stamp for version, stamp in sorted(stamps.items()) if verdicts[stamp]}
 
-    def model_folder(self) -> Path | None:
-        return self._beside
+    def model_folder(self) -> Tree | None:
+        return Tree(self._beside, shown=self._source.uri) if self._beside is not None else None
 
     def fetch(
         self, version: int, staging: Path, progress: Progress, refused: str | None, known: str | None = None

@@ -24,23 +24,28 @@ import requests
 from slipway_agent.config import Source, show_url
 from slipway_agent.model.errors import Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.model.limits import refuse_layers
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.http_exchange import (
     READ_SECONDS,
+    BodyLimit,
     Exchange,
     Session,
     digest_beginning,
     encode_basic,
     explain_connection,
+    read_small,
     retry_after_seconds,
     store_body,
 )
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 from slipway_agent.volume.digest import digest_path
 from slipway_agent.volume.models_volume import RESUMED_FOLDER, ensure_room, explain_disk
+from slipway_agent.volume.safe_open import Tree
 from slipway_agent.volume.unpacking import LayerFile, Unpacking, unpack_layers
 
 MANIFEST_BYTES = 4 << 20  # what registries must accept at least, and the largest one that is read
+TOKEN_BYTES = 1 << 20
 _INDEX_TYPES = ("application/vnd.oci.image.index.v1+json", "application/vnd.docker.distribution.manifest.list.v2+json")
 _MANIFEST_TYPES = ("application/vnd.oci.image.manifest.v1+json", "application/vnd.docker.distribution.manifest.v2+json")
 _EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
@@ -109,7 +114,7 @@ class OciSource:
                     found[version] = None
         return found
 
-    def model_folder(self) -> Path | None:
+    def model_folder(self) -> Tree | None:
         return None
 
     def fetch(
@@ -184,7 +189,7 @@ class _Registry:
         self._source = source
         self._tokens = tokens
         self._host = host
-        self._login = _read_login(source, host)
+        self._login = _read_login(source, host if source.endpoint is None else urlsplit(source.endpoint).netloc)
         self.base = _base_url(source, host)
 
     def head_manifest(self, reference: Reference) -> str:
@@ -216,7 +221,13 @@ class _Registry:
                 self._refuse_status(response, reference, f"its blob {layer.digest[:19]}…")
                 if response.status_code != 206:
                     begun_bytes = 0
-                digest, stored_bytes = store_body(response, self.base, path, begun_bytes, progress)
+                limit = BodyLimit(layer.size_bytes, self._refuse_blob(layer, reference))
+                try:
+                    digest, stored_bytes = store_body(response, self.base, path, begun_bytes, progress, limit=limit)
+                except TransientError as failure:
+                    if failure is limit.refusal:
+                        path.unlink(missing_ok=True)
+                    raise
             if stored_bytes < layer.size_bytes:
                 raise TransientError(
                     f"{self._host} sent {stored_bytes} of {layer.size_bytes} bytes of {reference.words}; it "
@@ -227,26 +238,27 @@ class _Registry:
                 digest = digest_beginning(file, begun_bytes).hexdigest()
         if f"sha256:{digest}" != layer.digest:
             path.unlink(missing_ok=True)
-            raise TransientError(
-                f"{self._host} sent other bytes than {layer.digest} for {reference.words}; it is tried again"
-            )
+            raise self._refuse_blob(layer, reference)
+
+    def _refuse_blob(self, layer: _Layer, reference: Reference) -> TransientError:
+        return TransientError(
+            f"{self._host} sent other bytes than the {layer.size_bytes} of {layer.digest} for {reference.words}; it is "
+            "tried again"
+        )
 
     def _read_json(self, reference: Reference, name: str) -> tuple[str, dict[str, Any]]:
         """A manifest or index with its verified digest."""
         with self._ask("GET", reference, f"manifests/{name}", _accept()) as response:
             self._refuse_status(response, reference)
-            try:
-                content = response.raw.read(MANIFEST_BYTES + 1, decode_content=True)
-            except Exception as cause:
-                raise explain_connection(OSError(str(cause)), self.base, None) from cause
+            content = read_small(response, self.base, MANIFEST_BYTES, f"the manifest of {reference.words}")
         digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
         if _DIGEST.fullmatch(name) and digest != name:
             raise TransientError(f"{self._host} sent other bytes than {name} for {reference.words}; tried again")
         try:
-            raw = json.loads(content)
+            raw = parse_json(content)
         except ValueError:
             raw = None
-        if not isinstance(raw, dict) or len(content) > MANIFEST_BYTES:
+        if not isinstance(raw, dict):
             raise SpecError(
                 Reason.UNSUPPORTED_ARCHIVE,
                 f"{reference.words} has no manifest that can be read. Push it as an OCI image or artifact",
@@ -272,7 +284,8 @@ class _Registry:
         return self._exchange.ask(method, url, headers, authorization, self._judge_redirect)
 
     def _judge_redirect(self, here: str, target: str, host: str) -> None:
-        if urlsplit(target).scheme != "https" and not self.base.startswith("http://"):
+        allowed = ("https", "http") if self.base.startswith("http://") else ("https",)
+        if urlsplit(target).scheme not in allowed:
             raise SpecError(
                 Reason.REDIRECT_REFUSED, f"{self._host} redirects to {host} without https, which is refused"
             )
@@ -286,10 +299,11 @@ class _Registry:
         realm = asked.get("realm", "")
         if kind.lower() != "bearer" or not realm:
             return self._login
-        if urlsplit(realm).scheme != "https" and not self.base.startswith("http://"):
+        if not _may_have_password(realm, self.base):
             raise SpecError(
                 Reason.ACCESS_DENIED,
-                f"{self._host} wants a token from {show_url(realm)}, without https; that is refused",
+                f"{self._host} wants a token from {show_url(realm)[:200]}, without https; that is refused. Have the "
+                "registry name a realm with https",
             )
         query = {"scope": asked.get("scope") or f"repository:{reference.repository}:pull"}
         if "service" in asked:
@@ -298,7 +312,7 @@ class _Registry:
         with self._send("GET", f"{realm}{separator}{urlencode(query)}", {}, self._login) as response:
             self._refuse_status(response, reference, "a token for it")
             try:
-                answer = json.loads(response.raw.read(MANIFEST_BYTES, decode_content=True))
+                answer = parse_json(read_small(response, realm, TOKEN_BYTES, "a token"))
                 token = answer.get("token") or answer.get("access_token")
             except (ValueError, AttributeError):
                 token = None
@@ -386,7 +400,7 @@ def _parse_layers(manifest: Mapping[str, Any], where: str) -> tuple[_Layer, ...]
                     f"(annotation {_NAME_ANNOTATIONS[0]}). Push it with oras, or as an image",
                 )
             found.append(_Layer(media_type, digest, size_bytes, name, is_packed))
-    except (KeyError, TypeError, ValueError, AttributeError) as cause:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as cause:
         raise SpecError(
             Reason.UNSUPPORTED_ARCHIVE, f"{where} has a manifest that lists no blobs by sha256 and size. Push it again"
         ) from cause
@@ -431,8 +445,24 @@ def _base_url(source: Source, host: str) -> str:
     return f"{scheme}://{_HUB.get(host, host)}"
 
 
+def _may_have_password(realm: str, base: str) -> bool:
+    """Whether a token may be asked for there, with the password: by https, wherever the registry says (as docker and
+    containerd do: that is how registries with a token service of their own work), else by http from the very host of a
+    registry that the spec itself wrote with http."""
+    try:
+        asked, own = urlsplit(realm), urlsplit(base)
+    except ValueError:
+        return False
+    if asked.scheme == "https":
+        return bool(asked.hostname)
+    return asked.scheme == "http" == own.scheme and asked.hostname == own.hostname
+
+
 def _read_login(source: Source, host: str) -> str | None:
-    """The Basic header that the Secret holds for the registry; None when the spec names no Secret."""
+    """The Basic header that the Secret holds for the host that is asked: storage.endpoint's where there is one.
+
+    None when the spec names no Secret.
+    """
     found = read_secret(source)
     if found is None:
         return None
@@ -441,7 +471,7 @@ def _read_login(source: Source, host: str) -> str | None:
     if not found.get(_DOCKER_CONFIG):
         raise refuse_secret(source, found, _EXPECTED_KEYS)
     try:
-        entries = json.loads(found[_DOCKER_CONFIG])["auths"]
+        entries = parse_json(found[_DOCKER_CONFIG])["auths"]
         names = [(re.sub(r"^https?://", "", name).partition("/")[0], entry) for name, entry in entries.items()]
         entry = next((entry for name, entry in names if name == host or _HUB.get(name) == _HUB.get(host, host)), None)
         if entry is not None and entry.get("auth"):
@@ -463,6 +493,6 @@ def _read_login(source: Source, host: str) -> str | None:
 
 def _read_note(note: Path) -> str | None:
     try:
-        return str(json.loads(note.read_text())["manifest"])
+        return str(parse_json(note.read_text())["manifest"])
     except (OSError, ValueError, KeyError, TypeError):
         return None

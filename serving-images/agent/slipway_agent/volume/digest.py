@@ -9,7 +9,7 @@ Names that begin with ".." are left out: a kubelet keeps a ConfigMap's generatio
 a lost+found that only root can read.
 
 Two worked examples: the folder {a: "x"} has the one line sha256("x") + "  a\\n"; a folder that holds b/c and a sorts
-a first, since "a" < "b/c" as bytes. Imports nothing of the agent.
+a first, since "a" < "b/c" as bytes. For a folder of one's own: links are followed wherever they lead.
 """
 
 import errno
@@ -17,6 +17,8 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from slipway_agent.volume.safe_open import open_ordinary
 
 CHUNK_BYTES = 1 << 20
 
@@ -29,7 +31,8 @@ def digest_path(path: Path) -> str:
 
 
 def digest_file(path: Path) -> str:
-    with path.open("rb") as file:
+    """OSError at once for what is no ordinary file: a FIFO is not waited on."""
+    with open_ordinary(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

@@ -2,7 +2,7 @@
 
     repository/<model>/<version>/   what the server reads; a version appears here by one rename, complete and verified
     .staging/<version>/             work in progress, on the same file system; an agent that starts resumes or cleans it
-    .agent/published.json           the ledger: each published version's digest, size and location
+    .agent/published.json           the ledger: each published version's digest, size and location (`name_place`)
     .agent/config.pbtxt             the model's own configuration, as its source had it
     .agent/warm.json                which versions have answered the warm-up requests
     .agent/golden.json              which versions have answered the golden requests, or stood before them
@@ -16,19 +16,23 @@ import filecmp
 import json
 import os
 import shutil
+import stat
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from slipway_agent.config import parse_version
+from slipway_agent.config import name_place, parse_version
 from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 from slipway_agent.model.limits import Room
+from slipway_agent.volume.digest import CHUNK_BYTES
+from slipway_agent.volume.safe_open import Tree, UnsafeError, require_plain
 
 RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
 CONFIG = "config.pbtxt"
+CONFIG_BYTES = 1 << 20  # the most that is read of a config.pbtxt
 SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still be written
 
 
@@ -72,7 +76,7 @@ class ModelVolume:
         empty = Ledger(self.model, {})
         try:
             raw = json.loads((self._notes / "published.json").read_text())
-            versions = {int(version): Published(**fields) for version, fields in raw["versions"].items()}
+            versions = {int(version): _named(Published(**fields)) for version, fields in raw["versions"].items()}
             standing = raw["standing"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return empty  # nothing vouches for anything: fetch again
@@ -111,7 +115,11 @@ class ModelVolume:
                 entry.unlink(missing_ok=True)
 
     def publish(self, version: int, folder: Path) -> tuple[int, bool]:
-        """Rename a verified folder into the repository. Its size in bytes, and whether it replaced another."""
+        """Rename a verified folder into the repository. Its size in bytes, and whether it replaced another.
+
+        UnsafeError where it holds anything but folders and ordinary files: a server follows links.
+        """
+        require_plain(folder, f"version {version}")
         _make_readable(folder)
         size_bytes = _size_bytes(folder)
         place, aside = self.repository / str(version), self._staging / f"{version}.replaced"
@@ -133,31 +141,37 @@ class ModelVolume:
             return
         shutil.rmtree(aside, ignore_errors=True)
 
-    def keep_model_files(self, origin: Path) -> None:
+    def keep_model_files(self, origin: Tree) -> None:
         """Copy a model's own config.pbtxt, and the files beside its versions that it names, to where Triton looks.
 
-        Only what differs is written: Triton loads every version again when a file beside them changes.
+        Only what differs is written: Triton loads every version again when a file beside them changes. UnsafeError for
+        a named file that is a link out of the model's folder, or no ordinary file.
         """
-        kept = (origin / CONFIG).read_text(errors="replace")
+        kept = origin.read_small(CONFIG, CONFIG_BYTES).decode(errors="replace")
         replace_file(self._notes / CONFIG, kept)
-        for entry in sorted(origin.iterdir()):
-            if goes_with(entry.name, kept):
-                self._keep(entry)
+        for name in origin.list_names():
+            if not goes_with(name, kept):
+                continue
+            try:
+                is_folder = stat.S_ISDIR(origin.look(name).st_mode)
+            except FileNotFoundError:
+                continue  # a link that leads nowhere; the server says what it misses
+            for relative in origin.list_files(name) if is_folder else ("",):
+                self._keep_file(origin, f"{name}/{relative}".rstrip("/"))
 
-    def _keep(self, entry: Path) -> None:
-        if entry.is_dir():
-            for below in sorted(entry.rglob("*")):
-                if below.is_file():
-                    self._keep_file(below, self.repository / entry.name / below.relative_to(entry))
-        elif entry.is_file():
-            self._keep_file(entry, self.repository / entry.name)
-
-    def _keep_file(self, origin: Path, place: Path) -> None:
-        if place.is_file() and filecmp.cmp(origin, place, shallow=False):
+    def _keep_file(self, origin: Tree, relative: str) -> None:
+        place, working = self.repository / relative, self._staging / "model-file"
+        with origin.open_file(relative) as reading:
+            left_bytes = os.fstat(reading.fileno()).st_size
+            ensure_room(self._staging, left_bytes, f"{relative}, beside the model's versions,")
+            with working.open("wb") as writing:
+                while left_bytes > 0 and (chunk := reading.read(min(CHUNK_BYTES, left_bytes))):
+                    writing.write(chunk)
+                    left_bytes -= len(chunk)
+        if place.is_file() and filecmp.cmp(working, place, shallow=False):
+            working.unlink()
             return
         place.parent.mkdir(parents=True, exist_ok=True)
-        working = self._staging / "model-file"
-        shutil.copyfile(origin, working)
         os.replace(working, place)
 
     def forget_model_files(self) -> None:
@@ -200,6 +214,11 @@ class ModelVolume:
         os.replace(working, place)
 
 
+def _named(published: Published) -> Published:
+    """As an agent before this one wrote it: with the whole URL."""
+    return replace(published, location=name_place(published.location))
+
+
 def goes_with(name: str, config: str) -> bool:
     """Whether an entry beside a model's versions is one that its config.pbtxt needs: a file or folder named in it."""
     if name == CONFIG or name.startswith(".") or parse_version(name) is not None:
@@ -218,9 +237,14 @@ def replace_file(place: Path, content: str) -> None:
 
 
 def link_or_copy(origin: Path, place: Path) -> None:
-    """A second name for a file; a second file on file systems that have no hard links (SMB, some FUSE)."""
+    """A second name for a file; a second file on file systems that have no hard links (SMB, some FUSE).
+
+    UnsafeError for a link, FIFO or device: its second name would mean what it leads to.
+    """
+    if not stat.S_ISREG(origin.lstat().st_mode):
+        raise UnsafeError(f"{origin.name} is no ordinary file, and can't have a second name. Put the file itself there")
     try:
-        os.link(origin, place)
+        os.link(origin, place, follow_symlinks=False)
     except OSError:
         shutil.copyfile(origin, place)
 
@@ -266,8 +290,8 @@ def _taken_bytes(root: Path) -> int:
 
 def _size_bytes(folder: Path) -> int:
     """What a folder's files take; a file with two names is there once."""
-    found = (path.lstat() for path in folder.rglob("*") if path.is_file())
-    return sum({(status.st_dev, status.st_ino): status.st_size for status in found}.values())
+    found = [path.lstat() for path in folder.rglob("*")]
+    return sum({(each.st_dev, each.st_ino): each.st_size for each in found if stat.S_ISREG(each.st_mode)}.values())
 
 
 def _make_readable(folder: Path) -> None:

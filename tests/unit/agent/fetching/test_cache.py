@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import os
+import shutil
 import threading
 import time
 from collections.abc import Mapping
@@ -16,6 +17,7 @@ from slipway_agent.fetching.cache import CachedSource
 from slipway_agent.model.errors import CancelledError, Reason, SpecError, TransientError, UnchangedError
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.volume.digest import digest_path
+from slipway_agent.volume.safe_open import Tree
 
 FILES = {"model.onnx": b"weights" * 1000, "variables/data": b"more"}
 
@@ -38,8 +40,8 @@ class Store:
         self.listings += 1
         return {3: self.stamp}
 
-    def model_folder(self) -> Path | None:
-        return self.beside
+    def model_folder(self) -> Tree | None:
+        return Tree(self.beside) if self.beside is not None else None
 
     def fetch(
         self, version: int, staging: Path, progress: Progress, refused: str | None, known: str | None = None
@@ -174,7 +176,7 @@ def test_the_models_own_config_comes_along(replicas: Replicas, tmp_path: Path) -
     source.fetch(3, tmp_path / "pod", Progress(), None)
     beside = source.model_folder()
     assert beside is not None
-    assert (beside / "config.pbtxt").read_text() == "backend"
+    assert beside.read_small("config.pbtxt", 100) == b"backend"
 
 
 def test_bytes_that_were_refused_are_not_fetched_twice(replicas: Replicas) -> None:
@@ -205,6 +207,66 @@ def test_a_damaged_entry_is_noticed_removed_and_fetched_again(replicas: Replicas
         assert "damaged" in replicas.said[0]
         assert content(replicas.fetch(known=sha256)) == FILES
         assert replicas.store.fetches == 2, "the repaired entry serves"
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+@pytest.mark.parametrize("what", ["about.json", "content/model.onnx", "content"])
+def test_an_entry_that_another_made_of_links_or_pipes_is_not_read(
+    replicas: Replicas, tmp_path: Path, kind: str, what: str
+) -> None:
+    known = replicas.fetch().sha256
+    place = replicas.entry(known) / what
+    if kind == "FIFO" and what == "content":
+        shutil.rmtree(place)
+        os.mkfifo(place)
+    else:
+        aside = tmp_path / "aside"
+        place.rename(aside)
+        place.symlink_to(aside) if kind == "link" else os.mkfifo(place)
+    assert content(replicas.fetch(known)) == FILES
+    assert replicas.store.fetches == 2
+
+
+@pytest.mark.parametrize("what", ["leases", "places", "entries", "incoming"])
+def test_a_folder_of_the_cache_that_is_a_link_costs_a_download_and_nothing_where_it_leads(
+    replicas: Replicas, tmp_path: Path, what: str
+) -> None:
+    known = replicas.fetch().sha256
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "3").mkdir(parents=True)
+    (elsewhere / "3" / "model.onnx").write_bytes(b"served")
+    os.utime(elsewhere / "3", (1, 1))
+    shutil.rmtree(replicas.cache / what, ignore_errors=True)
+    (replicas.cache / what).symlink_to(elsewhere)
+    replicas.store.files = {"model.onnx": b"others"}
+    replicas.store.stamp = "two"
+    assert content(replicas.fetch()) == {"model.onnx": b"others"}
+    assert [path.name for path in elsewhere.rglob("*")] == ["3", "model.onnx"]
+    assert known
+
+
+def test_a_lease_that_is_a_pipe_is_not_waited_for(replicas: Replicas) -> None:
+    replicas.fetch()
+    place = next((replicas.cache / "places").iterdir())
+    os.mkfifo(replicas.cache / "leases" / place.stem)
+    place.unlink()
+    assert content(replicas.fetch()) == FILES
+
+
+def test_an_entry_with_more_bytes_than_it_says_is_removed(replicas: Replicas) -> None:
+    known = replicas.fetch().sha256
+    with (replicas.entry(known) / "content" / "model.onnx").open("ab") as file:
+        file.truncate(1 << 30)
+    assert content(replicas.fetch(known)) == FILES
+    assert replicas.store.fetches == 2
+
+
+def test_a_url_is_kept_without_what_opens_it(replicas: Replicas) -> None:
+    known = replicas.fetch(uri="https://user:word@host/digits?X-Amz-Signature=abc").sha256
+    written = [path.read_text() for path in replicas.cache.rglob("*.json")]
+    assert len(written) == 2
+    assert not any("abc" in text or "word" in text for text in written)
+    assert replicas.fetch(known, uri="https://user:word@host/digits?X-Amz-Signature=abc").sha256 == known
 
 
 @pytest.mark.parametrize("where", ["leases", "entries", "places"])

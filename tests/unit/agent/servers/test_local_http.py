@@ -1,8 +1,15 @@
-"""The words of a complaint, whatever a server answers."""
+"""Whatever a server answers, and however long: words for a person, and an end."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
-from slipway_agent.servers.local_http import read_words
+from slipway_agent.servers import local_http
+from slipway_agent.servers.local_http import LOST, LocalHttp, TooLargeError, read_words
+from slipway_agent.servers.open_inference import read_index
 from slipway_agent.servers.tensorflow_serving.driver import explain_error
 
 
@@ -20,3 +27,61 @@ from slipway_agent.servers.tensorflow_serving.driver import explain_error
 def test_a_complaint_of_any_form_gives_words(body: bytes, words: str) -> None:
     assert read_words(500, body) == words
     assert explain_error(500, body) == f"HTTP 500: {words}"
+
+
+@contextmanager
+def saying(head: bytes, drip: bytes) -> Iterator[LocalHttp]:
+    """A server that sends `head`, and `drip` again and again until nobody reads any more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            opened, _ = listening.accept()
+            with opened:
+                opened.recv(65536)
+                try:
+                    opened.sendall(head)
+                    while not ended.wait(0.02 if len(drip) < 100 else 0):
+                        opened.sendall(drip)
+                except OSError:
+                    return
+
+        ended = threading.Event()
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield LocalHttp(listening.getsockname()[1])
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    ("head", "drip"),
+    [
+        (b"HTTP/1.1 200 OK\r\n\r\n", b"a"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"a"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n"),
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    ],
+)
+def test_an_answer_that_drips_ends_in_time(head: bytes, drip: bytes) -> None:
+    with saying(head, drip) as asked, pytest.raises(LOST):
+        asked.ask("GET", "/", 0.5)
+
+
+@pytest.mark.parametrize("length", [b"", b"Content-Length: 99999999999\r\n", b"Transfer-Encoding: chunked\r\n"])
+def test_an_answer_without_an_end_is_read_to_its_limit(monkeypatch: pytest.MonkeyPatch, length: bytes) -> None:
+    monkeypatch.setattr(local_http, "PREDICTION_BYTES", 1 << 20)
+    chunk = b"%x\r\n%s\r\n" % (65536, bytes(65536)) if b"chunked" in length else bytes(65536)
+    head = b"HTTP/1.1 200 OK\r\n" + length + b"\r\n"
+    with (
+        saying(head, chunk) as asked,
+        pytest.raises(TooLargeError, match=r"GET /v2 is answered with more than 1.0 MiB"),
+    ):
+        asked.ask("GET", "/v2", 60, limit_bytes=1 << 20)
+    with saying(head, chunk) as asked:
+        assert "more than 1.0 MiB" in (asked.predict("/v2", {}, 60).words or "")
+
+
+def test_an_answer_nested_deeper_than_the_stack_is_no_answer() -> None:
+    deep = b"[" * 200_000
+    assert read_words(500, deep)
+    assert read_index(deep, "digits") == frozenset()

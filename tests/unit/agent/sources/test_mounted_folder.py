@@ -12,6 +12,7 @@ from slipway_agent.servers.triton.config import detect_backend
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.mounted_folder import PathSource
 from slipway_agent.volume.digest import digest_path
+from slipway_agent.volume.safe_open import Tree
 
 URI = "pvc://models/digits"
 
@@ -162,8 +163,58 @@ def test_a_link_that_leads_out_or_nowhere_or_round_is_refused(root: Path, stagin
 
 def test_a_pipe_is_refused_and_not_waited_for(root: Path, staging: Path) -> None:
     os.mkfifo(root / "3" / "pipe")
-    with pytest.raises(SpecError, match=r"/3/pipe is no ordinary file"):
+    with pytest.raises(SpecError, match=r"/3/pipe is a FIFO, no ordinary file"):
         fetch(source_of(root), staging)
+
+
+@pytest.mark.parametrize("target", ["/proc/self", "../..", "3/../../.."])
+def test_the_uris_own_folder_as_a_link_out_of_its_volume_is_refused(root: Path, staging: Path, target: str) -> None:
+    (root / "digits").symlink_to(target)
+    source = PathSource(Source(URI, str(root / "digits"), {3: "environ"}), 3, holds_model)
+    for ask in (source.list_versions, lambda: fetch(source, staging)):
+        with pytest.raises(SpecError, match=f"{URI} is a link .* that leads out of its volume") as refusal:
+            ask()
+        assert refusal.value.reason is Reason.UNSAFE_PATH
+
+
+def test_the_uris_own_folder_may_be_a_link_within_its_volume(root: Path, staging: Path) -> None:
+    put(root / "releases" / "7" / "3" / "model.onnx", "released")
+    (root / "digits").symlink_to("releases/7")
+    source = PathSource(Source(URI, str(root / "digits"), {}), 3, holds_model)
+    assert tuple(source.list_versions()) == (3,)
+    assert (fetch(source, staging).path / "model.onnx").read_text() == "released"
+
+
+def test_a_version_that_is_only_a_link_out_is_said_and_not_passed_over(root: Path, staging: Path) -> None:
+    put(root.parent / "elsewhere" / "model.onnx")
+    put(root / "one" / "README")
+    (root / "one" / "3").symlink_to(root.parent / "elsewhere")
+    source = source_of(root / "one")
+    for ask in (source.list_versions, lambda: fetch(source, staging)):
+        with pytest.raises(SpecError, match="digits/3 is a link") as refusal:
+            ask()
+        assert refusal.value.reason is Reason.UNSAFE_PATH
+
+
+def test_a_configmaps_mount_is_a_model(root: Path, staging: Path) -> None:
+    put(root / "map" / "..2026" / "model.py", "x = 1")
+    (root / "map" / "..data").symlink_to("..2026")
+    (root / "map" / "model.py").symlink_to("..data/model.py")
+    source = source_of(root / "map")
+    assert tuple(source.list_versions()) == (3,)
+    assert [path.name for path in fetch(source, staging).path.iterdir()] == ["model.py"]
+
+
+def test_a_file_that_grows_for_ever_is_not_copied_for_ever(
+    root: Path, staging: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Growing(Progress):
+        def add(self, count_bytes: int) -> None:
+            with (root / "3" / "model.onnx").open("ab") as file:
+                file.write(b"more" * 100)
+
+    with pytest.raises(TransientError, match="changed while it was copied"):
+        source_of(root).fetch(3, staging, Growing(), None)
 
 
 def test_what_a_crash_left_is_overwritten(root: Path, staging: Path) -> None:
@@ -235,7 +286,7 @@ def test_a_copy_can_be_called_off(root: Path, staging: Path) -> None:
 def test_the_models_own_config_is_offered_only_beside_versions(root: Path) -> None:
     assert source_of(root).model_folder() is None
     put(root / "config.pbtxt")
-    assert source_of(root).model_folder() == root
+    assert source_of(root).model_folder() == Tree(root, shown=URI)
     put(root / "model.onnx")
     assert source_of(root).model_folder() is None, "itself a model: the file is the version's own"
 

@@ -15,7 +15,6 @@ Facts (TensorFlow Serving's sources and docs; the stand-in of tests/e2e/images b
 """
 
 import http.client
-import json
 import select
 import threading
 import time
@@ -30,6 +29,7 @@ from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import ASK_SECONDS, HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
 from slipway_agent.servers.readiness import BUSY_SECONDS
@@ -387,7 +387,7 @@ class TensorFlowServer:
         try:
             path = f"/v1/models/{self._volume.model}/labels/{quote(label, safe='')}/metadata"
             _, body = self._local_http.ask("GET", path)
-            return parse_version(str(json.loads(body)["model_spec"]["version"]))
+            return parse_version(str(parse_json(body)["model_spec"]["version"]))
         except (*LOST, ValueError, KeyError, TypeError):
             return None
 
@@ -395,7 +395,7 @@ class TensorFlowServer:
 def parse_status(body: bytes) -> dict[int, VersionStatus]:
     """GetModelStatus' answer; empty when the server has nothing under this name (404), or says something else."""
     try:
-        entries = json.loads(body)["model_version_status"]
+        entries = parse_json(body)["model_version_status"]
     except (ValueError, KeyError, TypeError):
         return {}
     found: dict[int, VersionStatus] = {}

@@ -5,11 +5,11 @@ Facts (get_model_metadata.proto, meta_graph.proto, types.proto; the REST API pri
 texts): a version has several signatures; requests that name none get `serving_default`, so that one is reported.
 """
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from slipway_agent.model.signature import Signature, Tensor
+from slipway_agent.model.untrusted_json import parse_json
 
 DEFAULT_SIGNATURE = "serving_default"
 _DATATYPES = {
@@ -23,7 +23,7 @@ _DATATYPES = {
 def read_metadata(body: bytes) -> Signature | None:
     """None when there is no `serving_default`, or when it is something else."""
     try:
-        signature = json.loads(body)["metadata"]["signature_def"]["signature_def"][DEFAULT_SIGNATURE]
+        signature = parse_json(body)["metadata"]["signature_def"]["signature_def"][DEFAULT_SIGNATURE]
         return Signature(_read_side(signature["inputs"]), _read_side(signature["outputs"]))
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

@@ -13,7 +13,6 @@
 """
 
 import errno
-import json
 import os
 import re
 import shutil
@@ -30,6 +29,7 @@ from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, Say, go_on, say_nothing
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
 from slipway_agent.servers.readiness import LastView
@@ -50,6 +50,7 @@ from slipway_agent.servers.torchserve.files import (
 )
 from slipway_agent.servers.torchserve.workers_log import measure_log, read_log
 from slipway_agent.volume.models_volume import ModelVolume
+from slipway_agent.volume.safe_open import open_ordinary
 from slipway_agent.volume.unpacking import Unpacking, unpack_archive
 
 SILENT = "a worker ended before it was ready, without a word; most often by the container's memory limit"
@@ -398,7 +399,7 @@ class TorchServer:
 def read_description(body: bytes) -> Mapping[int, Registered]:
     """GET /models/M/all. A version that isn't a whole number isn't the agent's."""
     try:
-        entries = json.loads(body)
+        entries = parse_json(body)
     except ValueError:
         return {}
     found: dict[int, Registered] = {}
@@ -459,9 +460,10 @@ def _find_archive(folder: Path) -> Path | None:
 
 def _archive_kind(archive: Path) -> str | None:
     try:
-        if is_zipfile(archive):
-            return "zip"
-        with archive.open("rb") as file:
+        with open_ordinary(archive) as file:  # a listing looks at claims too, where it may be a FIFO by now
+            if is_zipfile(file):
+                return "zip"
+            file.seek(0)
             return "tar.gz" if file.read(2) == _GZIP else None
     except OSError:
         return None

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from slipway_agent.config import parse_version
 from slipway_agent.model.errors import Reason, SpecError
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.local_http import WORDS_LIMIT
 
 MANIFEST = "MAR-INF/MANIFEST.json"
@@ -65,7 +66,7 @@ def complete_manifest(kept: str, model: str, version: int) -> Manifest:
     `modelVersion` "1.0" in folder 3 becomes "3", and `said` is "1.0"; "3" and "3.0" there say the same, `said` is None.
     """
     try:
-        manifest = json.loads(kept)
+        manifest = parse_json(kept)
     except ValueError as cause:
         raise _invalid(MANIFEST, f"it is not JSON: {cause}") from cause
     section = manifest.get("model") if isinstance(manifest, dict) else None
@@ -90,7 +91,7 @@ def complete_model_config(kept: str, spec: TorchServeSpec) -> str:
     """
     if kept.lstrip().startswith("{"):
         try:
-            mapping = json.loads(kept)
+            mapping = parse_json(kept)
         except ValueError as cause:
             what = "it is one mapping in braces, which can't be completed. Write one key a line"
             raise _invalid(MODEL_CONFIG, what) from cause

@@ -6,7 +6,6 @@ a version folder that is missing is skipped with 200, so readiness is asked afte
 endpoints answer within milliseconds during a load; kept-alive connections hold up Triton's exit, so none is kept.
 """
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import TransientError
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
 from slipway_agent.servers.open_inference import read_index
@@ -200,7 +200,7 @@ def _plain(words: str) -> str:
 def _optional_inputs(body: bytes) -> frozenset[str]:
     """Of GET …/config."""
     try:
-        return frozenset(str(each["name"]) for each in json.loads(body)["input"] if each.get("optional") is True)
+        return frozenset(str(each["name"]) for each in parse_json(body)["input"] if each.get("optional") is True)
     except (ValueError, KeyError, TypeError, AttributeError):
         return frozenset()
 

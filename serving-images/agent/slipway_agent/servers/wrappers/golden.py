@@ -9,6 +9,7 @@ serves. What is cleared is kept in the models volume.
 Limit: on a server that gives unversioned requests to the highest loaded version, they reach it while it is asked.
 """
 
+import errno
 import json
 import threading
 from collections.abc import Callable, Mapping
@@ -28,9 +29,11 @@ from slipway_agent.model.golden import (
     read_requests,
 )
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
+from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Server
 from slipway_agent.servers.wrappers.base import ServerWrapper
 from slipway_agent.volume.models_volume import ModelVolume
+from slipway_agent.volume.safe_open import Tree
 
 _NOTE = "golden.json"
 WARM_ASKS = 3  # the fastest counts: one slow answer on a shared node is no slow model
@@ -228,7 +231,7 @@ class GoldenServer(ServerWrapper):
     def _compare(self, request: GoldenRequest, body: bytes) -> str:
         """How the answer differs from the expected one; empty when it doesn't."""
         try:
-            got = json.loads(body)
+            got = parse_json(body)
         except (ValueError, RecursionError):
             return f"its answer isn't JSON: {body[:100].decode(errors='replace')!r}"
         found = find_differences(request.response, got, self._golden.tolerance)
@@ -259,17 +262,17 @@ class GoldenServer(ServerWrapper):
 
 def read_file(volume: ModelVolume, version: int, name: str) -> tuple[GoldenRequest, ...]:
     """The golden requests in a file of a version's folder. MalformedError: it isn't there, or is no such file."""
-    place = volume.repository / str(version) / PurePosixPath(name)
+    folder = Tree(volume.repository / str(version), follows=False)
     where = f"{name} in the folder of version {version}"
     try:
-        if place.stat().st_size > FILE_LIMIT_BYTES:
-            raise MalformedError(f"{where} is larger than {FILE_LIMIT_BYTES >> 20} MiB")
-        raw = json.loads(place.read_bytes())
+        raw = parse_json(folder.read_small(PurePosixPath(name).as_posix(), FILE_LIMIT_BYTES))
     except FileNotFoundError:
         raise MalformedError(
             f"there is no {where}, and spec.rollout.gates.golden.file names it. Put it beside the model: {FORM}"
         ) from None
     except OSError as cause:
+        if cause.errno == errno.EFBIG:
+            raise MalformedError(f"{where} is larger than {FILE_LIMIT_BYTES >> 20} MiB") from None
         raise MalformedError(f"{where} can't be read: {cause.strerror}") from cause
     except (ValueError, RecursionError) as cause:
         raise MalformedError(f"{where} isn't JSON ({cause}). It must be {FORM}") from cause
@@ -288,7 +291,7 @@ def _patience_seconds(request: GoldenRequest) -> float:
 
 def _read_note(text: str | None) -> dict[int, Passed]:
     try:
-        raw: Mapping[str, Any] = json.loads(text or "")
+        raw: Mapping[str, Any] = parse_json(text or "")
         return {
             int(version): Passed(None if digest is None else str(digest), str(fingerprint), str(message))
             for version, (digest, fingerprint, message) in raw.items()
