@@ -172,9 +172,10 @@ class Agent:
         failed = {each["version"] for each in versions if each["state"] == "Failed"}
         served = orders["served"]
         is_in = self.left_at is None and not self.is_out(source) and (served in self.loaded or self._stands)
-        traffic = {} if self.is_old else {"traffic": is_in, "probe": self._probe(orders, source, since)}
+        probe = self._probe(orders, source, since)
+        newer = {} if self.is_old else {"traffic": is_in, "probe": probe, "verifies": True}
         return {
-            **traffic,
+            **newer,
             "schema": 1,
             "generation": orders["generation"],
             "served": served,

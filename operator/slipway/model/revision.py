@@ -112,7 +112,8 @@ def place_of(revision: Revision) -> str:
 
 
 def content_hash(spec: ModelDeploymentSpec) -> str:
-    """Names what the user said about the served version's bytes beside the revision: its pin, path and way of fetching.
+    """Names what the user said about the served version's bytes beside the revision: its pin, path, way of fetching and
+    who must have signed it.
 
     A rejected revision is tried again when this changes.
     """
@@ -121,6 +122,8 @@ def content_hash(spec: ModelDeploymentSpec) -> str:
     parts = [ways["sha256"].get(version), ways["versions"].get(version), ways["allowRedirects"]]
     if "endpoint" in ways:  # appended where it is set: what an older operator remembered must stay remembered
         parts.append(ways["endpoint"])
+    if spec.storage is not None and spec.storage.trusted_keys:
+        parts.append(sorted(spec.storage.trusted_keys))
     return hash_of(parts)
 
 

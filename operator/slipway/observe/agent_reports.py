@@ -26,6 +26,8 @@ REFUSALS = frozenset(
         "ModelInvalid",
         "UnsupportedArchive",
         "UnsafePath",
+        "NotSigned",
+        "VerificationFailed",
     }
 )
 """An agent's reasons that speak of the version's bytes: more of the same will not help."""
@@ -78,8 +80,9 @@ class AgentReport:
     signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
     missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
     wants_traffic: whether the pod may get requests, as far as its agent goes; None: the agent is too old to take turns.
-    probe: how its own server answers it; None: it doesn't ask.
-    Thirteen fields: they are the answer's own.
+    probe: how its own server answers it; None: it doesn't ask. verifies: it can tell a signed version from another one;
+    False: the agent is too old for that.
+    Fourteen fields: they are the answer's own.
     """
 
     generation: str
@@ -95,6 +98,7 @@ class AgentReport:
     golden: GoldenReport | None = None
     wants_traffic: bool | None = None
     probe: ProbeReport | None = None
+    verifies: bool = False
 
     def version(self, number: int) -> VersionReport | None:
         """What it says of that version."""
@@ -130,6 +134,7 @@ def read_report(answer: Any) -> AgentReport | None:
             golden=read_golden(answer),
             wants_traffic=bool(answer["traffic"]) if "traffic" in answer else None,
             probe=_read_probe(answer.get("probe")),
+            verifies=bool(answer.get("verifies")),
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None

@@ -34,7 +34,7 @@ def render_agent_config(
 
     Place, served version, batching, warm-up and model name are the revision's own. Pins, paths, labels, the memory
     factor, golden requests and the other versions follow the spec at once, with no pod restart, as long as it speaks
-    of the same place.
+    of the same place. Who must have signed a version follows it wherever that comes from: no revision is excepted.
     """
     own = spec_of(deployment, revision)
     runtime = RUNTIMES[own.runtime.name]
@@ -59,6 +59,8 @@ def render_agent_config(
     if storage is not None and storage.cache is not None:
         source["cache"] = CACHE_FOLDER
     source |= {name: fetching[name] for name in ("endpoint", "region", "pathStyle", "pollSeconds") if name in fetching}
+    if deployment.spec.storage is not None and deployment.spec.storage.trusted_keys:
+        source["verify"] = {"keys": deployment.spec.storage.trusted_keys}
     config: Json = {
         "schema": 1,
         "runtime": own.runtime.name,
