@@ -6,6 +6,7 @@ it may use are its `Limits`; how long it may take is the caller's `check`, which
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,7 +17,12 @@ from pathlib import Path
 from typing import IO
 
 START = Path(__file__).with_name("start.py")
+ENVIRONMENT = {"LC_ALL": "C.UTF-8", "MALLOC_ARENA_MAX": "1"}
+"""Of its own: the agent's holds the server's key, and maybe a cloud's. Each thread's arena would take 64 MiB of address
+space."""
 POLL_SECONDS = 0.02
+OF_ITS_OWN = frozenset({signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV, signal.SIGXFSZ})
+"""Signals that nobody else sends."""
 LAST_WORDS = 300  # characters of what it wrote before it ended
 
 
@@ -30,9 +36,13 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """It ended without an answer. `words` say how: by a signal, or with which last line."""
+    """It ended without an answer. `words` say how: by a signal, or with which last line.
+
+    `is_its_own`: what it read made it end (an allocation that failed, a defect of a parser), and will again.
+    """
 
     words: str
+    is_its_own: bool = False
 
 
 def run(
@@ -45,10 +55,7 @@ def run(
     with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as answer, tempfile.TemporaryFile() as complaint:
         asked.write(json.dumps(question).encode())
         asked.seek(0)
-        # an environment of its own: the agent's holds the server's key, and maybe a cloud's
-        process = subprocess.Popen(
-            command, stdin=asked, stdout=answer, stderr=complaint, env={"LC_ALL": "C.UTF-8"}, cwd="/"
-        )
+        process = subprocess.Popen(command, stdin=asked, stdout=answer, stderr=complaint, env=ENVIRONMENT, cwd="/")
         try:
             while process.poll() is None:
                 check()
@@ -58,7 +65,9 @@ def run(
                 process.kill()
             process.wait()
         found = _read_answer(answer, limits) if process.returncode == 0 else None
-        return found if found is not None else Ended(_explain(process.returncode, complaint))
+        if found is not None:
+            return found
+        return Ended(_explain(process.returncode, complaint), -process.returncode in OF_ITS_OWN)
 
 
 def _read_answer(answer: IO[bytes], limits: Limits) -> dict[str, object] | None:

@@ -6,6 +6,7 @@ Run by path and isolated, so that no folder that a model can write to is on its 
 and exec: in a process with threads that can hang. Imports nothing of the agent.
 """
 
+import contextlib
 import ctypes
 import json
 import os
@@ -22,6 +23,8 @@ def _confine(limits: dict[str, int]) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != limits["parent"]:  # the agent ended before that was in force
         os._exit(1)
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write("1000")  # should the kernel have to end something after all: this, not the agent
     for kind, most in (
         (resource.RLIMIT_AS, limits["memory_bytes"]),
         (resource.RLIMIT_FSIZE, limits["file_bytes"]),

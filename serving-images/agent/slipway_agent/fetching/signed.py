@@ -17,10 +17,11 @@ from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.ledger import describe_bytes
 
 BUNDLE = "model.sig"
-MAX_BUNDLE_BYTES = 2 << 20
-"""Some 9,000 files, which take 94 MiB (measured), of which 60 are the package."""
-LIMITS = Limits(memory_bytes=320 << 20, file_bytes=64 << 10)
-"""Of address space, less than a third of which is ever touched."""
+MAX_BUNDLE_BYTES = 1 << 20
+"""Some 4,500 files. The container has little more room beside the agent than what the largest one takes to parse."""
+LIMITS = Limits(memory_bytes=144 << 20, file_bytes=64 << 10)
+"""Of address space. The largest honest bundle takes 78 MiB of memory, of which 60 are the package; one that parses into
+as many objects as a megabyte can name took 120 MiB until it was stopped by this."""
 SCRIPT = Path(__file__).with_name("verify_bundle.py")
 
 
@@ -43,10 +44,12 @@ def verify_signed(folder: Path, keys: Sequence[str], what: str, check: Callable[
         raise _refuse(
             what,
             f"{BUNDLE} has {describe_bytes(size_bytes)}, and no more than {describe_bytes(MAX_BUNDLE_BYTES)} of one are"
-            " read, which name some 9,000 files. Sign a folder with fewer files",
+            " read, which name some 4,500 files. Sign a folder with fewer files",
         )
     question = {"folder": str(signed), "bundle": BUNDLE, "keys": list(keys)}
     answer = run(SCRIPT, question, LIMITS, check)
+    if isinstance(answer, Ended) and answer.is_its_own:
+        raise _refuse(what, f"{BUNDLE} ends the verification ({answer.words}). Sign the version anew")
     if isinstance(answer, Ended):
         raise TransientError(f"{what} can't be verified: {answer.words}; it is tried again")
     position = answer.get("key")

@@ -52,6 +52,8 @@ def answer(question: dict[str, Any]) -> dict[str, Any]:
     except MemoryError:
         return {"refused": "Memory"}
     except Exception as cause:  # whatever a stranger's bundle makes the parsers say
+        if "start new thread" in str(cause):  # which is how Python says that there is no memory for one
+            return {"refused": "Memory"}
         return {"refused": "Bundle", "detail": f"{type(cause).__name__}: {cause}"[:300]}
     return {"refused": "Key"}
 

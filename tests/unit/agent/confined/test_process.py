@@ -45,7 +45,7 @@ def test_it_sees_nothing_of_the_agents_environment(script: Write, monkeypatch: p
     shows = script("print(json.dumps({'names': sorted(os.environ), 'folder': os.getcwd(), 'path': sys.path}))")
     answer = run(shows, {}, LIMITS, go_on)
     assert isinstance(answer, dict)
-    assert answer["names"] == ["LC_ALL"]
+    assert answer["names"] == ["LC_ALL", "MALLOC_ARENA_MAX"]
     assert answer["folder"] == "/"
     assert str(shows.parent) not in answer["path"]  # type: ignore[operator]
 
@@ -81,6 +81,13 @@ def test_what_is_no_answer_counts_as_none(script: Write, said: str) -> None:
 
 def test_one_that_is_killed_says_by_which_signal(script: Write) -> None:
     assert run(script("os.kill(os.getpid(), 9)"), {}, LIMITS, go_on) == Ended("it was ended by signal 9")
+    aborts = script("os.abort()")
+    assert run(aborts, {}, LIMITS, go_on) == Ended("it was ended by signal 6", is_its_own=True)
+
+
+def test_the_kernel_would_end_it_before_the_agent(script: Write) -> None:
+    tells = script("print(json.dumps({'score': int(open('/proc/self/oom_score_adj').read())}))")
+    assert run(tells, {}, LIMITS, go_on) == {"score": 1000}
 
 
 def test_one_that_is_called_off_is_gone(script: Write, tmp_path: Path) -> None:
