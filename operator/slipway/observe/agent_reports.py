@@ -35,6 +35,9 @@ REFUSALS = frozenset(
 OF_GATES = frozenset({"GoldenFailed", "GoldenUnreadable"})
 """Of these, what a gate says: it holds for every pod, whatever others answer."""
 
+OF_SIGNING = frozenset({"NotSigned", "VerificationFailed"})
+"""Of these, what is true of the bytes and of the spec's keys in every pod, also beside pods that serve from before."""
+
 PASSING = ("SourceUnavailable",)
 """An agent's reasons that waiting alone may end."""
 
@@ -43,7 +46,8 @@ LOADED = ("Available", "Unloading")
 
 @dataclass(frozen=True, slots=True)
 class VersionReport:
-    """What an agent says of one version. size_bytes: of its files; None while unknown."""
+    """What an agent says of one version. size_bytes: of its files; None while unknown. signed_by: the name of the key
+    that it was verified with; None: it wasn't, or not yet."""
 
     version: int
     state: str
@@ -52,6 +56,7 @@ class VersionReport:
     sha256: str | None
     since: str | None = None
     size_bytes: int | None = None
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,7 @@ def read_report(answer: Any) -> AgentReport | None:
                     sha256=str(version["sha256"])[:64] if version.get("sha256") else None,
                     since=str(version["since"])[:64] if version.get("since") else None,
                     size_bytes=int(version["bytes"]) if version.get("bytes") else None,
+                    signed_by=str(version["signedBy"])[:64] if version.get("signedBy") else None,
                 )
                 for version in answer.get("versions") or ()
             ),

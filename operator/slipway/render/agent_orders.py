@@ -6,6 +6,7 @@ Must not import: report, controller. Pure.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
@@ -80,6 +81,12 @@ def render_agent_config(
     if golden is not None:
         config["golden"] = golden
     return _named(config)
+
+
+def trusted_names(spec: ModelDeploymentSpec) -> frozenset[str]:
+    """What agents call the keys of which one must have signed a version: the SHA-256 of each PEM text."""
+    keys = spec.storage.trusted_keys if spec.storage is not None else []
+    return frozenset(hashlib.sha256(key.strip().encode()).hexdigest() for key in keys)
 
 
 TURN_FIELDS = ("served", "load", "labels", "golden", "probe")

@@ -280,6 +280,15 @@ def test_a_folder_in_shards_is_refused_with_what_to_do(model: Path, keys: tuple[
 
 
 @pytest.mark.usefixtures("in_this_process")
+def test_a_file_of_gits_passes_once_it_is_signed(model: Path, keys: tuple[SigningKey, SigningKey]) -> None:
+    (model / ".gitattributes").write_text("*.onnx filter=lfs")
+    keys[0].sign(model)
+    assert ".gitattributes is not signed" in refusal(model, keys[0])
+    keys[0].sign(model, hashing.Config().set_ignored_paths(paths=[BUNDLE], ignore_git_paths=False))
+    assert verify(model, keys[0]) == key_name(keys[0].public)
+
+
+@pytest.mark.usefixtures("in_this_process")
 def test_files_that_the_signer_ignored_count_as_not_signed(model: Path, keys: tuple[SigningKey, SigningKey]) -> None:
     keys[0].sign(model, hashing.Config().set_ignored_paths(paths=[BUNDLE, "1"]))
     assert "1/model.onnx is not signed" in refusal(model, keys[0])
