@@ -225,7 +225,10 @@ def zip_of(*names: str, mode: int = 0, content: bytes = b"x", method: int = zipf
 
 
 def bytes_of(content: bytes) -> Callable[[Path], None]:
-    return lambda path: path.write_bytes(content) and None
+    def write(path: Path) -> None:
+        path.write_bytes(content)
+
+    return write
 
 
 def central(name: bytes, offset: int, sizes: tuple[int, int, int] = (0, 0, 0), method: int = 0) -> bytes:

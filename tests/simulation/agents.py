@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Any
 
 from tests.simulation.pods import Mount
@@ -35,7 +36,8 @@ class Source:
     broken: version → the error that agents report. wrong: those that answer golden requests wrongly.
     deadly: those that end the server that loads them.
     signatures: version → what it takes and gives. erring: those that answer every request with a server error once they
-    are loaded, their own golden or warm-up request included.
+    are loaded, their own golden or warm-up request included. unsigned: those that nobody signed. verifying: those whose
+    verification isn't over yet where they serve.
     """
 
     at_source: set[int] = field(default_factory=lambda: {1, 2, 3})
@@ -49,6 +51,8 @@ class Source:
     deadly: set[int] = field(default_factory=set)
     signatures: dict[int, Json] = field(default_factory=dict)
     erring: set[int] = field(default_factory=set)
+    unsigned: set[int] = field(default_factory=set)
+    verifying: set[int] = field(default_factory=set)
 
     def found(self) -> dict[str, str]:
         """Version → stamp, as agents list the source."""
@@ -67,7 +71,9 @@ class Source:
         """What an agent says of a version that it can't have."""
         if version in self.broken:
             return self.broken[version]
-        if version in self.deadly:
+        if "verify" in orders["source"] and version in self.unsigned:
+            reason, words = "NotSigned", f"version {version} has no model.sig in its folder"
+        elif version in self.deadly:
             reason, words = "LoadFailed", "the server ended during the load"
         elif version in self.wrong:
             reason, words = "GoldenFailed", "golden request 1: outputs[0].data[3] is 0.2, expected 0.9"
@@ -150,7 +156,14 @@ class Agent:
         return self.name in ((self.orders or {}).get("out") or ()) and self.fails(source)
 
     def _state_of(self, version: int, source: Source) -> str:
-        return "Failed" if version in self.died_of else source.state_of(version, self.loaded)
+        if version in self.died_of or self._refuses(version, source):
+            return "Failed"
+        return source.state_of(version, self.loaded)
+
+    def _refuses(self, version: int, source: Source) -> bool:
+        """It is to verify what it loads, and nobody signed that."""
+        is_asked_to = "verify" in (self.orders or {}).get("source", {})
+        return is_asked_to and not self.is_old and version in source.unsigned
 
     def _load(self, source: Source) -> bool:
         assert self.orders is not None
@@ -158,7 +171,7 @@ class Agent:
         if self.orders.get("golden") and served in source.wrong:
             self.loaded = load - source.wrong
             return False
-        self.loaded |= {version for version in load if source.state_of(version, self.loaded) == "Available"}
+        self.loaded |= {version for version in load if self._state_of(version, source) == "Available"}
         if served in self.loaded:
             self.served = served
             self.loaded &= load
@@ -172,9 +185,10 @@ class Agent:
         failed = {each["version"] for each in versions if each["state"] == "Failed"}
         served = orders["served"]
         is_in = self.left_at is None and not self.is_out(source) and (served in self.loaded or self._stands)
-        traffic = {} if self.is_old else {"traffic": is_in, "probe": self._probe(orders, source, since)}
+        probe = self._probe(orders, source, since)
+        newer = {} if self.is_old else {"traffic": is_in, "probe": probe, "verifies": True}
         return {
-            **traffic,
+            **newer,
             "schema": 1,
             "generation": orders["generation"],
             "served": served,
@@ -205,8 +219,15 @@ class Agent:
             state = "Failed"
         if version not in orders["load"]:
             state = "Unloading"
+        keys = orders["source"].get("verify", {}).get("keys", [])
+        signed_by = sha256(keys[0].strip().encode()).hexdigest() if keys else None
+        if version in source.unsigned | source.verifying or self.is_old:
+            signed_by = None
+        if self._refuses(version, source):
+            state = "Failed"  # where it is loaded already, it stays so
         failure = source.failure_of(version, orders) if state == "Failed" else {"reason": "", "message": ""}
         return {
+            "signedBy": signed_by,
             "version": version,
             "state": state,
             "reason": failure["reason"],

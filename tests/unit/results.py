@@ -13,7 +13,7 @@ from slipway.model.signals import OPEN, Signals
 from slipway.model.workload import Trouble
 from slipway.render.desired import Rendered
 from slipway.report.pass_result import CarriedOut, PassResult
-from tests.unit.specs import NAME, deployment
+from tests.unit.specs import NAME, Json, deployment
 
 
 def result_of(
@@ -27,13 +27,14 @@ def result_of(
     steps: tuple[Step, ...] = (),
     stamps: Mapping[int, str | None] | None = None,
     are_settled: bool = False,
+    spec: Json | None = None,
 ) -> PassResult:
-    """What a pass found out that made this plan; None: the spec can't be read."""
+    """What a pass found out that made this plan; None: the spec can't be read. spec: what it says beside the usual."""
     carried_out = None
     if plan is not None:
         inputs = Inputs(
-            asked=deployment(),
-            deployment=deployment(),
+            asked=deployment(spec),
+            deployment=deployment(spec),
             listed=(),
             stamps=stamps or {},
             outcome=CommandOutcome(plan.state),

@@ -104,6 +104,16 @@ RULES: tuple[Rule, ...] = (
         "rollout.strategy InPlace can't change a mounted image: leave it out, or storage.imageVolume",
     ),
     Rule(
+        "storage",
+        "!has(self.verify) || self.verify != 'Require' || (has(self.publicKeys) && size(self.publicKeys) > 0)",
+        "storage.verify Require needs storage.publicKeys: without one nothing could be verified",
+    ),
+    Rule(
+        "storage",
+        "has(self.verify) || !has(self.publicKeys) || size(self.publicKeys) == 0",
+        "storage.publicKeys verify nothing without storage.verify: write Require, or Off",
+    ),
+    Rule(
         "rollout.steps[]",
         "has(self.weight) != has(self.pause) && (has(self.weight) || !has(self.holdSeconds))",
         "a step is a weight (with holdSeconds, if it is to last) or a pause",
@@ -155,6 +165,7 @@ def broken_rules(name: str, spec: ModelDeploymentSpec) -> Iterator[str]:
     yield from _broken_in_model(spec.model)
     yield from _broken_with_volume(spec)
     yield from _broken_with_image_volume(spec)
+    yield from _broken_in_verification(spec)
     yield from _broken_in_policy(spec)
     yield from _broken_in_rollout(spec)
     yield from _broken_in_golden(spec)
@@ -215,6 +226,16 @@ def _broken_with_image_volume(spec: ModelDeploymentSpec) -> Iterator[str]:
         yield "spec.storage.imageVolume is for oci:// only; remove it"
     if spec.version_policy is not None:
         yield "spec.storage.imageVolume mounts the served version alone; remove spec.versionPolicy, or imageVolume"
+
+
+def _broken_in_verification(spec: ModelDeploymentSpec) -> Iterator[str]:
+    storage = spec.storage
+    if storage is None:
+        return
+    if storage.verify == "Require" and not storage.public_keys:
+        yield "spec.storage.verify Require needs spec.storage.publicKeys: without one nothing could be verified"
+    if storage.verify is None and storage.public_keys:
+        yield "spec.storage.publicKeys verify nothing without spec.storage.verify: write Require, or Off"
 
 
 def _broken_in_policy(spec: ModelDeploymentSpec) -> Iterator[str]:

@@ -10,6 +10,7 @@ Must not import: kopf, kubernetes, anything that does I/O.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -297,6 +298,26 @@ class StorageLimits(_Part):
     _positive = field_validator("unpacked_size")(_above_nothing)
 
 
+PUBLIC_KEY = "^-----BEGIN PUBLIC KEY-----\\n([A-Za-z0-9+/=]+\\n)+-----END PUBLIC KEY-----\\n?$"
+
+_EC_KEY = bytes.fromhex("06072a8648ce3d0201")  # id-ecPublicKey, RFC 5480 section 2.1.1, in DER
+_CURVES = tuple(bytes.fromhex(oid) for oid in ("06082a8648ce3d030107", "06052b81040022", "06052b81040023"))
+"""P-256, P-384 and P-521, RFC 5480 section 2.1.1.1: those that model-signing knows."""
+
+
+def _on_a_known_curve(pem: str) -> str:
+    try:
+        der = base64.b64decode("".join(pem.split("\n")[1:-1]).partition("-")[0], validate=True)
+    except ValueError:
+        raise ValueError("what stands between BEGIN and END is no base64; paste the whole file") from None
+    if _EC_KEY not in der or not any(curve in der for curve in _CURVES):
+        raise ValueError("is no EC key on P-256, P-384 or P-521; model-signing knows no other")
+    return pem
+
+
+PublicKey = Annotated[str, Field(max_length=1024, pattern=PUBLIC_KEY), AfterValidator(_on_a_known_curve)]
+
+
 class Storage(_Part):
     """How the model is fetched."""
 
@@ -343,6 +364,22 @@ class Storage(_Part):
     )
 
     _positive = field_validator("size_limit")(_above_nothing)
+    verify: Literal["Off", "Require"] | None = Field(
+        default=None,
+        description="Require: no version is loaded, of any revision, that isn't signed (model.sig in its folder, by "
+        "OpenSSF's model-signing) with a key of publicKeys. Takes effect at once; what serves goes on. Default: Off.",
+    )
+    public_keys: list[PublicKey] = Field(
+        default_factory=list,
+        max_length=8,
+        description="Public keys, PEM, one of which must have signed a version: EC, on P-256, P-384 or P-521. Name a "
+        "new one beside the old one for as long as both are served. Default: none.",
+    )
+
+    @property
+    def trusted_keys(self) -> list[str]:
+        """The keys of which one must have signed a version; none: nothing is verified."""
+        return self.public_keys if self.verify == "Require" else []
 
 
 class Warmup(_Part):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
 from slipway.api.status import ModelDeploymentStatus
-from slipway.api.v1alpha1 import ModelDeploymentSpec
+from slipway.api.v1alpha1 import ModelDeploymentSpec, Storage
 from slipway.decide.gates import compares_signatures
 from slipway.decide.steps import wants_split
 from slipway.model.revision import (
@@ -26,6 +26,7 @@ from slipway.model.revision import (
 )
 from slipway.model.workload import Workload, workload_of
 from slipway.observe.agent_reports import AgentReport
+from slipway.observe.pods import Pod
 from slipway.observe.snapshot import AgentOrders, Snapshot
 from slipway.runtimes import RUNTIMES
 
@@ -69,8 +70,8 @@ def place(
     if name == stable and (home := workload_of(name, workloads)):
         return Placement(asked, home)
     canary = stored.canary.revision if stored.canary else None
-    why = _why_it_rolls(asked, snapshot, stored)
     homes = {workload for workload in workloads if stable and workload == workload_of(stable, workloads)}
+    why = _why_it_rolls(asked, snapshot, stored) or _why_unverified(deployment, snapshot, homes)
     carrying = [
         workload for workload, here in workloads.items() if here.revision == name and not (why and workload in homes)
     ]
@@ -155,6 +156,22 @@ def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentSt
         if report is not None and report.reason == NOT_ENOUGH_MEMORY and pod.report.serving is not None:
             return f"{report.reason}: {report.message}"
     return None
+
+
+def _why_unverified(deployment: ModelDeployment, snapshot: Snapshot, homes: set[str]) -> str | None:
+    """Why the stable pods mustn't take the revision up: an agent of theirs would load it, signed or not."""
+    too_old = None if deployment.spec.storage is None else unverifying_pods(deployment.spec.storage, snapshot)
+    here = [pod.name for pod in too_old or () if pod.workload in homes]
+    if not here:
+        return None
+    return f"{AGENT_TOO_OLD}: the agent of pod {here[0]} is of an older release, and can't verify signed models"
+
+
+def unverifying_pods(storage: Storage, snapshot: Snapshot) -> list[Pod]:
+    """Pods whose agents can't do what storage.verify asks of them; none where it asks nothing."""
+    if not storage.trusted_keys:
+        return []
+    return [pod for pod in snapshot.pods if not pod.is_ending and pod.report is not None and not pod.report.verifies]
 
 
 def _knows_no_turns(report: AgentReport, orders: AgentOrders | None) -> bool:

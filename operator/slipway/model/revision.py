@@ -128,7 +128,8 @@ def place_of(revision: Revision) -> str:
 
 
 def content_hash(spec: ModelDeploymentSpec) -> str:
-    """Names what the user said about the served version's bytes beside the revision: its pin, path and way of fetching.
+    """Names what the user said about the served version's bytes beside the revision: its pin, path, way of fetching and
+    who must have signed it.
 
     A rejected revision is tried again when this changes.
     """
@@ -139,6 +140,8 @@ def content_hash(spec: ModelDeploymentSpec) -> str:
         parts.append(ways["endpoint"])
     if "limits" in ways:
         parts.append(ways["limits"])
+    if spec.storage is not None and spec.storage.trusted_keys:
+        parts.append(sorted(spec.storage.trusted_keys))
     return hash_of(parts)
 
 

@@ -26,12 +26,17 @@ REFUSALS = frozenset(
         "ModelInvalid",
         "UnsupportedArchive",
         "UnsafePath",
+        "NotSigned",
+        "VerificationFailed",
     }
 )
 """An agent's reasons that speak of the version's bytes: more of the same will not help."""
 
 OF_GATES = frozenset({"GoldenFailed", "GoldenUnreadable"})
 """Of these, what a gate says: it holds for every pod, whatever others answer."""
+
+OF_SIGNING = frozenset({"NotSigned", "VerificationFailed"})
+"""Of these, what is true of the bytes and of the spec's keys in every pod, also beside pods that serve from before."""
 
 PASSING = ("SourceUnavailable",)
 """An agent's reasons that waiting alone may end."""
@@ -41,7 +46,8 @@ LOADED = ("Available", "Unloading")
 
 @dataclass(frozen=True, slots=True)
 class VersionReport:
-    """What an agent says of one version. size_bytes: of its files; None while unknown."""
+    """What an agent says of one version. size_bytes: of its files; None while unknown. signed_by: the name of the key
+    that it was verified with; None: it wasn't, or not yet."""
 
     version: int
     state: str
@@ -50,6 +56,7 @@ class VersionReport:
     sha256: str | None
     since: str | None = None
     size_bytes: int | None = None
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +85,9 @@ class AgentReport:
     signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
     missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
     wants_traffic: whether the pod may get requests, as far as its agent goes; None: the agent is too old to take turns.
-    probe: how its own server answers it; None: it doesn't ask.
-    Thirteen fields: they are the answer's own.
+    probe: how its own server answers it; None: it doesn't ask. verifies: it can tell a signed version from another one;
+    False: the agent is too old for that.
+    Fourteen fields: they are the answer's own.
     """
 
     generation: str
@@ -95,6 +103,7 @@ class AgentReport:
     golden: GoldenReport | None = None
     wants_traffic: bool | None = None
     probe: ProbeReport | None = None
+    verifies: bool = False
 
     def version(self, number: int) -> VersionReport | None:
         """What it says of that version."""
@@ -117,6 +126,7 @@ def read_report(answer: Any) -> AgentReport | None:
                     sha256=str(version["sha256"])[:64] if version.get("sha256") else None,
                     since=str(version["since"])[:64] if version.get("since") else None,
                     size_bytes=int(version["bytes"]) if version.get("bytes") else None,
+                    signed_by=str(version["signedBy"])[:64] if version.get("signedBy") else None,
                 )
                 for version in answer.get("versions") or ()
             ),
@@ -130,6 +140,7 @@ def read_report(answer: Any) -> AgentReport | None:
             golden=read_golden(answer),
             wants_traffic=bool(answer["traffic"]) if "traffic" in answer else None,
             probe=_read_probe(answer.get("probe")),
+            verifies=bool(answer.get("verifies")),
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None

@@ -23,7 +23,7 @@ from slipway.model.names import (
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
 from slipway.model.workload import Member, Trouble, Turn, Workload
-from slipway.observe.agent_reports import OF_GATES, REFUSALS, AgentReport
+from slipway.observe.agent_reports import OF_GATES, OF_SIGNING, REFUSALS, AgentReport
 from slipway.observe.lost_keys import lost_key
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
 from slipway.observe.quoting import first_line
@@ -33,7 +33,7 @@ from slipway.observe.routers import ObservedRouters, observe_routers
 from slipway.observe.server_errors import server_errors
 from slipway.observe.service import ServiceTarget, read_service_target
 
-OF_ONE_NODE = (REFUSALS - OF_GATES) | {"DiskFull"}
+OF_ONE_NODE = (REFUSALS - OF_GATES - OF_SIGNING) | {"DiskFull"}
 """An agent's reasons that a pod may have for its node alone. A gate holds whatever other pods answer."""
 
 

@@ -6,6 +6,7 @@ Must not import: report, controller. Pure.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated
 
@@ -34,7 +35,7 @@ def render_agent_config(
 
     Place, served version, batching, warm-up and model name are the revision's own. Pins, paths, labels, the memory
     factor, golden requests and the other versions follow the spec at once, with no pod restart, as long as it speaks
-    of the same place.
+    of the same place. Who must have signed a version follows it wherever that comes from: no revision is excepted.
     """
     own = spec_of(deployment, revision)
     runtime = RUNTIMES[own.runtime.name]
@@ -61,6 +62,8 @@ def render_agent_config(
     source |= {name: fetching[name] for name in ("endpoint", "region", "pathStyle", "pollSeconds") if name in fetching}
     if limits := _limits(own, fetching):
         source["limits"] = limits
+    if deployment.spec.storage is not None and deployment.spec.storage.trusted_keys:
+        source["verify"] = {"keys": deployment.spec.storage.trusted_keys}
     config: Json = {
         "schema": 1,
         "runtime": own.runtime.name,
@@ -88,6 +91,12 @@ def _limits(own: ModelDeploymentSpec, fetching: Json) -> Json:
     if own.storage is not None and own.storage.size_limit is not None:
         limits["volumeBytes"] = int(parse_quantity(own.storage.size_limit))
     return limits
+
+
+def trusted_names(spec: ModelDeploymentSpec) -> frozenset[str]:
+    """What agents call the keys of which one must have signed a version: the SHA-256 of each PEM text."""
+    keys = spec.storage.trusted_keys if spec.storage is not None else []
+    return frozenset(hashlib.sha256(key.strip().encode()).hexdigest() for key in keys)
 
 
 TURN_FIELDS = ("served", "load", "labels", "golden", "probe")

@@ -24,6 +24,7 @@ from slipway.model.workload import Trouble
 from slipway.observe.pods import revision_of
 from slipway.observe.service import ALL_PODS, ROUTER, ServiceTarget
 from slipway.observe.snapshot import Snapshot
+from slipway.render.agent_orders import trusted_names
 from slipway.render.history import recorded_digests, render_history, render_kept
 from slipway.render.network_policy import render_pods_policy, render_router_policy
 from slipway.render.objects import Child, render_deployment, render_metrics_service, render_service
@@ -48,6 +49,7 @@ class Rendered:
     the number of pods.
     service_target: what the Service reaches. router_generation: of the routers' configuration; None without routers.
     apart: workloads that answer on other paths than stable's: requests follow their paths, not the weights.
+    trusted: names of the keys of which one must have signed each version; none: nothing is verified.
     """
 
     children: tuple[Child, ...]
@@ -57,6 +59,7 @@ class Rendered:
     service_target: ServiceTarget = ALL_PODS
     router_generation: str | None = None
     apart: frozenset[str] = frozenset()
+    trusted: frozenset[str] = frozenset()
 
 
 def render(
@@ -99,6 +102,7 @@ def render(
         service_target=target,
         router_generation=routing.generation,
         apart=apart,
+        trusted=trusted_names(deployment.spec),
     )
 
 

@@ -93,6 +93,8 @@ def _agreed_hash(rendered: Rendered, snapshot: Snapshot, known: str | None) -> s
             return None
         if report.probe is not None and report.probe.error:
             return None
+        if rendered.trusted and any(version.signed_by not in rendered.trusted for version in report.versions):
+            return None  # it serves, and what its agent finds out about it is still to come, or to be told on and on
         loaded = {version.version for version in report.versions if version.state in ("Available", "Unloading")}
         if loaded != set(rendered.load[pod.workload]) or any(v.state == "Unloading" for v in report.versions):
             return None

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
 from slipway.api.urls import credential_in, show_url
+from slipway.decide.placement import AGENT_TOO_OLD, unverifying_pods
 from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import HaltReason, Rejection
@@ -170,7 +171,8 @@ def degraded_condition(
 ) -> Condition:
     """late: that a first revision is past its deadline."""
     pods = (trouble_of(snapshot, canary), trouble_of(snapshot, stable), snapshot.routers.trouble)
-    troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing, late)
+    unverified = _unverified(result, snapshot)
+    troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing, late, unverified)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
         return _condition("Degraded", True, found.reason, found.message)
@@ -215,6 +217,20 @@ def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | No
         f"no pod of the stable revision {stable} is ready since {time_of_day(halt.since)}: requests go to revision "
         f"{beside} where it has ready pods, until stable has one again. The rollout stands still meanwhile. "
         + (cause.message if cause is not None else f"See why: kubectl describe pods -l {selector_of(result.name)}"),
+    )
+
+
+def _unverified(result: PassResult, snapshot: Snapshot) -> Trouble | None:
+    """Pods whose agents load whatever they are told, although the spec has signed models verified."""
+    storage = result.carried_out.inputs.deployment.spec.storage if result.carried_out is not None else None
+    pods = sorted(pod.name for pod in unverifying_pods(storage, snapshot)) if storage is not None else []
+    if not pods:
+        return None
+    others = f" and {len(pods) - 3} others" if len(pods) > 3 else ""
+    return Trouble(
+        AGENT_TOO_OLD,
+        f"spec.storage.verify is Require, and the agents of pods {', '.join(pods[:3])}{others} are of an older release,"
+        " which can't verify: what these fetch is loaded as it is. Pods of a new revision have an agent that can",
     )
 
 

@@ -39,6 +39,11 @@ def parse_version(name: str) -> int | None:
     return version if version is not None and version <= LARGEST_VERSION else None
 
 
+def key_name(pem: str) -> str:
+    """What a public key is called in ledgers and reports: the SHA-256 of its text, without what surrounds it."""
+    return hashlib.sha256(pem.strip().encode()).hexdigest()
+
+
 def show_url(url: str) -> str:
     """A URL for logs and status: without password and query, which may be what opens it (a presigned URL)."""
     before, question, _ = url.partition("?")
@@ -64,8 +69,9 @@ class Source:
     """Where versions come from. `uri` is what the user wrote and is what messages say; `path` is the mount, if any.
 
     `credentials`: a folder with one file per key of the Secret `secret_name`; it may be missing or empty.
-    `cache`: a mounted folder that the replicas share. `limits`: how large one version may be. All fields are
-    the file's. `endpoint`, `region` and `path_style` are S3's, None: unsaid.
+    `cache`: a mounted folder that the replicas share. `endpoint`, `region` and `path_style` are S3's, None: unsaid.
+    `limits`: how large one version may be. `public_keys`: PEM; what none of them signed isn't published. Empty: nothing
+    is verified. All fields are the file's.
     """
 
     uri: str
@@ -81,6 +87,7 @@ class Source:
     cache: str | None = None
     poll_seconds: float = DEFAULT_POLL_SECONDS
     limits: Limits = DEFAULT_LIMITS
+    public_keys: tuple[str, ...] = ()
 
     @property
     def scheme(self) -> str:
@@ -253,6 +260,7 @@ def _parse_source(fields: "Fields") -> Source:
         cache=fields.text_or_none("cache"),
         poll_seconds=fields.number("pollSeconds", above=0.0, default=DEFAULT_POLL_SECONDS),
         limits=_parse_limits(fields.below("limits")),
+        public_keys=_parse_keys(fields.below("verify")) if fields.raw.get("verify") is not None else (),
     )
     if path is not None or source.scheme != "https":
         if path is None and (source.scheme not in FETCHED_SCHEMES or not _has_host(uri)):
@@ -325,6 +333,14 @@ def _is_https(url: str) -> bool:
         return parts.scheme == "https" and bool(parts.hostname) and parts.port != 0
     except ValueError:
         return False
+
+
+def _parse_keys(fields: "Fields") -> tuple[str, ...]:
+    """At least one: where something is to be verified, no key must not come to mean that nothing is."""
+    keys = fields.texts("keys")
+    if not keys:
+        raise _invalid("source.verify.keys is empty: nothing could be verified")
+    return keys
 
 
 def _parse_pins(fields: "Fields") -> dict[int, str]:

@@ -145,7 +145,7 @@ def test_what_an_older_operator_doesnt_write_means_what_it_meant() -> None:
     assert (config.labels, config.memory, config.warmup, config.golden) == ({}, None, (), None)
     source = config.source
     assert (source.credentials, source.secret_name, source.endpoint, source.region, source.cache) == (None,) * 5
-    assert (source.path_style, source.poll_seconds) == (None, 60.0)
+    assert (source.path_style, source.poll_seconds, source.public_keys) == (None, 60.0, ())
     assert parse(memory=None, labels=None, warmup=None, golden=None) == config
 
 
@@ -161,6 +161,7 @@ def test_the_fields_of_stores_and_of_all_servers_are_read() -> None:
         "pathStyle": True,
         "cache": "/cache",
         "pollSeconds": 1.5,
+        "verify": {"keys": ["one", "two"]},
     }
     config = parse(
         source=source,
@@ -179,6 +180,7 @@ def test_the_fields_of_stores_and_of_all_servers_are_read() -> None:
         path_style=True,
         cache="/cache",
         poll_seconds=1.5,
+        public_keys=("one", "two"),
     )
     assert config.labels == {"stable": 3, "canary": 9}
     assert config.memory == Memory(2 << 30, 1.5)
@@ -302,6 +304,9 @@ def test_a_url_may_be_absolute_or_relative_to_the_uri(mapped: str, location: str
         ({"source": {"uri": "s3:///x", "path": None}}, "only https://, s3://, oci:// can be fetched"),
         ({"source": {"uri": "s3://b", "path": None, "versions": {"3": "../x"}}}, "without '..'"),
         ({"source": {"uri": "pvc://c", "path": "/s", "pollSeconds": 0}}, "source.pollSeconds is 0; it must be more"),
+        ({"source": {"uri": "pvc://c", "path": "/s", "verify": {}}}, "source.verify.keys is empty"),
+        ({"source": {"uri": "pvc://c", "path": "/s", "verify": {"keys": []}}}, "source.verify.keys is empty"),
+        ({"source": {"uri": "pvc://c", "path": "/s", "verify": {"keys": [1]}}}, "source.verify.keys[0] must be a text"),
         ({"memory": {"factor": 2}}, "memory.limitBytes is missing"),
         ({"memory": {"limitBytes": 1, "factor": True}}, "memory.factor must be a number"),
         ({"memory": {"limitBytes": 1, "factor": 0}}, "memory.factor is 0; it must be more than 0"),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from slipway.api import SpecError, parse
 from slipway.api.rules import RULES, URI_FORM
+from tests.unit.public_keys import ED25519, P256, P384, P521, SECP256K1
 from tests.unit.specs import NAME, NAMESPACE, UID, Json, body, deployment, merged
 
 HTTPS = {"uri": "https://h/m", "versions": {"1": "a.onnx"}}
@@ -42,6 +43,9 @@ VALID: list[Json] = [
     {"model": {"uri": "oci://registry/m", "versions": {"1": "v1"}}, "storage": {"imageVolume": True}},
     {"storage": {"cache": {"claimName": "c"}, "pollIntervalSeconds": 1}},
     {"storage": {"sizeLimit": "20Gi", "limits": {"unpackedSize": 5_000_000_000, "entries": 200_000}}},
+    {"storage": {"verify": "Require", "publicKeys": [P256, P384.rstrip(), P521]}},
+    {"storage": {"verify": "Off", "publicKeys": [P256]}},
+    {"storage": {"verify": "Off"}},
     {"rollout": {"strategy": "InPlace", "bakeSeconds": 30}},
     {"rollout": {"strategy": "Canary"}},
     {"rollout": {"strategy": "Canary", "analysis": {"mode": "Observe"}}},
@@ -174,6 +178,16 @@ BROKEN_RULES: list[tuple[str, Json, list[str]]] = [
         ["spec.rollout.surge", "spec.replicas of 2"],
     ),
     ("surge Swap is for canaries", {"rollout": {"surge": "Swap"}, "replicas": 2}, ["spec.rollout.surge", "steps"]),
+    (
+        "needs storage.publicKeys",
+        {"storage": {"verify": "Require"}},
+        ["spec.storage.verify Require needs spec.storage.publicKeys"],
+    ),
+    (
+        "without storage.verify",
+        {"storage": {"publicKeys": [P256]}},
+        ["spec.storage.publicKeys verify nothing without spec.storage.verify", "write Require"],
+    ),
     ("a limit can't", {"resources": {"limits": {"cpu": "-1"}}}, ["spec.resources.limits", "cpu", "negative"]),
     ("a request can't", {"resources": {"requests": {"memory": -1}}}, ["spec.resources.requests", "negative"]),
 ]
@@ -227,6 +241,24 @@ def test_every_rule_of_the_crd_has_its_twin_here() -> None:
         ({"rollout": {"capacityDeadlineSeconds": 0}}, ["spec.rollout.capacityDeadlineSeconds"]),
         ({"rollout": {"capacityDeadlineSeconds": 86_401}}, ["spec.rollout.capacityDeadlineSeconds"]),
         ({"rollout": {"strategy": "Sideways"}}, ["spec.rollout.strategy"]),
+        ({"storage": {"verify": "Require", "publicKeys": ["key"]}}, ["spec.storage.publicKeys.0"]),
+        (
+            {"storage": {"verify": "Require", "publicKeys": [P256.replace("PUBLIC", "PRIVATE")]}},
+            ["spec.storage.publicKeys.0"],
+        ),
+        (
+            {"storage": {"verify": "Require", "publicKeys": [P256, ED25519]}},
+            ["spec.storage.publicKeys.1", "is no EC key on P-256, P-384 or P-521"],
+        ),
+        (
+            {"storage": {"verify": "Require", "publicKeys": [SECP256K1]}},
+            ["spec.storage.publicKeys.0", "is no EC key on P-256, P-384 or P-521"],
+        ),
+        (
+            {"storage": {"verify": "Require", "publicKeys": [P256.replace("MFkw", "M")]}},
+            ["spec.storage.publicKeys.0", "is no base64; paste the whole file"],
+        ),
+        ({"storage": {"verify": "Warn"}}, ["spec.storage.verify", "'Off' or 'Require'"]),
         (
             {"model": {"uri": "volume://models/x"}},
             ["names volume 'models'", "spec.podTemplate.spec.volumes has none", "add it there"],

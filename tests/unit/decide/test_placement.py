@@ -15,6 +15,7 @@ from slipway.model.workload import Workload
 from slipway.observe.agent_reports import AgentReport, VersionReport
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import AgentOrders, Snapshot
+from tests.unit.public_keys import P256
 from tests.unit.specs import Json, deployment, merged, rendered_revision
 
 OCI: Json = {"model": {"uri": "oci://registry/digits", "versions": {"1": "v1", "2": "v2"}}}
@@ -213,3 +214,28 @@ def test_versions_of_another_place_do_not_count() -> None:
     elsewhere = kept({"model": {"uri": "pvc://models/other", "version": 9}})
     asked = resolve_version(deployment(FOLLOWED), snapshot(elsewhere), status(elsewhere), ())
     assert asked.spec.model.version is None
+
+
+VERIFIED: Json = {"storage": {"verify": "Require", "publicKeys": [P256]}}
+
+
+@pytest.mark.parametrize(
+    ("storage", "verifies", "is_in_place"),
+    [(VERIFIED, False, False), (VERIFIED, True, True), ({}, False, True)],
+    ids=["can't verify", "verifies", "nothing is to be verified"],
+)
+def test_a_pod_whose_agent_cant_verify_takes_nothing_up_in_place(
+    storage: Json, *, verifies: bool, is_in_place: bool
+) -> None:
+    stable = kept()
+    says = AgentReport("g", (), (), None, serving=1, verifies=verifies)
+    pod = Pod("p", "u", stable.hash, True, False, "198.18.0.1", None, None, says)
+    placement = place(deployment({**storage, **VERSION_2}), snapshot(stable, pods=(pod,)), status(stable))
+    assert placement.workload == (stable.hash if is_in_place else placement.revision.hash)
+    assert ("AgentTooOld: the agent of pod p" in (placement.rolls_because or "")) is not is_in_place
+
+
+def test_a_pod_whose_agent_cant_verify_serves_on_where_nothing_new_is_asked_for() -> None:
+    stable = kept()
+    pod = Pod("p", "u", stable.hash, True, False, "198.18.0.1", None, None, AgentReport("g", (), (), None, serving=1))
+    assert place(deployment(VERIFIED), snapshot(stable, pods=(pod,)), status(stable)).workload == stable.hash

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from slipway.api import v1alpha1
 from slipway.model.revision import content_hash, hash_of, place_of, read_revision, user_choice
 from slipway.render.objects import render_controller_revision
+from tests.unit.public_keys import P256
 from tests.unit.specs import Json, body, deployment, merged, rendered_revision
 
 JSON = st.recursive(
@@ -65,6 +66,7 @@ MAKES_NONE: list[Json] = [
     {"versionPolicy": {"all": {}}},
     {"storage": {"allowRedirects": True}},
     {"storage": {"limits": {"unpackedSize": "50Gi", "entries": 100_000}}},
+    {"storage": {"verify": "Require", "publicKeys": [P256]}},
     {"rollout": {"progressDeadlineSeconds": 60, "revisionHistoryLimit": 2}},
     {"rollout": {"capacityDeadlineSeconds": 60}},
     # defaults written out, as the API server does
@@ -149,6 +151,8 @@ def test_the_order_of_keys_does_not_matter(value: Any) -> None:
         ({"storage": {"allowRedirects": True}}, True),
         ({"storage": {"limits": {"entries": 100_000}}}, True),
         ({"storage": {"limits": {}}}, False),
+        ({"storage": {"verify": "Require", "publicKeys": [P256]}}, True),
+        ({"storage": {"verify": "Off", "publicKeys": [P256]}}, False),
         ({"model": {"sha256": {"2": "a" * 64}}}, False),
         ({"replicas": 3}, False),
         ({}, False),

@@ -28,6 +28,7 @@ from slipway.render.objects import (
 )
 from slipway.render.pod_template import render_template
 from slipway.render.ports import metrics_ports, service_ports
+from tests.unit.public_keys import P256
 from tests.unit.specs import IMAGES, NAME, NAMESPACE, UID, Json, deployment, merged, rendered_revision
 
 
@@ -52,6 +53,28 @@ def agent(changes: Json | None = None) -> Json:
 def orders(changes: Json | None = None, load: tuple[int, ...] = (1,)) -> Json:
     wanted = deployment(changes)
     return render_agent_config(wanted, rendered_revision(wanted, 1), load, {})
+
+
+# ---- who must have signed a version
+
+VERIFIED: Json = {"storage": {"verify": "Require", "publicKeys": [P256]}}
+
+
+def test_the_keys_of_the_spec_are_in_the_orders_and_nothing_is_where_it_verifies_nothing() -> None:
+    assert orders(VERIFIED)["source"]["verify"] == {"keys": [P256]}
+    for off in ({}, {"storage": {"verify": "Off", "publicKeys": [P256]}}, {"storage": {"allowRedirects": False}}):
+        assert "verify" not in orders(off)["source"]
+        assert orders(off)["generation"] == orders()["generation"]
+
+
+@pytest.mark.parametrize("place", [{}, {"model": {"uri": "pvc://models/other"}}, {"model": {"version": 2}}], ids=str)
+def test_no_revision_is_excepted_wherever_it_comes_from(place: Json) -> None:
+    former = rendered_revision(deployment(place), 1)
+    assert render_agent_config(deployment(VERIFIED), former, (1,), {})["source"]["verify"] == {"keys": [P256]}
+
+
+def test_keys_change_no_pod_template() -> None:
+    assert template(VERIFIED) == template()
 
 
 # ---- turns

@@ -36,6 +36,7 @@ from slipway.report.events import MAX_TRANSITIONS, STABLE_BECAUSE, Notice, notic
 from slipway.report.pass_result import PassResult
 from slipway.report.status import assess
 from tests.unit.plans import changed, plan_of
+from tests.unit.public_keys import P256
 from tests.unit.results import result_of
 from tests.unit.specs import deployment
 
@@ -791,6 +792,35 @@ def test_since_is_when_the_state_was_first_seen() -> None:
     assert assess(RESULT, snapshot(pod("a", "new", says=failed)), again, LATER).versions[0].since == "12:00"
 
 
+# ---- signed models
+
+
+@pytest.mark.parametrize(
+    ("verifies", "storage", "reason"),
+    [
+        (False, {"verify": "Require", "publicKeys": [P256]}, "AgentTooOld"),
+        (True, {"verify": "Require", "publicKeys": [P256]}, "AsExpected"),
+        (False, {"verify": "Off", "publicKeys": [P256]}, "AsExpected"),
+        (False, {}, "AsExpected"),
+    ],
+)
+def test_a_pod_that_cant_verify_what_the_spec_has_verified_is_named(
+    verifies: bool, storage: dict[str, Any], reason: str
+) -> None:
+    says = replace(report((2, "Available")), verifies=verifies)
+    status = assess(result_of(STABLE, spec={"storage": storage}), snapshot(pod("a", "new", says=says)), EMPTY, NOW)
+    [degraded] = [each for each in status.conditions if each.type == "Degraded"]
+    assert degraded.reason == reason
+    assert ("pods a are of an older release" in degraded.message) is (reason == "AgentTooOld")
+
+
+def test_an_unsigned_version_that_serves_is_told_and_serves() -> None:
+    says = report((2, "Failed"), reason="NotSigned", message="version 2 has no model.sig")
+    found = conditions(assess(RESULT, snapshot(*(pod(name, "new", says=says) for name in "ab")), EMPTY, NOW))
+    assert found["Ready"] == "True MinimumReplicasReady"
+    assert (found["VersionsReady"], found["Degraded"]) == ("False NotSigned", "True NotSigned")
+
+
 # ---- what arrives in place
 
 
@@ -861,7 +891,7 @@ def test_a_url_that_opens_by_itself_serves_and_needs_a_person(query: str, found:
     carried = RESULT.carried_out
     assert carried is not None
     model = {"uri": "https://store.example/models", "version": 2, "versions": {"2": f"2.onnx{query}"}}
-    asked = deployment(model=model)
+    asked = deployment({"model": model})
     judged = replace(RESULT, carried_out=replace(carried, inputs=replace(carried.inputs, asked=asked)))
     status = assess(judged, SERVING, EMPTY, NOW)
     assert conditions(status)["Ready"] == "True MinimumReplicasReady"

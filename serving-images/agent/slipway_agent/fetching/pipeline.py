@@ -7,11 +7,12 @@ pins one, compared. A refused version leaves nothing in staging; an interrupted 
 import os
 import shutil
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from slipway_agent.config import Config, name_place, parse_version, show_url
 from slipway_agent.fetching.cache import CachedSource
+from slipway_agent.fetching.signed import refuse_unsigned_config, verify_signed
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.ledger import Published
 from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
@@ -19,8 +20,8 @@ from slipway_agent.servers.base import Say, Server, say_nothing
 from slipway_agent.sources.base import Fetched, ModelSource, Progress
 from slipway_agent.sources.by_scheme import open_scheme
 from slipway_agent.volume.archive import archive_kind
-from slipway_agent.volume.models_volume import ModelVolume, explain_disk
-from slipway_agent.volume.safe_open import UnsafeError, require_plain
+from slipway_agent.volume.models_volume import CONFIG, ModelVolume, explain_disk
+from slipway_agent.volume.safe_open import Tree, UnsafeError, require_plain
 from slipway_agent.volume.unpacking import Unpacking, unpack_archive
 
 _SINGLE_FILES = (".onnx", ".pt", ".plan", ".py")
@@ -31,7 +32,8 @@ class Job:
     """One version to fetch. `pin` is the digest it must have, `refused` the fingerprint of bytes refused before.
 
     `recorded`: the digest that this version had before, None where there is no record. A pin wins over it. `limits`: of
-    what it unpacks to.
+    what it unpacks to. `public_keys`: one of them must have signed it; none: nothing is verified. `standing`: what is
+    published now.
     """
 
     version: int
@@ -40,6 +42,8 @@ class Job:
     refused: str | None = None
     recorded: str | None = None
     limits: Limits = DEFAULT_LIMITS
+    public_keys: tuple[str, ...] = ()
+    standing: Published | None = None
 
     @property
     def place(self) -> str:
@@ -69,10 +73,15 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
     try:
         fetched = source.fetch(job.version, staging, progress, job.refused, job.pin or job.recorded)
         verify(fetched.sha256, job)
-        folder = _arrange(fetched, staging, job, server, progress.check)
-        require_plain(folder, f"version {job.version} at {job.place}")
-        server.name_files(folder, progress.check)
+        unpacked = _unpack(fetched, staging, job, progress.check)
+        require_plain(unpacked, f"version {job.version} at {job.place}")
         origin = source.model_folder()
+        signed_by = _verify_signed(unpacked, origin, job, progress.check) if job.public_keys else None
+        if (same := _find_same(fetched, job, volume)) is not None:
+            volume.drop_staging(job.version)
+            return replace(same, signed_by=signed_by, fingerprint=fetched.fingerprint)
+        folder = _find_model(unpacked, job, server)
+        server.name_files(folder, progress.check)
         if origin is None:
             volume.forget_model_files()
         else:
@@ -90,7 +99,27 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         volume.drop_staging(job.version)
         raise explain_disk(cause, f"version {job.version} ({job.place})", "unpacked") from cause
     volume.drop_staging(job.version)
-    return Published(fetched.sha256, size_bytes, name_place(job.location), fetched.fingerprint, awaits_load=replaced)
+    place = name_place(job.location)
+    return Published(fetched.sha256, size_bytes, place, fetched.fingerprint, awaits_load=replaced, signed_by=signed_by)
+
+
+def _find_same(fetched: Fetched, job: Job, volume: ModelVolume) -> Published | None:
+    """What is published, where these are its very bytes and were fetched to be verified alone: nothing is loaded again.
+
+    None where a config.pbtxt from beside the version, which nobody signed, goes with it.
+    """
+    standing = job.standing
+    if standing is None or not job.public_keys or volume.read_note(CONFIG) is not None:
+        return None
+    return standing if (standing.sha256, standing.location) == (fetched.sha256, name_place(job.location)) else None
+
+
+def _verify_signed(unpacked: Path, origin: Tree | None, job: Job, check: Callable[[], None]) -> str:
+    """The name of the key that signed this version. Before anything in it is renamed; SpecError, TransientError."""
+    what = f"version {job.version} at {job.place}"
+    if origin is not None:
+        raise refuse_unsigned_config(what)
+    return verify_signed(unpacked, job.public_keys, what, check)
 
 
 def verify(sha256: str, job: Job) -> None:
@@ -110,8 +139,8 @@ def verify(sha256: str, job: Job) -> None:
         )
 
 
-def _arrange(fetched: Fetched, staging: Path, job: Job, server: Server, check: Callable[[], None]) -> Path:
-    """The folder to publish: a copy as it is, an archive's content, or a folder around a single file."""
+def _unpack(fetched: Fetched, staging: Path, job: Job, check: Callable[[], None]) -> Path:
+    """A folder: a copy as it is, an archive's content, or a folder around a single file."""
     folder = fetched.path
     if not folder.is_dir():
         folder = staging / "content"
@@ -132,7 +161,7 @@ def _arrange(fetched: Fetched, staging: Path, job: Job, server: Server, check: C
                 f"{job.place} is neither a model file ({', '.join(_SINGLE_FILES)}) nor a .zip or .tar.gz. Pack the "
                 "version's folder as one of these",
             )
-    return _find_model(folder, job, server)
+    return folder
 
 
 def _find_model(folder: Path, job: Job, server: Server) -> Path:

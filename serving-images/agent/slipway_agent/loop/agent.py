@@ -273,8 +273,16 @@ class Agent:
     def _start_fetch(self, model: ModelState, version: int) -> None:
         world, config = model.world, model.world.config
         location, pin = config.source.location(version), config.sha256.get(version)
-        refused, recorded = find_refused(world, version), model.recorded.get(version)
-        job = Job(version, location, pin, refused, recorded, limits=config.source.limits)
+        job = Job(
+            version,
+            location,
+            pin,
+            find_refused(world, version),
+            model.recorded.get(version),
+            limits=config.source.limits,
+            public_keys=config.source.public_keys,
+            standing=world.published.get(version),
+        )
         progress = Progress()
         self._fetch = FetchInHand(job, progress, model.secret, time.monotonic())
         if version not in world.fetch_failures and job.refused is None:
@@ -357,6 +365,7 @@ class Agent:
         return (
             config.source.location(job.version) == job.location
             and config.sha256.get(job.version) == job.pin
+            and config.source.public_keys == job.public_keys
             and model.recorded.get(job.version) == job.recorded
             and config.source.limits == job.limits
             and (self._fetch is None or self._fetch.secret == model.secret)
@@ -370,6 +379,7 @@ class Agent:
             version=event.job.version,
             sha256=published.sha256,
             pinned=event.job.pin is not None,
+            signed_by=published.signed_by,
             size=describe_bytes(published.size_bytes),
             seconds=round(event.seconds, 2),
         )

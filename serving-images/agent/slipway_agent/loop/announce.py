@@ -47,7 +47,8 @@ class FetchInHand:
 
     def describe(self) -> Fetching:
         job, progress = self.job, self.progress
-        return Fetching(job.version, job.location, job.pin, progress.fetched_bytes, progress.total_bytes)
+        fetched_bytes, total_bytes = progress.fetched_bytes, progress.total_bytes
+        return Fetching(job.version, job.location, job.pin, fetched_bytes, total_bytes, public_keys=job.public_keys)
 
     def log_progress(self, log: Log, now: float) -> None:
         """A line every few seconds, or every tenth of the bytes."""

@@ -28,6 +28,8 @@ class Reason(StrEnum):
     GOLDEN_FAILED = "GoldenFailed"
     GOLDEN_UNREADABLE = "GoldenUnreadable"
     LABEL_NOT_LOADED = "LabelNotLoaded"
+    NOT_SIGNED = "NotSigned"
+    VERIFICATION_FAILED = "VerificationFailed"
 
 
 class AgentError(Exception):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 class Published:
     """A version in the repository. `fingerprint` names the bytes at their source, None when it couldn't tell.
 
-    `awaits_load`: it replaced other bytes, which the server may still hold.
+    `awaits_load`: it replaced other bytes, which the server may still hold. `signed_by`: the key that its bundle
+    was verified with, by its name (`config.key_name`); None: it wasn't verified.
     """
 
     sha256: str
@@ -16,6 +17,7 @@ class Published:
     location: str
     fingerprint: str | None = None
     awaits_load: bool = False
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

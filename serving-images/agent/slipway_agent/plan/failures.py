@@ -125,9 +125,10 @@ def confirm(failure: Failure, now: float) -> Failure:
 
 
 def configures_alike(before: Config, now: Config) -> bool:
-    """Whether a server has the same to load and to obey: golden requests are only asked of it, and whether its pod is
-    in the Service it doesn't know."""
-    unknown = replace(before, drain_seconds=now.drain_seconds, is_held=now.is_held, is_out=now.is_out)
+    """Whether a server has the same to load and to obey: golden requests are only asked of it, and it knows neither
+    whether its pod is in the Service nor who signed what it loads."""
+    source = replace(before.source, public_keys=now.source.public_keys)
+    unknown = replace(before, source=source, drain_seconds=now.drain_seconds, is_held=now.is_held, is_out=now.is_out)
     return now == replace(unknown, generation=now.generation, golden=now.golden, question=now.question)
 
 

@@ -88,6 +88,7 @@ def _decide_fetch(world: World) -> tuple[Action, ...]:
         current.version in due
         and current.location == config.source.location(current.version)
         and current.pin == config.sha256.get(current.version)
+        and current.public_keys == config.source.public_keys
     )
     # the served version doesn't wait for an extra one's download
     is_first = current.version == config.served or config.served not in due

@@ -6,7 +6,7 @@ Pure: no I/O, no clock. Imports `config`, `model` and `failures` alone.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from slipway_agent.config import Config, name_place
+from slipway_agent.config import Config, key_name, name_place
 from slipway_agent.model.ledger import Published
 from slipway_agent.model.probe import Probe
 from slipway_agent.model.server_state import ServerView
@@ -20,6 +20,7 @@ class Fetching:
     pin: str | None
     fetched_bytes: int = 0
     total_bytes: int | None = None
+    public_keys: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +62,10 @@ class World:
 
 
 def is_satisfied(world: World, version: int) -> bool:
-    """The version is in the repository with the bytes that are wanted: the pinned ones, else those of its location."""
+    """The version is in the repository with the bytes that are wanted: the pinned ones, else those of its location;
+    verified by one of the keys, where there are any."""
     published = world.published.get(version)
-    if published is None:
+    if published is None or not _is_verified(world, published):
         return False
     pin = world.config.sha256.get(version)
     return (
@@ -71,6 +73,11 @@ def is_satisfied(world: World, version: int) -> bool:
         if pin is not None
         else published.location == name_place(world.config.source.location(version))
     )
+
+
+def _is_verified(world: World, published: Published) -> bool:
+    keys = world.config.source.public_keys
+    return not keys or published.signed_by in {key_name(key) for key in keys}
 
 
 def needs_second_look(world: World, version: int) -> bool:

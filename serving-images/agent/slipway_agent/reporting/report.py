@@ -43,6 +43,7 @@ class VersionReport:
     size_bytes: int | None
     fetched_bytes: int
     since: str
+    signed_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +204,7 @@ def _describe(
         size_bytes=size_bytes,
         fetched_bytes=fetched_bytes,
         since=before.since if before is not None and before.state is state else date,
+        signed_by=published.signed_by if published is not None else None,
     )
 
 
@@ -222,6 +224,7 @@ def render_status(report: Report, pod: str = "") -> dict[str, object]:
         "ready": report.is_ready,
         "serving": report.serving,
         "traffic": report.is_serving,
+        "verifies": True,  # an agent that doesn't say so is too old to
         "listed": list(shown),
         "found": _render_found(report.listing, shown),
         "listError": _render_list_error(report.listing),
@@ -235,6 +238,7 @@ def render_status(report: Report, pod: str = "") -> dict[str, object]:
                 "bytes": each.size_bytes,
                 "fetchedBytes": each.fetched_bytes,
                 "since": each.since,
+                "signedBy": each.signed_by,
             }
             for each in report.versions
         ],

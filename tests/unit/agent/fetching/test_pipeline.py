@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from slipway_agent.config import Config, Source
+from slipway_agent.config import Config, Source, key_name
 from slipway_agent.fetching.pipeline import Job, fetch_version, open_source
 from slipway_agent.model.errors import CancelledError, Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
@@ -18,6 +18,7 @@ from slipway_agent.servers.triton.driver import TritonServer
 from slipway_agent.sources.base import Progress
 from slipway_agent.volume.digest import digest_path
 from slipway_agent.volume.models_volume import ModelVolume
+from tests.unit.agent.signing import BUNDLE, SigningKey, make_key
 
 URI = "pvc://models/digits"
 
@@ -36,12 +37,22 @@ class Bench:
         (self.source / name).write_bytes(content)
 
     def fetch(
-        self, version: int = 3, pin: str | None = None, progress: Progress | None = None, **mapped: str
+        self,
+        version: int = 3,
+        pin: str | None = None,
+        progress: Progress | None = None,
+        *,
+        keys: tuple[SigningKey, ...] = (),
+        standing: Published | None = None,
+        cache: Path | None = None,
+        **mapped: str,
     ) -> Published:
         versions = {int(name.removeprefix("v")): relative for name, relative in mapped.items()}
-        config = Config("g", "Triton", "digits", Source(URI, str(self.source), versions), 3, (3,))
+        place = Source(URI, str(self.source), versions, cache=str(cache) if cache is not None else None)
+        config = Config("g", "Triton", "digits", place, 3, (3,))
         source = open_source(config, self.server)
-        job = Job(version, config.source.location(version), pin)
+        public = tuple(key.public for key in keys)
+        job = Job(version, config.source.location(version), pin, public_keys=public, standing=standing)
         return fetch_version(job, source, self.volume, self.server, progress or Progress())
 
     def published(self, version: int = 3) -> dict[str, bytes]:
@@ -300,3 +311,100 @@ def test_a_removed_version_is_gone_and_removing_it_again_is_no_error(bench: Benc
 )
 def test_bytes_are_said_in_a_persons_units(count: int, words: str) -> None:
     assert describe_bytes(count) == words
+
+
+# signed
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> SigningKey:
+    return make_key(tmp_path, "ours")
+
+
+def refuse(bench: Bench, key: SigningKey, path: str = "3") -> SpecError:
+    with pytest.raises(SpecError) as refusal:
+        bench.fetch(keys=(key,), v3=path)
+    assert bench.staged() == []
+    return refusal.value
+
+
+def test_what_is_signed_is_published_with_the_name_of_its_key(bench: Bench, key: SigningKey) -> None:
+    bench.put("3/weights-v3.onnx")
+    key.sign(bench.source / "3")
+    published = bench.fetch(keys=(key,))
+    assert published.signed_by == key_name(key.public)
+    assert set(bench.published()) == {"weights-v3.onnx", "model.onnx", BUNDLE}, "renamed after it was verified"
+
+
+def test_what_isnt_signed_is_never_published_and_its_bytes_are_remembered(bench: Bench, key: SigningKey) -> None:
+    bench.put("3/model.onnx")
+    refusal = refuse(bench, key)
+    assert refusal.reason is Reason.NOT_SIGNED
+    assert refusal.fingerprint is not None
+    assert bench.published() == {}
+    key.sign(bench.source / "3")
+    bench.put("3/model.py")
+    assert refuse(bench, key).reason is Reason.VERIFICATION_FAILED
+    assert bench.published() == {}
+
+
+def test_without_keys_nothing_is_verified(bench: Bench) -> None:
+    bench.put("3/model.onnx")
+    bench.put("3/model.sig", b"nonsense")
+    assert bench.fetch().signed_by is None
+
+
+def test_an_archive_of_a_signed_folder_is_as_good_as_the_folder(bench: Bench, key: SigningKey, tmp_path: Path) -> None:
+    folder = tmp_path / "digits"
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(b"weights")
+    (folder / "config.pbtxt").write_text("a:")
+    key.sign(folder)
+    with tarfile.open(bench.source / "d.tar.gz", mode="w:gz") as archive:
+        archive.add(folder, "digits")
+    assert bench.fetch(keys=(key,), v3="d.tar.gz").signed_by == key_name(key.public)
+    assert bench.published() == {"model.onnx": b"weights", "config.pbtxt": b"a:"}
+
+
+def test_a_single_file_has_no_place_for_a_bundle(bench: Bench, key: SigningKey) -> None:
+    bench.put("runs/best.onnx")
+    assert refuse(bench, key, "runs/best.onnx").reason is Reason.NOT_SIGNED
+
+
+def test_a_config_beside_the_versions_which_no_bundle_covers_is_refused(bench: Bench, key: SigningKey) -> None:
+    bench.put("3/model.onnx")
+    bench.put("config.pbtxt", b"max_batch_size: 8")
+    key.sign(bench.source / "3")
+    assert "config.pbtxt beside the version folders is covered by no bundle" in refuse(bench, key).message
+
+
+def test_a_copy_in_the_cache_is_verified_like_any_other(bench: Bench, key: SigningKey, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    bench.put("3/model.onnx")
+    published = bench.fetch(cache=cache)
+    with pytest.raises(SpecError) as refusal:
+        bench.fetch(keys=(key,), cache=cache, pin=published.sha256)
+    assert refusal.value.reason is Reason.NOT_SIGNED
+
+
+def test_bytes_that_serve_are_verified_without_being_published_again(bench: Bench, key: SigningKey) -> None:
+    bench.put("3/model.onnx")
+    key.sign(bench.source / "3")
+    standing = bench.fetch()
+    before = (bench.models / "repository" / "digits" / "3").stat().st_ino
+    verified = bench.fetch(keys=(key,), standing=standing)
+    assert (verified.signed_by, verified.sha256) == (key_name(key.public), standing.sha256)
+    assert not verified.awaits_load
+    assert (bench.models / "repository" / "digits" / "3").stat().st_ino == before
+    assert bench.staged() == []
+
+
+def test_a_config_that_nobody_signed_goes_when_what_it_came_with_is_verified(bench: Bench, key: SigningKey) -> None:
+    bench.put("3/model.onnx")
+    bench.put("config.pbtxt", b"max_batch_size: 8")
+    key.sign(bench.source / "3")
+    standing = bench.fetch()
+    assert bench.volume.kept_config(3) is not None
+    (bench.source / "config.pbtxt").unlink()
+    assert bench.fetch(keys=(key,), standing=standing).awaits_load
+    assert bench.volume.kept_config(3) is None

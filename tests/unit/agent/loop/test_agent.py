@@ -21,6 +21,7 @@ from typing import Any
 import pytest
 
 import slipway_agent
+from slipway_agent.config import key_name
 from slipway_agent.fetching.pipeline import fetch_version
 from slipway_agent.loop import agent as agent_module
 from slipway_agent.loop import work
@@ -35,6 +36,7 @@ from slipway_agent.sources.mounted_folder import PathSource
 from slipway_agent.volume.digest import digest_path
 from tests.ports import free_port
 from tests.unit.agent.servers.fake_triton import FakeTriton
+from tests.unit.agent.signing import make_key
 
 KEY = "only the agent knows it"
 POD = "digits-a"
@@ -460,6 +462,42 @@ def test_a_pin_that_no_longer_fits_is_reported_and_the_pod_keeps_serving(pod: Po
     pod.until_states(v3="Failed")
     assert pod.status()["error"]["reason"] == "DigestMismatch"
     assert pod.probe("/readyz") == 200
+
+
+def test_verification_that_is_switched_on_loads_nothing_again_and_takes_nothing_away(pod: Pod, tmp_path: Path) -> None:
+    key = make_key(tmp_path, "ours")
+    pod.put(2, 3)
+    key.sign(pod.source / "3")
+    pod.want(3, 2)
+    pod.boot()
+    pod.until_states(v2="Available", v3="Available")
+    loads = list(pod.server.loads)
+    source = {"uri": "pvc://models/digits", "path": str(pod.source), "verify": {"keys": [key.public]}}
+    pod.want(3, 2, generation="verified", source=source)
+    pod.until(lambda: pod.states() == {2: "Failed", 3: "Available"}, seconds=60)
+    pod.until(lambda: pod.status()["versions"][1]["signedBy"] == key_name(key.public), seconds=60)
+    assert pod.status()["versions"][0]["reason"] == "NotSigned"
+    assert pod.status()["verifies"] is True
+    assert pod.server.loads == loads
+    assert pod.server.loaded.keys() == {2, 3}
+    assert pod.probe("/readyz") == 200
+
+
+def test_what_was_verified_stays_so_for_an_agent_that_restarts(pod: Pod, tmp_path: Path) -> None:
+    key = make_key(tmp_path, "ours")
+    pod.put(3)
+    key.sign(pod.source / "3")
+    source = {"uri": "pvc://models/digits", "path": str(pod.source), "verify": {"keys": [key.public]}}
+    pod.want(3, source=source)
+    pod.start_agent()
+    pod.until(lambda: pod.probe("/startz") == 200, seconds=60)
+    pod.server.start()
+    pod.until_states(v3="Available")
+    pod.stop_agent()
+    (pod.source / "3" / "model.onnx").unlink()
+    pod.start_agent()
+    pod.until_states(v3="Available")
+    assert pod.status()["versions"][0]["signedBy"] == key_name(key.public)
 
 
 def test_a_bad_config_leaves_the_one_in_force(pod: Pod) -> None:

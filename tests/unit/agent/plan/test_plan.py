@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from slipway_agent.config import Config, Memory, Source
+from slipway_agent.config import Config, Memory, Source, key_name
 from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.golden import Golden, Tolerance
 from slipway_agent.model.ledger import Published
@@ -41,6 +41,17 @@ WAITING = Config("g", "Triton", "digits", Source(URI, "/source"), served=None, l
 
 def published_of(*versions: int) -> dict[int, Published]:
     return {version: Published(f"{version:064x}", 10, f"{URI}/{version}", "etag") for version in versions}
+
+
+KEY = "-----BEGIN PUBLIC KEY-----"
+
+
+def signed_config(served: int, *keys: str, load: tuple[int, ...] = ()) -> Config:
+    return replace(config_of(served, *load), source=Source(URI, "/source", public_keys=keys))
+
+
+def signed_of(version: int, key: str) -> dict[int, Published]:
+    return {version: replace(published_of(version)[version], signed_by=key_name(key))}
 
 
 def alive(*ready: int) -> ServerView:
@@ -201,6 +212,36 @@ TABLE: dict[str, tuple[World, tuple[Action, ...]]] = {
     "bytes that don't match a new pin keep serving and are fetched again": (
         replace(settled(3), config=config_of(3, sha256={3: "a" * 64})),
         (Fetch(3),),
+    ),
+    "a fetch that began under other keys is called off": (
+        world_of(signed_config(3, KEY), fetching=Fetching(3, f"{URI}/3", None)),
+        (CancelFetch(3),),
+    ),
+    "what isn't verified keeps serving, and is fetched to be verified": (
+        replace(settled(3), config=signed_config(3, KEY)),
+        (Fetch(3),),
+    ),
+    "what one of the keys signed is settled": (
+        replace(settled(3), config=signed_config(3, "other", KEY), published=signed_of(3, KEY)),
+        (),
+    ),
+    "what a key signed that is no longer named is fetched to be verified by the others": (
+        replace(settled(3), config=signed_config(3, "other"), published=signed_of(3, KEY)),
+        (Fetch(3),),
+    ),
+    "what isn't verified is never loaded anew": (
+        world_of(
+            signed_config(3, KEY, load=(2,)),
+            published=signed_of(3, KEY) | published_of(2),
+            fetch_failures={2: failure(Reason.NOT_SIGNED)},
+            boot=frozenset({3}),
+            server=alive(3),
+        ),
+        (),
+    ),
+    "nor written for a server that starts": (
+        world_of(signed_config(3, KEY), published=published_of(3), fetch_failures={3: failure(Reason.NOT_SIGNED)}),
+        (),
     ),
     "bytes that don't match a pin are never loaded anew": (
         replace(

@@ -1,0 +1,40 @@
+"""Public keys as people paste them. Their private ones are gone."""
+
+P256 = """\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEVJhQnKpfXYozucp2HiZDR4L85rBW
+63Vq//6yibzaEEmEOWl753aEermq+BxGrvr0VIf+UodqmjdU6OSQbxWAPA==
+-----END PUBLIC KEY-----
+"""
+OTHER = """\
+-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEogC2uIr9k15YsbOm0UuLpTTjv06l
+mBPCZQhc1oxf8iKSTWDKlDioxV7rUc9aGEL2iklZNKllE981T9lW5gyivQ==
+-----END PUBLIC KEY-----
+"""
+P384 = """\
+-----BEGIN PUBLIC KEY-----
+MHYwEAYHKoZIzj0CAQYFK4EEACIDYgAEXxAec4ky6zo9xPN6bJ2b/sxVrr0Y/PCH
+WJW5Rzhemt8OTcNfDKL4WH6jHgsKwUNur5kSc9mqPrso7y2/akZKzJFamNcV0FNR
+GacJgkPsI0KWSdsSB4ss/9IxvfYA0sSr
+-----END PUBLIC KEY-----
+"""
+P521 = """\
+-----BEGIN PUBLIC KEY-----
+MIGbMBAGByqGSM49AgEGBSuBBAAjA4GGAAQAWTz7i9+k1iL6TLr86A18vC/YXnt5
+ci/JKcmUpTchi41XmVnwTCBmMyEOz5dk+UZCn+EWrrEsO5+69K3hiJwpYnAA8Gy3
+c9VVtjJkM0XzP3OGhSy9meA6jm0irDlIyexhyLKs8NT/EcW1StrS4ODFItAD65nX
+fkFC/Fxs2T+tdP9Ix6I=
+-----END PUBLIC KEY-----
+"""
+ED25519 = """\
+-----BEGIN PUBLIC KEY-----
+MCowBQYDK2VwAyEAJKe0fWCyeSfcOQuRdq+dOc79Rbrni+5Q8ZJuqpFa0pk=
+-----END PUBLIC KEY-----
+"""
+SECP256K1 = """\
+-----BEGIN PUBLIC KEY-----
+MFYwEAYHKoZIzj0CAQYFK4EEAAoDQgAE6BE0gKNWQyGSiK9Ielq/C1KlOnUu7e4x
+hrSK3mpJFQxps68EPElpuiDxd5CpSSy7+58OTCX7YqFagSsCZaXUkw==
+-----END PUBLIC KEY-----
+"""
