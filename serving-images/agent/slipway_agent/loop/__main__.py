@@ -39,6 +39,7 @@ def main() -> int:
     parser.add_argument("--memory-bytes", type=int)
     options = parser.parse_args()
     _die_with(options.parent)
+    threading.stack_size(STACK_BYTES)
     if options.memory_bytes is not None:
         bound_memory(options.memory_bytes)
     return _run(options)
@@ -88,11 +89,10 @@ class _Teller:
 
 
 def bound_memory(limit_bytes: int) -> None:
-    """What asks for more than that fails there and then, before the kernel ends the whole container.
+    """Who asks for more at one stroke is refused there and then, before the kernel ends the whole container.
 
     RLIMIT_DATA counts what is writable and no file's; RLIMIT_AS would count what is only reserved, gigabytes of it.
     """
-    threading.stack_size(STACK_BYTES)
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
     limit = limit_bytes if hard == resource.RLIM_INFINITY else min(limit_bytes, hard)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))

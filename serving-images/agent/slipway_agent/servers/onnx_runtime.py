@@ -123,9 +123,9 @@ class OnnxRuntimeServer:
             self._settings.http_port,
             "/v2/repository/index",
             "POST",
-            json.dumps({"ready": True}),
-            {KEY_HEADER: SERVER_KEY},
-            [{"name": self._volume.model, "version": str(version), "state": "READY"}],
+            body=json.dumps({"ready": True}),
+            keys={KEY_HEADER: SERVER_KEY},
+            expected=[{"name": self._volume.model, "version": str(version), "state": "READY"}],
         )
 
     def signature(self, version: int) -> Signature | None:

@@ -16,6 +16,10 @@ MODULE = "slipway_agent.loop"
 SPARED_BYTES = 40 << 20
 """Of the container's limit: this process (11 MiB), and what the kernel counts for sockets, page tables and files."""
 
+RESERVED_FACTOR = 2
+"""What a worker may reserve, in container limits: a download holds 133 MiB of 151 reserved, and libraries reserve 2 MiB
+for each core of the node. More than that at one stroke fails there; what grows up to it is watched."""
+
 _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 _LINE_LIMIT = 1 << 20
 
@@ -29,7 +33,7 @@ class WorkerProcess:
         command = [sys.executable, *interpreter_flags(), "-m", MODULE, *arguments]
         command += [f"--report-fd={write_end}", f"--listen-fd={listener.fileno()}", f"--parent={os.getpid()}"]
         if limit_bytes is not None:
-            command.append(f"--memory-bytes={limit_bytes}")
+            command.append(f"--memory-bytes={limit_bytes * RESERVED_FACTOR}")
         try:
             for each in inherited:
                 os.set_inheritable(each, True)

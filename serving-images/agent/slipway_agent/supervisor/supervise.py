@@ -75,13 +75,13 @@ class _State:
     spoken. spoke_at: the last word of any worker, or this process' start. away: why no worker speaks.
     """
 
-    verdict: Verdict | None
-    said_at: float
-    worker_seconds: float
-    has_served: bool
-    remembered: Verdict | None
     spoke_at: float
     away: str
+    remembered: Verdict | None
+    verdict: Verdict | None = None
+    said_at: float = 0.0
+    worker_seconds: float = 0.0
+    has_served: bool = False
 
     def heard(self, now: float) -> Heard | None:
         if self.verdict is None:
@@ -97,12 +97,13 @@ class Supervisor:
         self._options = options
         self._log = log
         self._patience = patience
-        self._budget_bytes = limit_bytes - SPARED_BYTES if limit_bytes is not None else None
+        self._limit_bytes = limit_bytes
+        self._is_growing = False
         self._memory = Memory(options.models, read_boot_id())
         self._orders = Orders(options.config, options.pod)
         self._confirm = Confirmer(os.environ)
         now = time.monotonic()
-        self._state = _State(None, now, 0.0, False, self._memory.read(), now, STARTING)
+        self._state = _State(now, STARTING, self._memory.read())
         self._worker: WorkerProcess | None = None
         self._start_at = now
         self._pause = patience.pause
@@ -134,9 +135,16 @@ class Supervisor:
         silent_seconds = time.monotonic() - worker.spoke_at
         if silent_seconds > (self._patience.stalled if spoken else self._patience.first_word):
             self._replace(worker, "stalled", f"it has said nothing for {silent_seconds:.0f} s")
-        elif self._budget_bytes is not None and (held := worker.memory_bytes()) > self._budget_bytes:
-            mib = f"it holds {held >> 20} MiB of memory, and may hold {self._budget_bytes >> 20} MiB"
-            self._replace(worker, "memory", mib)
+        elif self._limit_bytes is not None:
+            self._watch_memory(worker, self._limit_bytes - SPARED_BYTES)
+
+    def _watch_memory(self, worker: WorkerProcess, budget_bytes: int) -> None:
+        """The kernel's own way would end the container whole: this process, too."""
+        held_bytes = worker.memory_bytes()
+        self._is_growing = held_bytes > budget_bytes // 2
+        if held_bytes > budget_bytes:
+            words = f"it holds {held_bytes >> 20} MiB of memory, and may hold {budget_bytes >> 20} MiB"
+            self._replace(worker, "memory", words)
 
     # the worker
 
@@ -144,7 +152,7 @@ class Supervisor:
         options = self._options
         arguments = ["--config", str(options.config), "--models", str(options.models), "--pod", options.pod]
         try:
-            self._worker = WorkerProcess(arguments, listener, self._budget_bytes)
+            self._worker = WorkerProcess(arguments, listener, self._limit_bytes)
         except OSError as cause:
             self._log.error("the agent's worker can't be started", detail=str(cause))
             self._plan_start(f"the agent's worker can't be started: {cause}")
@@ -152,18 +160,18 @@ class Supervisor:
         self._log.info("worker started", pid=self._worker.pid)
 
     def _await_word(self) -> None:
-        worker = self._worker
+        worker, tick = self._worker, self._patience.tick / (5 if self._is_growing else 1)
         if worker is None:
             left_seconds = max(self._start_at - time.monotonic(), 0.0)
-            time.sleep(min(self._patience.tick, left_seconds))
+            time.sleep(min(tick, left_seconds))
             return
         poll = select.poll()
         poll.register(worker.report_fd, select.POLLIN)
-        events = [event for _, event in poll.poll(self._patience.tick * 1000)]
+        events = [event for _, event in poll.poll(tick * 1000)]
         if any(event & select.POLLIN for event in events):
             self._hear(worker)
         elif events:
-            time.sleep(self._patience.tick)  # a pipe whose other end was closed is always ready
+            time.sleep(tick)  # a pipe whose other end was closed is always ready
 
     def _hear(self, worker: WorkerProcess) -> None:
         for verdict in worker.hear():
@@ -175,7 +183,15 @@ class Supervisor:
             if remembered is not None and remembered != before.remembered:
                 self._memory.write(remembered)
             away = "the agent's worker has no configuration in force" if not verdict.is_judging else SILENT
-            self._state = _State(verdict, now, heard.worker_seconds, has_served, remembered, now, away)
+            self._state = _State(
+                now,
+                away,
+                remembered,
+                verdict,
+                said_at=now,
+                worker_seconds=heard.worker_seconds,
+                has_served=has_served,
+            )
         if time.monotonic() - worker.started_at > self._patience.proven:
             self._pause = self._patience.pause
 
