@@ -38,6 +38,7 @@ from slipway_agent.supervisor.process import (
 )
 
 STARTING = "the agent's worker is starting"
+DEFECT_SECONDS = 1.0
 SILENT = "the agent's worker says nothing"
 
 
@@ -115,7 +116,12 @@ class Supervisor:
     def run(self, listener: socket.socket) -> int:
         """Until a signal ends it. The exit code: 1 where no worker can be started and nothing is served."""
         while self._signal is None and not self._is_hopeless:
-            self._take_turn(listener)
+            try:
+                self._take_turn(listener)
+            except Exception as defect:  # its end would cost the pod its readiness; the probes are answered as before
+                words = f"{type(defect).__name__}: {defect}"
+                self._log.error("the supervisor failed at its own work and goes on", error=words)
+                time.sleep(DEFECT_SECONDS)
         return self._end()
 
     def stop(self, number: int, frame: FrameType | None = None) -> None:
@@ -155,6 +161,7 @@ class Supervisor:
             self._worker = WorkerProcess(arguments, listener, self._limit_bytes)
         except OSError as cause:
             self._log.error("the agent's worker can't be started", detail=str(cause))
+            self._silent_starts += 1
             self._plan_start(f"the agent's worker can't be started: {cause}")
             return
         self._log.info("worker started", pid=self._worker.pid)
@@ -218,6 +225,7 @@ class Supervisor:
         self._hear(worker)  # what it said before it ended is still to be remembered
         has_spoken = self._state.verdict is not None
         worker.close()
+        worker.kill()  # what it had started
         kill_leftovers()
         self._worker = None
         self._restarts[reason] += 1
