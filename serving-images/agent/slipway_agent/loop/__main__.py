@@ -15,7 +15,8 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -24,8 +25,11 @@ from slipway_agent.loop.agent import Agent
 from slipway_agent.model.readiness import Verdict, write_verdict
 from slipway_agent.reporting.endpoints import Board, start_endpoints
 from slipway_agent.reporting.log import Log
+from slipway_agent.volume.after_crash import verify_again
 
 STACK_BYTES = 1 << 20  # of a thread: the default of 8 MiB would count as memory that it may write
+SAY_SECONDS = 0.5
+VERIFYING = "the node was started anew, and the versions' files are verified again"
 _PR_SET_PDEATHSIG = 1
 
 
@@ -53,9 +57,13 @@ def _run(options: argparse.Namespace) -> int:
     except OSError as cause:
         log.error("the agent can't start", detail=str(cause), models=str(options.models))
         return 1
+    blind = Verdict(False, why_not_started=VERIFYING, why_not_ready=VERIFYING)
     listener = socket.socket(fileno=options.listen_fd)
     teller = _Teller(options.report_fd, lambda: start_endpoints(listener, board))
     agent = Agent(options.config, options.models, board, log, os.environ, tell=teller)
+
+    for _ in every(SAY_SECONDS, verify_again(options.models, log)):
+        teller(blind)
 
     def end(number: int, frame: FrameType | None) -> None:
         agent.stop(signal.Signals(number).name)
@@ -68,6 +76,15 @@ def _run(options: argparse.Namespace) -> int:
         signal.signal(number, end)
     agent.run()
     return 0
+
+
+def every(seconds: float, steps: Iterable[None]) -> Iterator[None]:
+    """Of steps that are many and short, one each so many seconds."""
+    said_at = time.monotonic()
+    for _ in steps:
+        if time.monotonic() - said_at >= seconds:
+            said_at = time.monotonic()
+            yield
 
 
 class _Teller:

@@ -63,6 +63,7 @@ from slipway_agent.reporting.report import Counters, Report, compose_report
 from slipway_agent.servers.base import SERVER_KEY
 from slipway_agent.sources.base import Progress
 from slipway_agent.sources.secrets import stamp_secret
+from slipway_agent.volume.after_crash import seal
 
 LOGGED_VERSIONS = 10  # of a source that holds thousands
 CONFIG_LOOK_SECONDS = 0.25
@@ -93,6 +94,7 @@ class Agent:
         self._lister = Worker("list")  # of its own: neither a long download nor a source that hangs holds the other up
         self._describer = Worker("describe")  # nor does either wait for a server's answer about its versions
         self._prober = Worker("probe")
+        self._sealer = Worker("seal")
         self._model: ModelState | None = None
         self._fetch: FetchInHand | None = None
         self._report = Report()
@@ -189,6 +191,7 @@ class Agent:
 
     def _take_config(self, config: Config) -> None:
         self._model = open_model(config, self._model, self._around)
+        self._seal(self._model)
         self._log.info(
             "configuration in force",
             generation=config.generation,
@@ -197,6 +200,11 @@ class Agent:
             served=config.served,
             load=list(config.load),
         )
+
+    def _seal(self, model: ModelState) -> None:
+        """Have it remembered what is published now, for after the node's next crash."""
+        published = {version: each.sha256 for version, each in model.world.published.items()}
+        self._sealer.submit(functools.partial(seal, self._around.models, model.volume.model, published))
 
     def _read_recorded(self, model: ModelState) -> None:
         recorded = self._config_file.read_recorded()
@@ -381,6 +389,7 @@ class Agent:
     def _publish(self, model: ModelState, event: FetchEnded, published: Published) -> None:
         model.world = take_published(model.world, event.job.version, published)
         self._write_ledger(model)
+        self._seal(model)
         self._log.info(
             "version published",
             version=event.job.version,

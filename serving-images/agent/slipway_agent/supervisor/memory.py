@@ -12,7 +12,6 @@ from pathlib import Path
 from slipway_agent.model.readiness import Verdict, read_verdict, write_verdict
 
 NAME = "readiness.json"
-BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 class Memory:
@@ -41,11 +40,3 @@ class Memory:
             for stale in (working, self._place):
                 with suppress(OSError):
                     stale.unlink()
-
-
-def read_boot_id() -> str:
-    """Names the node's last start; empty where the kernel doesn't say."""
-    try:
-        return BOOT_ID.read_text().strip()
-    except OSError:
-        return ""

@@ -15,6 +15,7 @@ from pathlib import Path
 from types import FrameType
 
 from slipway_agent.model.readiness import Verdict
+from slipway_agent.node import read_boot_id
 from slipway_agent.reporting.log import Log
 from slipway_agent.supervisor.confirming import Confirmer
 from slipway_agent.supervisor.front import Front, start_front
@@ -27,7 +28,7 @@ from slipway_agent.supervisor.judging import (
     judge_start,
     remember,
 )
-from slipway_agent.supervisor.memory import Memory, read_boot_id
+from slipway_agent.supervisor.memory import Memory
 from slipway_agent.supervisor.orders import Orders
 from slipway_agent.supervisor.process import (
     SPARED_BYTES,

@@ -206,3 +206,20 @@ def test_who_waits_for_news_hears_them_through_the_port(pod: ProcessPod) -> None
     (pod.folder / "source" / "4" / "weights.bin").write_text("others")
     asking.join(40)
     assert json.loads(heard[0][1])["found"].keys() == {"3", "4"}
+
+
+def test_after_the_nodes_crash_nothing_is_remembered_and_a_damaged_version_is_fetched_again(pod: ProcessPod) -> None:
+    pod.serve()
+    notes, weights = pod.models / ".agent", pod.models / "repository" / "digits" / "3" / "weights.bin"
+    pod.until(lambda: (notes / "seals.json").exists())
+    worker = pod.worker
+    pod.end(signal.SIGTERM)
+    pod.until(lambda: is_gone(worker))
+    for note in ("published.json", "readiness.json"):  # as an earlier start of the node left them
+        written = json.loads((notes / note).read_text())
+        (notes / note).write_text(json.dumps(written | {"boot": "an earlier one"}))
+    weights.write_bytes(b"\0" * len("weights"))
+    pod.start()
+    pod.until(lambda: pod.probe("/readyz") == 200)
+    assert weights.read_text() == "weights"
+    assert [each["version"] for each in pod.logged("version is fetched again")] == [3]
