@@ -2,8 +2,8 @@
 
 Files aren't flushed one by one: each model's first answer would wait for the node's disk. So a crash may leave files of
 the right size that hold zeros, beside a ledger that was flushed. A ledger of before the node's last start vouches for
-nothing by itself; what it names is kept where its files have the digest that they were sealed with right after they were
-published, and is fetched again otherwise. Downloads that had begun begin anew.
+nothing by itself. What it names is kept where its files have the digest that they were sealed with right after they
+were published, and is fetched again otherwise. Downloads that had begun begin anew.
 
 The seal isn't the version's sha256, which is that of the bytes at the source: an archive, say.
 """
