@@ -43,6 +43,8 @@ def main() -> int:
     parser.add_argument("--memory-bytes", type=int)
     options = parser.parse_args()
     _die_with(options.parent)
+    for file in (options.report_fd, options.listen_fd):
+        os.set_inheritable(file, False)  # what the worker starts has no part in them
     threading.stack_size(STACK_BYTES)
     if options.memory_bytes is not None:
         bound_memory(options.memory_bytes)
@@ -59,7 +61,7 @@ def _run(options: argparse.Namespace) -> int:
         return 1
     blind = Verdict(False, why_not_started=VERIFYING, why_not_ready=VERIFYING)
     listener = socket.socket(fileno=options.listen_fd)
-    teller = _Teller(options.report_fd, lambda: start_endpoints(listener, board))
+    teller = Teller(options.report_fd, lambda: start_endpoints(listener, board))
     agent = Agent(options.config, options.models, board, log, os.environ, tell=teller)
 
     for _ in every(SAY_SECONDS, verify_again(options.models, log)):
@@ -87,7 +89,7 @@ def every(seconds: float, steps: Iterable[None]) -> Iterator[None]:
             yield
 
 
-class _Teller:
+class Teller:
     """Tells the supervisor. Without one there is nothing left to do. Who asks is answered after the first turn, not
     before: a worker that knows nothing yet would say that nothing is loaded."""
 

@@ -309,12 +309,12 @@ def supervise(options: Options, log: Log, patience: Patience | None = None, limi
     supervisor = Supervisor(options, log, patience or Patience(), limit)
     probes = {"/startz": supervisor.start, "/readyz": supervisor.ready, "/healthz": supervisor.live}
     front = Front(probes, listener.getsockname(), supervisor.why_away, supervisor.metrics)
+    for number in (signal.SIGTERM, signal.SIGINT):  # a container's first process has no others
+        signal.signal(number, supervisor.stop)
     try:
         start_front(options.port, front)
     except (OSError, OverflowError) as cause:
         log.error("the agent can't start", detail=str(cause), port=options.port)
         return 1
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, supervisor.stop)
     log.info("agent starts", config=str(options.config), models=str(options.models), port=options.port)
     return supervisor.run(listener)

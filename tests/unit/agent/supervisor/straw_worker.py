@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-from slipway_agent.loop.__main__ import _Teller
+from slipway_agent.loop.__main__ import Teller
 from slipway_agent.model.readiness import ReadinessQuestion, Verdict
 
 EATER = "import time; held = b'x' * (64 << 20); time.sleep(600)"
@@ -27,7 +27,7 @@ def main() -> None:
     if order.exists() and order.read_text().startswith("exit"):
         sys.exit(int(order.read_text().split()[1]))
     port = int(options.config.with_name("server-port").read_text())
-    tell = _Teller(options.report_fd, lambda: None)
+    tell = Teller(options.report_fd, lambda: None)
     verdict = Verdict(True, may_start=True, is_serving=True, version=3, question=ReadinessQuestion(port, "/up"))
     while True:
         tell(verdict)

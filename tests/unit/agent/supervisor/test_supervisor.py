@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import socket
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ from slipway_agent.supervisor.orders import Orders, names_out
 from slipway_agent.supervisor.process import container_limit_bytes
 from tests.unit.agent.servers.fake_http import FakeHttp, Said
 
+MODULES = ("confirming", "front", "judging", "memory", "orders", "process", "supervise")
 SERVES = Verdict(True, may_start=True, is_serving=True, version=3, question=ReadinessQuestion(8000, "/up"))
 
 
@@ -223,7 +226,34 @@ def test_probes_are_answered_however_many_connections_others_hold(
         each.close()
 
 
-# the container's memory
+# the worker's command line, and the container's memory
+
+
+@pytest.mark.parametrize("flags", [["-I"], ["-P"], []])
+def test_the_worker_imports_from_where_the_supervisor_does(flags: list[str]) -> None:
+    words = (
+        f"import sys; sys.path[:0] = {sys.path!r}; from slipway_agent.supervisor.process import interpreter_flags; "
+        "print(*interpreter_flags())"
+    )
+    found = subprocess.run([sys.executable, *flags, "-c", words], capture_output=True, text=True, check=True)
+    assert found.stdout.split() == flags
+
+
+def test_the_first_process_loads_nothing_that_fetches_or_unpacks() -> None:
+    words = f"import sys; sys.path[:0] = {sys.path!r}; import slipway_agent.__main__; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-I", "-c", words], capture_output=True, text=True, check=True)
+    ours = {name for name in found.stdout.split() if name.startswith("slipway_agent.")}
+    assert ours <= {
+        "slipway_agent.__main__",
+        "slipway_agent.model",
+        "slipway_agent.model.readiness",
+        "slipway_agent.node",
+        "slipway_agent.reporting",
+        "slipway_agent.reporting.log",
+        "slipway_agent.supervisor",
+        *(f"slipway_agent.supervisor.{name}" for name in MODULES),
+    }
+    assert not {"requests", "obstore", "tarfile", "zipfile"} & set(found.stdout.split())
 
 
 def test_the_containers_limit_is_read_from_either_version_of_cgroups(tmp_path: Path) -> None:
