@@ -4,7 +4,7 @@ Real processes: the agent as its container runs it, with the container's limit o
 ready path. A hundred requests a second go to the server while the pod is ready, as a kubelet finds it: `/readyz` each
 second, within two, twice unanswered for unready. What is sent while it isn't counts as lost.
 
-Two waits are shorter than in a pod: for a silent worker (4 s, not 20), and before its next start (0.5 s at most, not
+Two waits are shorter than in a pod: for a silent worker (4 s, not 60), and before its next start (0.5 s at most, not
 10).
 
     python -m tests.isolation.survival              # two to three minutes
@@ -32,7 +32,7 @@ from tests.ports import free_port
 from tests.unit.agent.supervisor.pods import ProcessPod
 
 LIMIT_BYTES = 256 << 20
-REQUESTS_PER_SECOND = 100
+REQUESTS_PER_SECOND, CLIENTS = 100, 8
 INCIDENTS, CONTAINERS = 50, 5
 LONGEST_SECONDS = 170.0
 WAITS = ("--patience", "stalled=4", "longest_pause=0.5", "--limit", str(LIMIT_BYTES))
@@ -41,6 +41,7 @@ SERVER = """
 import http.server, sys
 class Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Length", "2")
@@ -151,10 +152,11 @@ def freeze(pod: ProcessPod) -> None:
 
 def starve(pod: ProcessPod) -> None:
     """The worker reads a file that takes more memory than it may hold, until that has ended it."""
-    worker, place = pod.worker, pod.folder / "recorded.json"
-    with (pod.folder / "recorded.new").open("w") as file:
-        file.write("{" + ",".join(f'"{number}":"{number:064x}"' for number in range(1, ENTRIES)) + "}")
-    os.replace(pod.folder / "recorded.new", place)
+    worker, large, place = pod.worker, pod.folder / "large.json", pod.folder / "recorded.json"
+    if not large.exists():
+        with large.open("w") as file:
+            file.writelines(["{", *(f'"{number}":"{number:064x}",' for number in range(1, ENTRIES)), '"0":""}'])
+    os.link(large, place)
     pod.until(lambda: pod.worker != worker)
     place.unlink()
 
@@ -218,7 +220,7 @@ def survive(pod: ProcessPod) -> Result:
     turns = itertools.count(time.monotonic(), 1 / REQUESTS_PER_SECOND)
     work: list[Callable[[threading.Event], None]] = [kubelet.watch, memory.watch]
     threads = [threading.Thread(target=each, args=(ended,), daemon=True) for each in work]
-    threads += [threading.Thread(target=clients.ask_on, args=(turns, ended), daemon=True) for _ in range(4)]
+    threads += [threading.Thread(target=clients.ask_on, args=(turns, ended), daemon=True) for _ in range(CLIENTS)]
     for thread in threads:
         thread.start()
     done: dict[str, int] = {}

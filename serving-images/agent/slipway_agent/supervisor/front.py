@@ -140,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     server_version = "slipway-agent"
     sys_version = ""
     timeout = 10.0
+    disable_nagle_algorithm = True  # head and body are two writes: the second would wait for the first one's receipt
 
     def do_GET(self) -> None:
         found = self.front.answer(self.path)

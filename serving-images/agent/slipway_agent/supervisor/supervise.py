@@ -1,6 +1,6 @@
 """Keeps one worker running, and knows at any moment what the probes are to be answered.
 
-The worker is started again when it ends, when its loop says nothing for twenty seconds (a process that was stopped says
+The worker is started again when it ends, when its loop says nothing for a minute (a process that was stopped says
 nothing either), and when it holds more memory than the container can give. As the container's first process this one
 also takes in whatever its children left behind.
 """
@@ -50,7 +50,7 @@ class Patience:
     ends, where nothing is served."""
 
     tick: float = 0.1
-    stalled: float = 20.0  # the slowest turn asks a hanging server for every version, 2 s each
+    stalled: float = 60.0  # the slowest turn removes a version of 50,000 files; the server is asked directly meanwhile
     first_word: float = 60.0  # imports on a node that is busy with everything else
     pause: float = 0.25
     longest_pause: float = 10.0

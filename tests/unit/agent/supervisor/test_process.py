@@ -223,3 +223,11 @@ def test_after_the_nodes_crash_nothing_is_remembered_and_a_damaged_version_is_fe
     pod.until(lambda: pod.probe("/readyz") == 200)
     assert weights.read_text() == "weights"
     assert [each["version"] for each in pod.logged("version is fetched again")] == [3]
+
+
+def test_a_container_that_ends_leaves_no_worker_not_even_a_stopped_one(pod: ProcessPod) -> None:
+    pod.serve()
+    worker = pod.worker
+    os.kill(worker, signal.SIGSTOP)
+    pod.end()
+    pod.until(lambda: is_gone(worker))
