@@ -17,9 +17,7 @@ from slipway_agent.model.readiness import ReadinessQuestion, Verdict
 
 FRESH_SECONDS = 5.0  # a turn takes at most a second, unless the server hangs: then it is asked directly
 SETTLED_SECONDS = 15.0  # a worker that has run so long and saw no server ready is believed
-HOPELESS_SECONDS = (
-    120.0  # without a word of any worker: where nothing is served either, another container may do better
-)
+HOPELESS_SECONDS = 120.0  # without a word of any worker, and nothing served: another container may do better
 
 Confirm: TypeAlias = Callable[[ReadinessQuestion], bool]
 
