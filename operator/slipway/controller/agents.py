@@ -1,7 +1,7 @@
 """Reads what the agents in model pods report: GET http://POD:8081/status and /listing. They are told nothing.
 
 Invariant: an agent that can't be reached is no report, never an error: pods come and go, and the operator may run where
-it can't reach them.
+it can't reach them. Neither is one whose worker is away for a moment: what it said before counts no more.
 """
 
 from __future__ import annotations
@@ -80,6 +80,7 @@ class Agents:
         async with self._slots:
             try:
                 async with self._session.get(f"{_address(pod.ip)}/status") as response:
+                    response.raise_for_status()  # 503: the pod serves on, and its agent's worker is away
                     answer = json.loads(await _read_all(response.content))
                     report = read_report(answer)
                     if report is not None and answer.get("pod") not in (None, "", pod.name):

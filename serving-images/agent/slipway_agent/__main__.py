@@ -2,18 +2,13 @@
 
 import argparse
 import os
-import signal
 import socket
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 
-from slipway_agent.loop.agent import Agent
-from slipway_agent.reporting.endpoints import Board, start_endpoints
 from slipway_agent.reporting.log import Log
-from slipway_agent.volume.digest import digest_path
+from slipway_agent.supervisor.supervise import Options, supervise
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,40 +19,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", type=Path, default=Path("/etc/slipway/agent.json"), help="the operator's word")
     parser.add_argument("--models", type=Path, default=Path("/models"), help="the volume shared with the server")
     parser.add_argument("--port", type=int, default=8081, help="of /startz, /readyz, /healthz, /status, /metrics")
-    options = parser.parse_args(words)
-    return _run(options.config, options.models, options.port)
-
-
-def _run(config: Path, models: Path, port: int) -> int:
-    log = Log(os.environ)
+    found = parser.parse_args(words)
     # Pods that were made before the variable was have their name as their hostname.
-    board = Board(os.environ.get("SLIPWAY_POD") or socket.gethostname())
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-        start_endpoints(port, board)
-    except (OSError, OverflowError) as cause:
-        log.error("the agent can't start", detail=str(cause), models=str(models), port=port)
-        return 1
-    agent = Agent(config, models, board, log, os.environ)
-
-    def end(number: int, frame: FrameType | None) -> None:
-        agent.stop(signal.Signals(number).name)
-
-    def say(caught: threading.ExceptHookArgs) -> None:
-        log.error("a thread of the agent ended", error=f"{caught.exc_type.__name__}: {caught.exc_value}")
-
-    threading.excepthook = say
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    log.info("agent starts", config=str(config), models=str(models), port=port)
-    agent.run()
-    return 0
+    pod = os.environ.get("SLIPWAY_POD") or socket.gethostname()
+    return supervise(Options(found.config, found.models, found.port, pod), Log(os.environ))
 
 
 def _print_digest(paths: list[str]) -> int:
     if len(paths) != 1:
         sys.stderr.write("usage: python -m slipway_agent digest PATH\n")
         return 2
+    from slipway_agent.volume.digest import digest_path  # the first process of a pod stays small
+
     try:
         sys.stdout.write(f"{digest_path(Path(paths[0]))}\n")
     except OSError as cause:
@@ -70,4 +43,4 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)  # workers may be in the middle of a read that can't be interrupted
+    os._exit(status)  # those who wait for an answer don't hold up the end

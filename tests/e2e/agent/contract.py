@@ -118,6 +118,6 @@ class Contract:
         shutil.rmtree(pair.source)
         pair.start_agent()
         pair.until(lambda: pair.probe("/readyz") == 200)
-        assert pair.states() == {1: "Available", 2: "Available"}
+        pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
         assert (pair.identity(1), pair.identity(2)) == before
         assert pair.multiply(1) == 1.0

@@ -76,7 +76,8 @@ class Processes:
             )
 
     def kill(self, name: str) -> None:
-        """As a container ends: with everything that it started."""
+        """As a container ends: with everything that it started. (The agent's worker has a process group of its own, and
+        ends with its supervisor.)"""
         running = self._running.pop(name)
         if running.poll() is None:
             os.killpg(running.pid, signal.SIGKILL)
@@ -99,8 +100,15 @@ class Processes:
             return 0
 
     def status(self) -> dict[str, Any]:
-        found: dict[str, Any] = requests.get(f"http://127.0.0.1:{self.agent_port}/status", timeout=2).json()
-        return found
+        """As soon as the agent's worker answers: the probes are good before that."""
+        deadline = time.monotonic() + 15
+        while True:
+            answer = requests.get(f"http://127.0.0.1:{self.agent_port}/status", timeout=10)
+            if answer.status_code == 200:
+                found: dict[str, Any] = answer.json()
+                return found
+            assert time.monotonic() < deadline, answer.text
+            time.sleep(0.05)
 
     def states(self) -> dict[int, str]:
         return {each["version"]: each["state"] for each in self.status()["versions"]}

@@ -69,7 +69,7 @@ def test_a_container_that_ends_makes_the_pod_unready_and_comes_back(pair: Custom
     pair.kill("agent")
     pair.start_agent()
     pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.states() == {1: "Available"}
+    pair.until(lambda: pair.states() == {1: "Available"})
 
 
 def test_a_model_that_the_service_cant_read_never_makes_the_pod_ready(pair: CustomPair) -> None:

@@ -314,7 +314,7 @@ def test_a_killed_server_and_a_killed_agent_come_back_as_they_were(pair: Pair) -
     shutil.rmtree(pair.source)
     pair.start_agent()
     pair.until(lambda: pair.probe("/readyz") == 200)
-    assert pair.states() == {1: "Available", 2: "Available"}
+    pair.until(lambda: pair.states() == {1: "Available", 2: "Available"})
     assert pair.multiply("/versions/1") == 1.0
 
 

@@ -284,7 +284,7 @@ def test_golden_requests_that_go_or_change_leave_what_stands_alone(beneath: Bene
     # neither is it asked again after a restart
     pair.want(1, golden=beneath.golden(7.0))
     beneath.restart_agent()
-    pair.until(lambda: pair.probe("/readyz") == 200)
+    pair.until(lambda: pair.status()["ready"] and pair.probe("/readyz") == 200)
     assert (pair.folder / "agent.log").read_text().count('"load begins"') == loads
     assert pair.pid_of("server") == server
 

@@ -70,7 +70,16 @@ async def _silent(_: web.Request) -> web.StreamResponse:
 
 
 @pytest.mark.parametrize(
-    "handler", [says("starting"), says('["no", "report"]'), goes_on(MAX_REPORT_BYTES), says(b"\xff\xfe\xff"), _silent]
+    "handler",
+    [
+        says("starting"),
+        says("the agent's worker isn't there: signal SIGKILL ended it; it is started again", 503),
+        says(json.dumps(REPORT), 503),
+        says('["no", "report"]'),
+        goes_on(MAX_REPORT_BYTES),
+        says(b"\xff\xfe\xff"),
+        _silent,
+    ],
 )
 def test_an_agent_that_does_not_answer_well_is_no_report(handler: Handler, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(agents, "TIMEOUT_SECONDS", 0.2)

@@ -19,6 +19,7 @@ from slipway_agent.fetching.pipeline import Job
 from slipway_agent.loop.announce import FetchInHand, log_changes
 from slipway_agent.loop.config_file import ConfigFile
 from slipway_agent.loop.state import Description, ModelState, Surroundings, find_digest, open_model
+from slipway_agent.loop.verdict import compose_verdict, no_verdict
 from slipway_agent.loop.work import (
     Event,
     FetchEnded,
@@ -38,6 +39,7 @@ from slipway_agent.loop.work import (
 )
 from slipway_agent.model.errors import AgentError, CancelledError, TransientError, UnchangedError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
+from slipway_agent.model.readiness import Verdict
 from slipway_agent.model.server_state import Loaded, LoadOutcome
 from slipway_agent.plan.discovery import ListError, take_error, take_look
 from slipway_agent.plan.plan import Action, CancelFetch, Fetch, Load, Remove, WriteBoot, decide
@@ -58,8 +60,10 @@ from slipway_agent.plan.world import find_refused, needs_second_look
 from slipway_agent.reporting.endpoints import Board
 from slipway_agent.reporting.log import Log, format_date
 from slipway_agent.reporting.report import Counters, Report, compose_report
+from slipway_agent.servers.base import SERVER_KEY
 from slipway_agent.sources.base import Progress
 from slipway_agent.sources.secrets import stamp_secret
+from slipway_agent.volume.after_crash import seal
 
 LOGGED_VERSIONS = 10  # of a source that holds thousands
 CONFIG_LOOK_SECONDS = 0.25
@@ -68,19 +72,29 @@ ERROR_SECONDS = 5.0  # between two turns of a loop that fails
 
 
 class Agent:
-    def __init__(self, config_path: Path, models: Path, board: Board, log: Log, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        config_path: Path,
+        models: Path,
+        board: Board,
+        log: Log,
+        environment: Mapping[str, str],
+        *,
+        tell: Callable[[Verdict], None] = lambda verdict: None,
+    ) -> None:
+        """`tell` hears what each turn comes to."""
+        self._tell = tell
         self._board = board
         self._log = log
         self._config_file = ConfigFile(config_path, log, board.pod)
-        self._around = Surroundings(
-            models, environment.get("SLIPWAY_SERVER_KEY"), log, self._recorded_digests, self._digest_of
-        )
+        self._around = Surroundings(models, environment.get(SERVER_KEY), log, self._recorded_digests, self._digest_of)
         self._inbox: queue.SimpleQueue[Event] = queue.SimpleQueue()
         self._fetcher = Worker("fetch")
         self._loader = Worker("load")
         self._lister = Worker("list")  # of its own: neither a long download nor a source that hangs holds the other up
         self._describer = Worker("describe")  # nor does either wait for a server's answer about its versions
         self._prober = Worker("probe")
+        self._sealer = Worker("seal")
         self._model: ModelState | None = None
         self._fetch: FetchInHand | None = None
         self._report = Report()
@@ -95,7 +109,7 @@ class Agent:
             wake_seconds = self._turn_safely()
             while (event := self._await_event(wake_seconds)) is not None:
                 if isinstance(event, Stop):
-                    self._log.info("stopping", signal=event.signal)
+                    self._log.debug("worker stops", signal=event.signal)
                     return
                 self._take(event)
                 wake_seconds = 0.0  # take what else is there, then turn
@@ -119,11 +133,17 @@ class Agent:
     def _turn_safely(self) -> float:
         try:
             wake_seconds = self._turn()
+            verdict = self._judge()
         except Exception as defect:  # the agent must outlive its own defects, and say where they are
             self._log.error("the agent failed at its own work and goes on", **locate(defect))
-            wake_seconds = ERROR_SECONDS
+            wake_seconds, verdict = ERROR_SECONDS, no_verdict(self._report)
         self._board.turned_at = time.monotonic()
+        self._tell(verdict)
         return wake_seconds
+
+    def _judge(self) -> Verdict:
+        model = self._model
+        return no_verdict(self._report) if model is None else compose_verdict(model.world, self._report, model.server)
 
     def _turn(self) -> float:
         """Seconds until the next turn, unless an event comes before."""
@@ -171,6 +191,7 @@ class Agent:
 
     def _take_config(self, config: Config) -> None:
         self._model = open_model(config, self._model, self._around)
+        self._seal(self._model)
         self._log.info(
             "configuration in force",
             generation=config.generation,
@@ -179,6 +200,11 @@ class Agent:
             served=config.served,
             load=list(config.load),
         )
+
+    def _seal(self, model: ModelState) -> None:
+        """Have it remembered what is published now, for after the node's next crash."""
+        published = {version: each.sha256 for version, each in model.world.published.items()}
+        self._sealer.submit(functools.partial(seal, self._around.models, model.volume.model, published))
 
     def _read_recorded(self, model: ModelState) -> None:
         recorded = self._config_file.read_recorded()
@@ -374,6 +400,7 @@ class Agent:
     def _publish(self, model: ModelState, event: FetchEnded, published: Published) -> None:
         model.world = take_published(model.world, event.job.version, published)
         self._write_ledger(model)
+        self._seal(model)
         self._log.info(
             "version published",
             version=event.job.version,

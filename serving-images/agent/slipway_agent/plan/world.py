@@ -120,7 +120,7 @@ def stands(world: World) -> bool:
 
 def may_start(world: World) -> bool:
     """The server would find the served version when it starts now, or has started before."""
-    if world.server.is_alive or world.standing is not None:
+    if world.server.is_alive or world.standing in world.published:
         return True
     return world.is_boot_current and world.config.served in world.boot
 

@@ -112,7 +112,7 @@ class BoundedHandler(BaseHTTPRequestHandler):
 
 
 class BoundedServer(ThreadingHTTPServer):
-    """clock: seconds, as time.monotonic."""
+    """address: to bind, or a socket that listens already, of whatever kind. clock: seconds, as time.monotonic."""
 
     daemon_threads = True
     request_queue_size = 1024  # a probe's connection waits in the kernel while a flood's are taken and closed
@@ -121,7 +121,7 @@ class BoundedServer(ThreadingHTTPServer):
 
     def __init__(
         self,
-        address: tuple[str, int],
+        address: tuple[str, int] | socket.socket,
         handler: type[BoundedHandler],
         limits: Limits = Limits(),
         clock: Callable[[], float] = time.monotonic,
@@ -131,7 +131,12 @@ class BoundedServer(ThreadingHTTPServer):
         self._changed = threading.Condition()
         self._held: dict[socket.socket, _Connection] = {}
         self._running = 0
-        super().__init__(address, handler)
+        if isinstance(address, socket.socket):
+            super().__init__(("", 0), handler, bind_and_activate=False)
+            self.socket.close()
+            self.socket = address
+        else:
+            super().__init__(address, handler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """On the accepting thread."""
@@ -141,7 +146,7 @@ class BoundedServer(ThreadingHTTPServer):
                 self.refused += 1
             # those that were dropped end as soon as they get the processor
             self._changed.wait_for(lambda: self._running < self.limits.connections + ENDING_THREADS, 1.0)
-            self._held[request] = _Connection(str(client_address[0]), self._clock())
+            self._held[request] = _Connection(_host_of(client_address), self._clock())
             self._running += 1
         try:
             super().process_request(request, client_address)
@@ -200,6 +205,11 @@ def choose_victim(held: dict[socket.socket, _Connection]) -> socket.socket:
     """
     of_address = Counter(each.address for each in held.values())
     return min(held, key=lambda each: (-of_address[held[each].address], held[each].is_busy, held[each].since))
+
+
+def _host_of(client_address: Any) -> str:
+    """Of an Internet socket's client; a Unix socket's has no address."""
+    return str(client_address[0]) if client_address else ""
 
 
 class _DualStackServer(BoundedServer):

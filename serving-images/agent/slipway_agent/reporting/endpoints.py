@@ -1,8 +1,10 @@
-"""The agent's HTTP: answers from a snapshot that the loop replaces, so that a probe never waits for anything.
+"""The worker's HTTP: answers from a snapshot that the loop replaces, so that nobody waits for anything.
 
 /startz   200 when the server may start      /status    JSON, see report.py
 /readyz   200 when the pod may get traffic   /listing   JSON: what the source holds; waits for news when asked to
 /healthz  200 while the loop turns           /metrics   Prometheus text
+
+The supervisor passes questions on to it; what a probe is told, it has by `explain_start` and `explain_readiness`.
 
 Each request has a thread of its own; one that waits delays no other. Few may wait at a time: when one more comes, the
 one that has waited longest is answered early, so that askers that died don't keep others out. Connections are bounded,
@@ -10,6 +12,7 @@ too (`bounded_server`).
 """
 
 import json
+import socket
 import threading
 import time
 from collections import deque
@@ -17,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import parse_qs
 
-from slipway_agent.reporting.bounded_server import BoundedHandler, BoundedServer, listen
+from slipway_agent.reporting.bounded_server import BoundedHandler, BoundedServer
 from slipway_agent.reporting.report import Counters, Report, render_listing, render_metrics, render_status
 
 WAIT_LIMIT_SECONDS = 60.0
@@ -79,16 +82,11 @@ def answer(target: str, board: Board) -> Answer:
     report = board.report
     match path:
         case "/startz":
-            is_waiting = report.generation is not None and report.served is None
-            why_not = "no version is named yet" if is_waiting else "the served version's files aren't there yet"
-            return _probe(report.may_start, why_not, report)
+            return _probe(report.may_start, explain_start(report))
         case "/readyz":
-            why_not = "the served version isn't ready in the server"
-            if report.is_out:
-                why_not = f"the server answers its own request with errors: {report.probe.message}"
-            return _probe(report.is_serving, why_not, report)
+            return _probe(report.is_serving, explain_readiness(report))
         case "/healthz":
-            return _probe(not board.is_stalled(), f"the loop hasn't turned for {STALLED_SECONDS:.0f} s", report)
+            return _probe(not board.is_stalled(), f"the loop hasn't turned for {STALLED_SECONDS:.0f} s")
         case "/status":
             return Answer(200, json.dumps(render_status(report, board.pod)) + "\n", "application/json")
         case "/listing":
@@ -113,18 +111,33 @@ def _answer_listing(query: str, board: Board) -> Answer:
     return Answer(200, json.dumps(render_listing(report)) + "\n", "application/json")
 
 
-def _probe(is_good: bool, why_not: str, report: Report) -> Answer:
-    if is_good:
-        return Answer(200, "ok\n")
-    # a failed probe's body is what `kubectl describe pod` shows
+def explain_start(report: Report) -> str:
+    """Why the server may not start, where it may not."""
+    is_waiting = report.generation is not None and report.served is None
+    why_not = "no version is named yet" if is_waiting else "the served version's files aren't there yet"
+    return why_not + _explain_error(report)
+
+
+def explain_readiness(report: Report) -> str:
+    """Why the pod gets no traffic, where it gets none."""
+    why_not = "the served version isn't ready in the server"
+    if report.is_out:
+        why_not = f"the server answers its own request with errors: {report.probe.message}"
+    return why_not + _explain_error(report)
+
+
+def _explain_error(report: Report) -> str:
     error = report.error or (report.listing.error if report.served is None else None)
-    detail = f": {error.reason}: {error.message}" if error is not None else ""
-    return Answer(503, f"{why_not}{detail}\n")
+    return f": {error.reason}: {error.message}" if error is not None else ""
 
 
-def start_endpoints(port: int, board: Board) -> BoundedServer:
-    """Serve on all addresses from a thread of its own. OSError when the port is taken."""
-    server = listen(port, type("Handler", (_Handler,), {"board": board}))
+def _probe(is_good: bool, why_not: str) -> Answer:
+    return Answer(200, "ok\n") if is_good else Answer(503, f"{why_not}\n")
+
+
+def start_endpoints(listener: socket.socket, board: Board) -> BoundedServer:
+    """Serve a socket that listens, of whatever kind, from a thread of its own."""
+    server = BoundedServer(listener, type("Handler", (_Handler,), {"board": board}))
     threading.Thread(target=server.serve_forever, name="endpoints", daemon=True).start()
     return server
 

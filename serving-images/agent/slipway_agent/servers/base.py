@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from slipway_agent.config import Config
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import LoadOutcome, ServerView
 from slipway_agent.model.signature import Signature
 from slipway_agent.volume.models_volume import ModelVolume
 
+SERVER_KEY = "SLIPWAY_SERVER_KEY"  # the variable that holds the pod's shared secret
 REQUEST_SECONDS = 60.0  # a first answer may wait for compilation
 
 Say: TypeAlias = Callable[..., None]
@@ -94,6 +96,12 @@ class Server(Protocol):
         """Send one predict request to this loaded version, in the server's own REST form, and wait for its answer.
 
         Called from the thread of `load`, and from another while nothing loads; never raises.
+        """
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        """What the server answers well while it has that version ready: `observe` as one request, for the supervisor.
+
+        Pure: nothing is asked, and the key is named, not told.
         """
 
     def signature(self, version: int) -> Signature | None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.config import Fields, parse_version
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
@@ -130,6 +131,9 @@ class CustomServer:
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._local_http.predict(self._fill(self._settings.predict_path, version), body, seconds)
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        return ReadinessQuestion(self._settings.http_port, self._fill(self._settings.ready_path, version))
 
     def signature(self, version: int) -> Signature | None:
         """A container that answers predictions of the Open Inference Protocol may answer its question for that too."""

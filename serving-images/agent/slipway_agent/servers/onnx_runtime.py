@@ -13,10 +13,11 @@ from pathlib import Path
 
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, TransientError
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
 from slipway_agent.model.untrusted_json import parse_json
-from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
+from slipway_agent.servers.base import REQUEST_SECONDS, SERVER_KEY, Answer, DriverInputs, go_on
 from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, explain_lost, read_words
 from slipway_agent.servers.open_inference import read_index
 from slipway_agent.servers.readiness import LastView, await_ready
@@ -117,6 +118,16 @@ class OnnxRuntimeServer:
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._local_http.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        return ReadinessQuestion(
+            self._settings.http_port,
+            "/v2/repository/index",
+            "POST",
+            body=json.dumps({"ready": True}),
+            keys={KEY_HEADER: SERVER_KEY},
+            expected=[{"name": self._volume.model, "version": str(version), "state": "READY"}],
+        )
 
     def signature(self, version: int) -> Signature | None:
         status, body = self._local_http.describe(f"/v2/models/{self._volume.model}/versions/{version}")

@@ -6,9 +6,12 @@
     .agent/config.pbtxt             the model's own configuration, as its source had it
     .agent/warm.json                which versions have answered the warm-up requests
     .agent/golden.json              which versions have answered the golden requests, or stood before them
+    .agent/seals.json               what the files of each published version held (after_crash.py)
+    .agent/readiness.json           what the agent's first process remembers (supervisor/memory.py)
 
 The ledger is written after the rename. A crash in between costs one more fetch, never an unverified version. Files
-aren't flushed one by one: after a node's crash a version whose size differs from the ledger's is fetched again.
+aren't flushed one by one: a ledger of before the node's last start vouches for nothing until `after_crash` has verified
+what it names.
 """
 
 import errno
@@ -27,11 +30,13 @@ from slipway_agent.config import name_place, parse_version
 from slipway_agent.model.errors import AgentError, Reason, SpecError, TransientError
 from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 from slipway_agent.model.limits import Room
+from slipway_agent.node import read_boot_id
 from slipway_agent.volume.digest import CHUNK_BYTES
 from slipway_agent.volume.safe_open import Tree, UnsafeError, require_plain
 
 RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
 CONFIG = "config.pbtxt"
+LEDGER = "published.json"
 CONFIG_BYTES = 1 << 20  # the most that is read of a config.pbtxt
 SPARE_BYTES = 16 << 20  # left free, so that ledgers and configuration can still be written
 
@@ -75,20 +80,22 @@ class ModelVolume:
     def _parse_ledger(self) -> Ledger:
         empty = Ledger(self.model, {})
         try:
-            raw = json.loads((self._notes / "published.json").read_text())
+            raw = json.loads((self._notes / LEDGER).read_text())
             versions = {int(version): _named(Published(**fields)) for version, fields in raw["versions"].items()}
             standing = raw["standing"]
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return empty  # nothing vouches for anything: fetch again
-        return Ledger(self.model, versions, standing) if raw.get("model") == self.model else empty
+        is_ours = raw.get("model") == self.model and raw.get("boot") == read_boot_id()
+        return Ledger(self.model, versions, standing) if is_ours else empty
 
     def write_ledger(self, ledger: Ledger) -> None:
         content = {
             "model": ledger.model,
+            "boot": read_boot_id(),
             "standing": ledger.standing,
             "versions": {str(version): asdict(published) for version, published in sorted(ledger.versions.items())},
         }
-        replace_file(self._notes / "published.json", json.dumps(content, indent=1))
+        replace_file(self._notes / LEDGER, json.dumps(content, indent=1))
 
     def staging(self, version: int) -> Path:
         folder = self._staging / str(version)

@@ -425,7 +425,8 @@ def test_the_server_may_start_when_it_would_find_the_served_version() -> None:
     assert not may_start(world)
     assert may_start(replace(world, boot=frozenset({3})))
     assert not may_start(replace(world, boot=frozenset({2})))
-    assert may_start(replace(world, standing=2)), "a pod that served keeps its server"
+    assert may_start(replace(world, standing=2, published=published_of(2, 3))), "a pod that served keeps its server"
+    assert not may_start(replace(world, standing=2)), "whose files are gone, it would start with nothing"
 
 
 def test_the_pod_stays_ready_on_the_old_version_until_the_new_one_is() -> None:

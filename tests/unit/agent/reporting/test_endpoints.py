@@ -1,6 +1,7 @@
 """The agent's HTTP: /listing may be waited on, and nothing else is held up by that."""
 
 import json
+import socket
 import threading
 import time
 import urllib.request
@@ -27,8 +28,9 @@ def board() -> Board:
 
 @pytest.fixture
 def port(board: Board) -> Iterator[int]:
-    server = start_endpoints(0, board)
-    yield int(server.server_address[1])
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = start_endpoints(listener, board)
+    yield int(listener.getsockname()[1])
     server.shutdown()
     server.server_close()
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Loaded, LoadOutcome, ServerView
 from slipway_agent.model.signature import Signature
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, go_on
@@ -52,6 +53,9 @@ class StrawServer:
         self.asked.append((version, body))
         words = self.answer(version, body)
         return Answer(words) if words is not None else Answer(None, *self.bodies(version, body))
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        return ReadinessQuestion(1, f"/{version}")
 
     def signature(self, version: int) -> Signature | None:
         return None

@@ -5,17 +5,21 @@ What one server alone does stands in its own file. A new driver joins with a fak
 
 from __future__ import annotations
 
+import json
 import socket
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 
 import pytest
 
 from slipway_agent.model.errors import TransientError
+from slipway_agent.model.readiness import Verdict, read_verdict, write_verdict
 from slipway_agent.model.server_state import Gone, Loaded, Refused, ServerView
 from slipway_agent.servers import custom, local_http, readiness
 from slipway_agent.servers.tensorflow_serving import driver as tensorflow_serving
 from slipway_agent.servers.torchserve import driver as torchserve
+from slipway_agent.supervisor.confirming import ask
 from tests.unit.agent.servers.contract import MAKERS, Beside, make_beside
 from tests.unit.agent.servers.fake_http import some
 
@@ -195,6 +199,47 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(beside: Beside, monkeyp
         for module in (readiness, tensorflow_serving):
             monkeypatch.setattr(module, "BUSY_SECONDS", 0.0)
         assert driver.observe(some(3)) == ServerView()
+
+
+# what the supervisor asks while no worker is there
+
+
+def confirms(beside: Beside, version: int = 3) -> bool:
+    """Whether the server is as good as the driver's question wants it."""
+    try:
+        return ask(beside.open().readiness_question(version), {"SLIPWAY_SERVER_KEY": "key"})
+    except (OSError, HTTPException):
+        return False
+
+
+def test_the_servers_readiness_is_one_question_that_travels_as_json(beside: Beside) -> None:
+    question = beside.open().readiness_question(3)
+    verdict = Verdict(True, is_serving=True, version=3, question=question)
+    assert read_verdict(json.loads(json.dumps(write_verdict(verdict)))) == verdict
+    assert "key" not in str(question.keys.values()), "the variable's name, not what it holds"
+
+
+def test_the_question_is_answered_well_while_the_version_is_ready(beside: Beside) -> None:
+    beside.fake.put(v3="three")
+    assert not confirms(beside), "nothing listens"
+    start(beside, 3)
+    assert beside.open().observe(some(3)).ready == some(3)
+    assert confirms(beside)
+    beside.fake.kill()
+    assert not confirms(beside)
+    beside.fake.start()
+    assert confirms(beside)
+
+
+@several
+def test_the_question_is_about_one_version(beside: Beside) -> None:
+    beside.fake.put(v2="two", v3="three")
+    start(beside, 2)
+    assert [confirms(beside, version) for version in (2, 3)] == [True, False]
+    assert beside.open().load(some(2, 3)) == Loaded()
+    assert [confirms(beside, version) for version in (2, 3)] == [True, True]
+    assert beside.open().load(some(3)) == Loaded()
+    assert [confirms(beside, version) for version in (2, 3)] == [False, True]
 
 
 # requests

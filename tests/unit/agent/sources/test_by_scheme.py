@@ -37,7 +37,7 @@ def test_an_unknown_scheme_is_refused_in_words() -> None:
 
 def test_a_library_is_imported_when_its_scheme_is_used_and_not_before() -> None:
     program = (
-        "import sys; import slipway_agent.__main__; "
+        "import sys; import slipway_agent.loop.__main__; "
         "print(sorted({'obstore', 'requests', 'slipway_agent.sources.oci'} & set(sys.modules)))"
     )
     done = subprocess.run(

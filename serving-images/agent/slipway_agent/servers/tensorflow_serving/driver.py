@@ -27,6 +27,7 @@ from urllib.parse import quote
 
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError, TransientError
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
 from slipway_agent.model.untrusted_json import parse_json
@@ -203,6 +204,10 @@ class TensorFlowServer:
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         path = f"/v1/models/{self._volume.model}/versions/{version}:predict"
         return self._local_http.predict(path, body, seconds, explain_error)
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        expected = {"model_version_status": [{"version": str(version), "state": "AVAILABLE"}]}
+        return ReadinessQuestion(self._spec.http_port, f"/v1/models/{self._volume.model}", expected=expected)
 
     def signature(self, version: int) -> Signature | None:
         status, body = self._local_http.describe(f"/v1/models/{self._volume.model}/versions/{version}/metadata")

@@ -27,6 +27,7 @@ from zipfile import is_zipfile
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.model.limits import DEFAULT_LIMITS, Limits
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature
 from slipway_agent.model.untrusted_json import parse_json
@@ -360,6 +361,12 @@ class TorchServer:
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._inference.predict(f"/predictions/{self._name}/{version}", body, seconds, read_message)
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        # without a number it describes the default version, which the served one has to be
+        path = f"/models/{self._name}" if version == self._served else f"/models/{self._name}/all"
+        expected = [{"modelVersion": str(version), "workers": [{"status": "READY"}]}]
+        return ReadinessQuestion(self._spec.management_port, path, expected=expected)
 
     def signature(self, version: int) -> Signature | None:
         """A handler takes and gives what it likes, and TorchServe knows nothing of it."""

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from slipway_agent.config import Fields, parse_version
 from slipway_agent.model.errors import TransientError
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused, ServerView
 from slipway_agent.model.signature import Signature, read_metadata
 from slipway_agent.model.untrusted_json import parse_json
@@ -168,6 +169,9 @@ class TritonServer:
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._local_http.predict(f"/v2/models/{self._volume.model}/versions/{version}/infer", body, seconds)
 
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        return ReadinessQuestion(self._spec.http_port, self._ready_path(version))
+
     def signature(self, version: int) -> Signature | None:
         """The metadata's shapes have the batch's dimension; which inputs may be left out is in the configuration."""
         path = f"/v2/models/{self._volume.model}/versions/{version}"
@@ -178,8 +182,10 @@ class TritonServer:
         return read_metadata(body, _optional_inputs(config) if config_status == 200 else frozenset())
 
     def _is_ready(self, version: int) -> bool:
-        path = f"/v2/models/{self._volume.model}/versions/{version}/ready"
-        return self._local_http.ask("GET", path)[0] == 200
+        return self._local_http.ask("GET", self._ready_path(version))[0] == 200
+
+    def _ready_path(self, version: int) -> str:
+        return f"/v2/models/{self._volume.model}/versions/{version}/ready"
 
 
 def explain_refusal(said: str) -> Refused:

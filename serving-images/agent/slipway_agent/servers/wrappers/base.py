@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from slipway_agent.model.readiness import ReadinessQuestion
 from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused
 from slipway_agent.model.signature import Signature
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, Server, go_on
@@ -32,6 +33,9 @@ class ServerWrapper:
 
     def ask(self, version: int, body: object, seconds: float = REQUEST_SECONDS) -> Answer:
         return self._server.ask(version, body, seconds)
+
+    def readiness_question(self, version: int) -> ReadinessQuestion:
+        return self._server.readiness_question(version)
 
     def signature(self, version: int) -> Signature | None:
         return self._server.signature(version)
