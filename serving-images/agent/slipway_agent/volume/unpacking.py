@@ -145,6 +145,8 @@ def _listen(child: "subprocess.Popen[bytes]", check: Callable[[], None]) -> tupl
                 if not chunk:
                     break
                 said += chunk
+    if len(said) > ANSWER_BYTES:
+        child.kill()  # it would wait for somebody to read on
     while True:
         check()
         try:
