@@ -610,7 +610,7 @@ GZIPS: dict[str, tuple[Callable[[Path], None], bool]] = {
     "two members": (bytes_of(gzip.compress(MODEL) + gzip.compress(END)), True),
     "a cut end": (bytes_of(gzip.compress(MODEL + entry("b", os.urandom(9999)) + END)[:5000]), False),
     "no tar in it": (bytes_of(gzip.compress(b"no tar" * 1000)), False),
-    "nothing": (bytes_of(b""), False),
+    "no gzip at all": (bytes_of(b""), False),
 }
 LARGE_GZIPS: dict[str, Callable[[Path], None]] = {
     "2 million empty members": empty_members(2_000_000),

@@ -117,6 +117,18 @@ def test_memory_that_runs_out_is_the_childs_alone(tmp_path: Path, monkeypatch: p
         unpack_archive("zip", archive, tmp_path / "content", order())
 
 
+def test_a_child_that_is_out_of_memory_and_doesnt_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    starve = (
+        "import json, resource, sys, time; order = json.load(sys.stdin); kept = []\n"
+        "resource.setrlimit(resource.RLIMIT_DATA, (order['rlimits']['DATA'],) * 2)\n"
+        "try:\n    while True: kept.append(bytearray(40_000))\nexcept MemoryError:\n    time.sleep(600)"
+    )
+    monkeypatch.setattr(module, "_START", starve)
+    monkeypatch.setattr(module, "MEMORY_BYTES", 16 << 20)
+    with pytest.raises(SpecError, match=r"needs more than 16\.0 MiB of memory"):
+        unpack_archive("zip", write_zip(tmp_path / "a.zip"), tmp_path / "content", order())
+
+
 def test_more_layers_than_any_tool_makes_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=f"has {LAYERS + 1} layers, and {LAYERS} are pulled"):
         unpack_layers([LayerFile(tmp_path / "x", None)] * (LAYERS + 1), tmp_path / "content", order())
@@ -200,30 +212,34 @@ import sys
 from pathlib import Path
 from slipway_agent.config import Config, Source
 from slipway_agent.fetching.pipeline import Job, fetch_version, open_source
-from slipway_agent.model.limits import Limits
 from slipway_agent.servers.triton.config import TritonSpec
 from slipway_agent.servers.triton.driver import TritonServer
 from slipway_agent.sources.base import Progress
+from slipway_agent.volume import unpacking
 from slipway_agent.volume.models_volume import ModelVolume
 
+unpacking._START = '''
+import sys, time
+sys.path.append(sys.argv[1])
+from slipway_agent.volume import unpacking_child
+unpacking_child._unpack = lambda order: (open(order["target"], "w"), time.sleep(600))
+unpacking_child.main()
+'''
 root = Path(sys.argv[1])
 volume = ModelVolume(root / "models", "digits")
 server = TritonServer(volume, TritonSpec(), 3, None)
 config = Config("g", "Triton", "digits", Source("pvc://c", str(root), {3: "3.tar.gz"}), 3, (3,))
-job = Job(3, config.source.location(3), None, limits=Limits(unpacked_bytes=1 << 40))
+job = Job(3, config.source.location(3), None)
 fetch_version(job, open_source(config, server), volume, server, Progress())
 """
 
 
 def test_an_agent_that_is_killed_takes_what_unpacks_with_it(tmp_path: Path) -> None:
-    member = tarfile.TarInfo("model.onnx")
-    member.size = 1 << 39
-    # more than is unpacked in the time that this test takes, and 5 MB on disk
-    (tmp_path / "3.tar.gz").write_bytes(gzip.compress(member.tobuf()) + gzip.compress(b"\0" * (1 << 20)) * 5000)
+    write_tar(tmp_path / "3.tar.gz", **{"model.onnx": b"x"})
     agent = subprocess.Popen([sys.executable, "-c", AGENT, str(tmp_path)])
     content = tmp_path / "models/.staging/3/content"
     try:
-        wait_until(lambda: (content / "model.onnx").exists() or agent.poll() is not None)
+        wait_until(lambda: content.exists() or agent.poll() is not None)
         (child,) = {
             int(child)
             for task in Path(f"/proc/{agent.pid}/task").iterdir()
@@ -277,9 +293,7 @@ def test_an_extra_version_that_would_fill_the_volume_is_refused_before_it_is_wri
     volume = ModelVolume(tmp_path / "models", "digits")
     volume.limit(50 << 20)
     archive = write_tar(tmp_path / "2.tar.gz", a=b"\0" * (20 << 20), b=b"\0" * (20 << 20))
-    with pytest.raises(
-        SpecError, match=r"version 3, unpacked, needs at least 40\.0 MiB and .* sizeLimit \(50\.0 MiB\)"
-    ):
+    with pytest.raises(SpecError, match=r"version 3, unpacked, needs at least 40\.0 MiB and .*sizeLimit \(50\.0 MiB\)"):
         unpack_archive("tar.gz", archive, volume.staging(2) / "content", order())
     volume.limit(None)
 
