@@ -125,6 +125,10 @@ crash-all: deps venv ## The same, and lives of two and three writes in turn
 judgement: deps venv ## Rollouts in trouble that isn't theirs, at every crash point: promotions by reason, rejections (0); 20 minutes
 	@$(PY) -m tests.judgement
 
+.PHONY: isolation
+isolation: venv ## What archives, links, servers and handlers may try on the agent: attempted, contained, time, memory
+	@$(PY) -m tests.isolation
+
 .PHONY: lifecycle
 lifecycle: deps venv ## The native cluster's own tests: up, crash, down leaves nothing
 	@$(PY) -m pytest tests/e2e/cluster_lifecycle

@@ -27,7 +27,7 @@ from pathlib import Path
 from tests.isolation.attack import Attack, Outcome
 
 MODULES = ("archives", "links", "servers", "paths")
-SECONDS = 60.0
+SECONDS = 180.0  # some seconds each on an idle machine, ten for 50,000 files; many times that on a busy one
 PEAK_MIB = 256.0  # of the agent's container
 
 

@@ -12,6 +12,7 @@ folder /models that is the model (KServe's modelcars, and the images that Triton
 import os
 import posixpath
 import shutil
+import stat
 import tarfile
 from collections import Counter
 from pathlib import Path
@@ -37,6 +38,7 @@ class Layers:
         self._where = where
         self._budget = budget
         self._noted = _Noted()
+        self._made: set[str] = set()  # folders that are there; a memory of stat, no more
 
     def apply(self, layer: Path) -> None:
         """One layer's tar, plain or gzip. SpecError for damage, names that lead out and zstd; OSError of the disk."""
@@ -155,20 +157,28 @@ class Layers:
         return self._target / relative
 
     def _make_parents(self, relative: str) -> None:
-        for above in reversed(_folders_above(relative)):
+        folders = _folders_above(relative)
+        if not folders or folders[0] in self._made:
+            return
+        for above in reversed(folders):
             path = self._target / above
             if not path.is_dir():
                 path.unlink(missing_ok=True)  # a file of a lower layer gives way to a folder
                 self._noted.forget_name(above)
                 self._budget.count()
                 path.mkdir()
+        self._made.update(folders)
 
     def _remove(self, relative: str) -> None:
-        path = self._target / relative
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif os.path.lexists(path):
-            path.unlink()
+        path = f"{self._target}/{relative}"
+        try:
+            if stat.S_ISDIR(os.lstat(path).st_mode):
+                shutil.rmtree(path)
+                self._made.clear()
+            else:
+                os.unlink(path)
+        except (FileNotFoundError, NotADirectoryError):
+            pass
         self._noted.forget(relative)
 
     def _empty(self, folder: str, written: dict[str, None]) -> None:

@@ -30,6 +30,7 @@ CPU_SECONDS, CPU_BYTES_A_SECOND, CPU_ENTRIES_A_SECOND = 20, 2 << 20, 1000
 """A slow core unpacks ten times as fast as that; what takes longer is made to take long."""
 POLL_SECONDS = 0.1  # between two looks whether the work was called off
 ANSWER_BYTES = 64 << 10
+STARVED_BYTES, STARVED_LOOKS = 256 << 10, 10
 ATTEMPTS = 2  # who ends a child from outside may not mean this archive
 _START = "import sys; sys.path.append(sys.argv[1]); from slipway_agent.volume.unpacking_child import main; main()"
 
@@ -135,22 +136,39 @@ def _run_child(order: Mapping[str, Any], check: Callable[[], None]) -> tuple[int
 
 def _listen(child: "subprocess.Popen[bytes]", check: Callable[[], None]) -> tuple[int, bytes]:
     assert child.stdout is not None
-    said = b""
+    said, starved = b"", 0
     with selectors.DefaultSelector() as selector:
         selector.register(child.stdout, selectors.EVENT_READ)
         while len(said) <= ANSWER_BYTES:
             check()
+            starved = starved + 1 if _is_starved(child.pid) else 0
+            if starved == STARVED_LOOKS:
+                child.kill()
+                said = b'{"memory": true}\n'
+                break
             if selector.select(POLL_SECONDS):
                 chunk = os.read(child.stdout.fileno(), ANSWER_BYTES)
                 if not chunk:
                     break
                 said += chunk
+    if len(said) > ANSWER_BYTES:
+        child.kill()  # it would wait for somebody to read on
     while True:
         check()
         try:
             return child.wait(POLL_SECONDS), said
         except subprocess.TimeoutExpired:
             continue
+
+
+def _is_starved(child: int) -> bool:
+    """Whether it has all the memory that it may. Python 3.11 may go round for ever then: what lets it begin to handle a
+    MemoryError needs 32 bytes (ceval.c, exception_unwind)."""
+    try:
+        line = next(line for line in Path(f"/proc/{child}/status").read_text().splitlines() if line[:7] == "VmData:")
+    except (OSError, StopIteration):
+        return False  # its processor time ends it
+    return int(line.split()[1]) * 1024 > MEMORY_BYTES - STARVED_BYTES
 
 
 def _read_answer(said: bytes) -> dict[str, Any] | None:
