@@ -339,6 +339,23 @@ def test_where_secrets_may_not_be_made_what_serves_goes_on_and_the_chart_is_name
     assert writes_of(operator) == []
 
 
+@pytest.mark.parametrize("message", [FORBIDDEN, "exceeded quota: q, requested: secrets=1, used: 5"])
+@pytest.mark.parametrize("steps", [[], [{"weight": 50, "holdSeconds": 1}]])
+def test_a_revision_is_not_rejected_for_a_secret_that_may_not_be_made(message: str, steps: list[Json]) -> None:
+    rollout: Json = {"progressDeadlineSeconds": 20, "bakeSeconds": 10}
+    rollout |= {"steps": steps, "analysis": {"mode": "Off"}} if steps else {"strategy": "RollingUpdate"}
+    world, operator = begin({"replicas": 2, "rollout": rollout})
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, message)}
+    world.edit(OTHER)
+    run(operator, 120)
+    assert not status(world).get("rejected")
+    assert world.ready_by_version() == {1: 2}
+    assert writes_of(operator, 60) == []
+    world.refuse = {}
+    until(operator, lambda: world.conditions()["Promoted"] == ("True", "Promoted"), 120)
+    assert asked(world)[f"{NAME}-{status(world)['stable']['revision']}"] in secrets_of(world)
+
+
 @pytest.mark.parametrize(
     ("error", "reason", "words"),
     [

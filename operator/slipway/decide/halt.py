@@ -10,7 +10,8 @@ and what it leaves unchanged is remembered as it stood, so that nothing is writt
                            tells so the rollout goes on (`is_last_look`)
     out of capacity        it waited as long as it may (`rollout.capacityDeadlineSeconds`): stable has everything, and
                            the canary is tried again after a while
-    waiting for capacity   a pod has no node, no quota, no volume, or its image is on the way; the pod stays. In bake
+    waiting for capacity   a pod has no node, no quota, no volume, or its image is on the way; the pod stays. Or the
+                           workload can't be made, for want of a right or of quota (`Signals.unmade`). In bake
                            it is stable's: requests go as if it were unavailable; its deadline begins once it has room
     routers unavailable    no request can be split
 
@@ -102,6 +103,8 @@ def _is_out_of_capacity(given: StepInput, before: Halt | None) -> bool:
 def _waits_for_capacity(given: StepInput, _before: Halt | None) -> bool:
     if _bakes_apart(given) and given.stable_here.ready == 0:
         return given.stable_here.waits_for_room is not None
+    if _needs_room(given) and not given.is_carried and given.signals.unmade is not None:
+        return True
     is_first = given.arrival is Arrival.FIRST
     return (is_first or _needs_room(given)) and given.is_carried and given.here.waits_for_room is not None
 

@@ -211,7 +211,7 @@ HALT_WORDS: Mapping[HaltReason, Callable[[StepInput], str]] = {
     HaltReason.OUT_OF_CAPACITY: lambda _: (
         "room for its pods: there was none until spec.rollout.capacityDeadlineSeconds, and it is tried again"
     ),
-    HaltReason.WAITING_FOR_CAPACITY: lambda given: _words_of(given.here.waits_for_room),
+    HaltReason.WAITING_FOR_CAPACITY: lambda given: _words_of(given.here.waits_for_room or given.signals.unmade),
     HaltReason.ROUTERS_UNAVAILABLE: lambda given: f"the routers: {_words_of(given.signals.router_trouble)}",
 }
 """What a rollout waits for in a halt."""

@@ -19,10 +19,12 @@ from slipway.decide.service_target import in_force_now
 from slipway.decide.steps import steps_name, wants_router
 from slipway.model.revision import Json
 from slipway.model.signals import OPEN, GateVerdict, Reading, Signals, Verdict
-from slipway.model.workload import workload_of
+from slipway.model.workload import Trouble, workload_of
 from slipway.observe.snapshot import Snapshot
 
 REVISION, STEP, STEPS, COUNTED = "revision", "step", "steps", "counted"
+OF_THE_CLUSTER = ("SecretRefused", "QuotaExceeded")
+"""Why an object isn't made although nothing is wrong with it."""
 BAKE = -1
 """The step that a bake is to the analysis."""
 
@@ -44,8 +46,15 @@ def gather_signals(
         abort=inputs.outcome.abort,
         sent_weights=routers.sent_weights if target is not None and target.is_router and routers.sent_weights else None,
         accumulators=accumulators,
+        unmade=_unmade(stored),
         router_trouble=None if any(pod.is_ready and not pod.is_ending for pod in routers.pods) else routers.trouble,
     )
+
+
+def _unmade(stored: ModelDeploymentStatus) -> Trouble | None:
+    """What the pass before said that keeps a workload from being made, where the cluster has to give way."""
+    said = stored.condition("Promoted")
+    return Trouble(said.reason, said.message) if said is not None and said.reason in OF_THE_CLUSTER else None
 
 
 def is_judged_now(inputs: Inputs, stored: ModelDeploymentStatus) -> bool:

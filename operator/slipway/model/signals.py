@@ -127,7 +127,8 @@ class Signals:
     gates: of the canary. verdict: None while nothing is judged. in_force: None while nobody can say.
     abort: a person wants the revision taken back. sent_weights: workload → percent, as last sent to the
     routers that have the requests; None where there are none. accumulators: of the analysis, to keep for the next
-    look; None while nothing is judged. router_trouble: why no router can take the requests.
+    look; None while nothing is judged. router_trouble: why no router can take the requests. unmade: why the pass before
+    could not make a workload, for a reason that isn't the revision's; None: it could, or the revision is at fault.
     """
 
     gates: GateVerdict = OPEN
@@ -137,6 +138,7 @@ class Signals:
     sent_weights: Mapping[str, int] | None = None
     accumulators: dict[str, Any] | None = None
     router_trouble: Trouble | None = None
+    unmade: Trouble | None = None
 
 
 NO_EVIDENCE = Signals()

@@ -288,7 +288,7 @@ def test_wait_fails_when_taken_back(cli: Cli, time_of_test: Time) -> None:
     assert "RolledBack: revision 9c01fe2233 was taken back: golden request 2 of 8" in shown.stderr
 
 
-MAY_PASS = {"NameConflict", "QuotaExceeded", "Refused", "GoldenUnreadable"}
+MAY_PASS = {"NameConflict", "QuotaExceeded", "Refused", "SecretRefused", "GoldenUnreadable"}
 """What stands in the way outside the spec: the operator looks again by itself, so that a script goes on waiting."""
 
 
