@@ -861,7 +861,7 @@ def test_a_url_that_opens_by_itself_serves_and_needs_a_person(query: str, found:
     carried = RESULT.carried_out
     assert carried is not None
     model = {"uri": "https://store.example/models", "version": 2, "versions": {"2": f"2.onnx{query}"}}
-    asked = deployment(model=model)
+    asked = deployment({"model": model})
     judged = replace(RESULT, carried_out=replace(carried, inputs=replace(carried.inputs, asked=asked)))
     status = assess(judged, SERVING, EMPTY, NOW)
     assert conditions(status)["Ready"] == "True MinimumReplicasReady"
