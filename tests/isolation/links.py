@@ -37,6 +37,8 @@ class Claim:
         self.version = self.root / "3"
         self.version.mkdir(parents=True)
         (self.version / "model.onnx").write_bytes(b"weights")
+        (folder / "outside" / "3").mkdir(parents=True)
+        (folder / "outside" / "3" / "model.onnx").write_text(MARK)
         self.volume = ModelVolume(folder / "models", "digits")
 
     def source(self) -> PathSource:
@@ -216,11 +218,11 @@ ATTACKS: list[Attack] = [
         for name, make in FILES
     ),
     refused("the version's folder as a link to /proc/self", lambda c: replaced(c.version, link("/proc/self"))),
-    refused("the version's folder as a link out of the claim", lambda c: replaced(c.version, link("../../.."))),
+    refused("the version's folder as a link out of the claim", lambda c: replaced(c.version, link("../../outside/3"))),
     refused("a folder in the version that leads out", lambda c: (c.version / "more").symlink_to("../../..")),
     refused("a folder in the version that holds itself", lambda c: (c.version / "more").symlink_to("..")),
     refused("the URI's folder as a link to /proc/self", lambda c: replaced(c.root, link("/proc/self"))),
-    refused("the URI's folder as a link out of the claim", lambda c: replaced(c.root, link("../.."))),
+    refused("the URI's folder as a link out of the claim", lambda c: replaced(c.root, link("../outside"))),
     refused("links that multiply to 2^40 paths", multiply),
     refused("folders 200 deep", lambda c: c.version.joinpath(*["d"] * 200).mkdir(parents=True)),
     refused(
