@@ -36,7 +36,7 @@ def saying(answer: Callable[[Stranger], Iterable[bytes]]) -> Callable[[Stranger]
     [
         (lambda state: page(), r"isn't listed within 1 s for the next 1000 objects"),
         (lambda state: page(*(ENTRY % n for n in range(1000))), "lists the same objects again and again"),
-        (endless, r"answers a listing with more than 64 MiB at once|isn't listed within"),
+        (endless, r"answers a listing with more than 96 MiB at once|isn't listed within"),
         (lambda state: (*response(content_length="")[:1], *state.drip(b" ")), r"isn't listed within 1 s"),
     ],
     ids=["empty pages", "the same page", "one page", "a drip"],
