@@ -1,7 +1,8 @@
 """Reads what the agents in model pods report: GET http://POD:8081/status and /listing. They are told nothing.
 
 Invariant: an agent that can't be reached is no report, never an error: pods come and go, and the operator may run where
-it can't reach them. Neither is one whose worker is away for a moment: what it said before counts no more.
+it can't reach them. Neither is one whose worker is away for a moment: what it said before counts no more. A pod runs a
+stranger's code, which may answer in the agent's place: answers are bounded in bytes and time, and lead nowhere else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import aiohttp
 
@@ -21,6 +23,8 @@ from slipway.observe.pods import Pod
 TIMEOUT_SECONDS = 2.0
 MAX_REPORT_BYTES = 256 * 1024
 AT_ONCE = 64
+PLAIN = {"Accept-Encoding": "identity"}
+"""And nothing is unpacked: 64 KiB of a packed answer may be 64 MiB, before its bytes can be counted."""
 LISTING_WAIT_SECONDS = 50
 """How long an agent holds its answer while its listing stays the same; middleboxes forget a connection after 60."""
 
@@ -55,12 +59,14 @@ class Agents:
         if self._waiting is None:
             timeout = aiohttp.ClientTimeout(total=LISTING_WAIT_SECONDS + 5, sock_connect=TIMEOUT_SECONDS)
             connector = aiohttp.TCPConnector(limit=0, force_close=True)
-            self._waiting = aiohttp.ClientSession(timeout=timeout, connector=connector)
+            self._waiting = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, headers=PLAIN, auto_decompress=False
+            )
         query = {"after": after, "wait": str(LISTING_WAIT_SECONDS)}
         try:
-            async with self._waiting.get(f"{_address(ip)}/listing", params=query) as response:
+            async with self._waiting.get(f"{_address(ip)}/listing", params=query, allow_redirects=False) as response:
                 response.raise_for_status()
-                answer = json.loads(await _read_all(response.content))
+                answer = _parse(await _read_all(response.content))
             return Listing(str(answer["token"]), read_found(answer["found"]))
         except (aiohttp.ClientError, OSError, TimeoutError, AttributeError, KeyError, TypeError, ValueError):
             return None
@@ -75,13 +81,15 @@ class Agents:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, headers=PLAIN, auto_decompress=False
+            )
         assert pod.ip is not None
         async with self._slots:
             try:
-                async with self._session.get(f"{_address(pod.ip)}/status") as response:
+                async with self._session.get(f"{_address(pod.ip)}/status", allow_redirects=False) as response:
                     response.raise_for_status()  # 503: the pod serves on, and its agent's worker is away
-                    answer = json.loads(await _read_all(response.content))
+                    answer = _parse(await _read_all(response.content))
                     report = read_report(answer)
                     if report is not None and answer.get("pod") not in (None, "", pod.name):
                         raise ValueError(f"the address is pod {answer['pod']}'s by now")
@@ -90,6 +98,14 @@ class Agents:
                 return None
         metrics.AGENT_READS.labels("ok").inc()
         return report
+
+
+def _parse(answer: bytes) -> Any:
+    """ValueError for what is no JSON, or is nested deeper than the stack: RecursionError would end the whole pass."""
+    try:
+        return json.loads(answer)
+    except RecursionError:
+        raise ValueError("nested too deep") from None
 
 
 def _address(ip: str) -> str:

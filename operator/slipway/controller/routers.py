@@ -19,6 +19,8 @@ from slipway.observe.router_reports import MAX_STATS_BYTES, MAX_STATUS_BYTES, Ro
 
 TIMEOUT_SECONDS = 2.0
 AT_ONCE = 64
+PLAIN = {"Accept-Encoding": "identity"}
+"""And nothing is unpacked: 64 KiB of a packed answer may be 64 MiB, before its bytes can be counted."""
 KEPT_SECONDS = 15.0
 """Between two looks in a rollout is a second; afterwards nothing is kept open to thousands of routers."""
 COUNTERS = "/stats/prometheus?filter=%5Eslipway%5C.%7Cmembership_healthy%24"
@@ -68,7 +70,9 @@ class Routers:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             connector = aiohttp.TCPConnector(limit=2 * AT_ONCE, keepalive_timeout=KEPT_SECONDS)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, headers=PLAIN, auto_decompress=False
+            )
         async with self._session.get(url, headers=headers, allow_redirects=False) as response:
             if response.status != 200:
                 raise ValueError(f"{url} answered {response.status}")

@@ -18,6 +18,8 @@ from slipway.observe.server_counts import Counter, read_counts
 TIMEOUT_SECONDS = 2.0
 MAX_PAGE_BYTES = 4 * 1024 * 1024
 AT_ONCE = 64
+PLAIN = {"Accept-Encoding": "identity"}
+"""And nothing is unpacked: 64 KiB of a packed answer may be 64 MiB, before its bytes can be counted."""
 
 
 class ServerCounts:
@@ -58,17 +60,18 @@ class ServerCounts:
         if self._session is None:
             timeout = aiohttp.ClientTimeout(total=TIMEOUT_SECONDS)
             connector = aiohttp.TCPConnector(limit=AT_ONCE, force_close=True)
-            self._session = aiohttp.ClientSession(timeout=timeout, connector=connector)
+            self._session = aiohttp.ClientSession(
+                timeout=timeout, connector=connector, headers=PLAIN, auto_decompress=False
+            )
         host = f"[{pod.ip}]" if ":" in pod.ip else pod.ip
         url = f"http://{host}:{counter.port}{counter.metrics.path}"
         async with self._slots:
             try:
-                async with self._session.get(url) as response:
-                    response.raise_for_status()
+                async with self._session.get(url, allow_redirects=False) as response:
+                    if response.status != 200:
+                        return f"pod {pod.name}: {url} answers {response.status}"
                     page = await _read_all(response.content)
                 return _of_clients(read_counts(page, counter), pod.report)
-            except aiohttp.ClientResponseError as error:
-                return f"pod {pod.name}: {url} answers {error.status}"
             except TimeoutError:
                 return f"pod {pod.name}: {url} doesn't answer within {TIMEOUT_SECONDS:.0f} s"
             except (aiohttp.ClientError, OSError, ValueError) as error:

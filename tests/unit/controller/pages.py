@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Protocol, TypeVar
@@ -46,6 +47,20 @@ def says(page: str | bytes, status: int = 200) -> Handler:
         return web.Response(body=page, status=status)
 
     return answer
+
+
+def packed(page: str) -> Handler:
+    """A page in gzip that nobody asked for."""
+
+    async def answer(_: web.Request) -> web.StreamResponse:
+        return web.Response(body=gzip.compress(page.encode()), headers={"Content-Encoding": "gzip"})
+
+    return answer
+
+
+async def leads_on(request: web.Request) -> web.StreamResponse:
+    """A redirect to the same page, which then would be answered."""
+    raise web.HTTPFound(f"{request.path}?again")
 
 
 def goes_on(size: int) -> Handler:

@@ -12,7 +12,7 @@ from slipway.controller import agents
 from slipway.controller.agents import MAX_REPORT_BYTES, Agents
 from slipway.observe.agent_reports import AgentReport
 from slipway.observe.pods import Pod
-from tests.unit.controller.pages import Handler, closing, goes_on, says, serving
+from tests.unit.controller.pages import Handler, closing, goes_on, leads_on, packed, says, serving
 
 REPORT = {"schema": 1, "generation": "g", "listed": list(range(1, 2001)), "versions": [], "error": None}
 
@@ -78,6 +78,9 @@ async def _silent(_: web.Request) -> web.StreamResponse:
         says('["no", "report"]'),
         goes_on(MAX_REPORT_BYTES),
         says(b"\xff\xfe\xff"),
+        says("[" * 200_000),
+        packed(json.dumps(REPORT)),
+        leads_on,
         _silent,
     ],
 )

@@ -16,7 +16,7 @@ from slipway.observe.agent_reports import AgentReport, ProbeReport
 from slipway.observe.pods import Pod
 from slipway.observe.server_counts import Counter
 from slipway.runtimes import RUNTIMES
-from tests.unit.controller.pages import Handler, closing, goes_on, says, serving
+from tests.unit.controller.pages import Handler, closing, goes_on, leads_on, packed, says, serving
 
 PAGE = 'nv_inference_request_success{model="digits",version="2"} 10\n'
 CRASH = Crash("a", 1, "out of memory")
@@ -105,6 +105,8 @@ async def silent(_: web.Request) -> web.StreamResponse:
     ("handler", "words"),
     [
         (says("", 404), "answers 404"),
+        (leads_on, "answers 302"),
+        (packed(PAGE), "decode"),
         (says(PAGE.replace("10", "ten")), "is no sample"),
         (goes_on(20_000), "more than 10000 bytes"),
         (says(b"\xff\xfe"), "decode"),

@@ -94,7 +94,8 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         raise SpecError(refusal.reason, refusal.message, known) from refusal
     except UnsafeError as cause:
         volume.drop_staging(job.version)
-        raise SpecError(Reason.UNSAFE_PATH, cause.words, fetched.fingerprint if fetched else None) from cause
+        reason = Reason.UNSUPPORTED_ARCHIVE if cause.is_too_much else Reason.UNSAFE_PATH
+        raise SpecError(reason, cause.words, fetched.fingerprint if fetched else None) from cause
     except OSError as cause:
         volume.drop_staging(job.version)
         raise explain_disk(cause, f"version {job.version} ({job.place})", "unpacked") from cause

@@ -271,8 +271,7 @@ class PathSource:
 
     def _explain(self, cause: OSError, where: str) -> AgentError:
         if isinstance(cause, UnsafeError):
-            is_much = cause.errno == errno.EFBIG
-            return SpecError(Reason.UNSUPPORTED_ARCHIVE if is_much else Reason.UNSAFE_PATH, cause.words)
+            return SpecError(Reason.UNSUPPORTED_ARCHIVE if cause.is_too_much else Reason.UNSAFE_PATH, cause.words)
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
             return explain_disk(cause, where, "copied")
         if cause.errno in (errno.EACCES, errno.EPERM):

@@ -242,8 +242,8 @@ class _Registry:
 
     def _refuse_blob(self, layer: _Layer, reference: Reference) -> TransientError:
         return TransientError(
-            f"{self._host} sent other bytes than the {layer.size_bytes} of {layer.digest} for {reference.words}; it is "
-            "tried again"
+            f"{self._host} sent other bytes than {layer.digest} ({layer.size_bytes} bytes) for {reference.words}; "
+            "it is tried again"
         )
 
     def _read_json(self, reference: Reference, name: str) -> tuple[str, dict[str, Any]]:

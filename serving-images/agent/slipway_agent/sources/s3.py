@@ -7,11 +7,13 @@ Who asks: the keys of the Secret, else the pod's own identity (a web identity to
 credentials endpoint as of EKS Pod Identity), else nobody. Never the node's role, which isn't the pod's.
 """
 
+import asyncio
 import os
 import re
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
 import obstore
@@ -23,11 +25,16 @@ from slipway_agent.sources.object_store import ChangedError, StoredObject
 from slipway_agent.sources.secrets import name_secret, read_secret, refuse_secret
 
 if TYPE_CHECKING:
+    from obstore import ObjectMeta
     from obstore.store import ClientConfig, S3Config
 
 CONNECT_SECONDS, READ_SECONDS = 10, 30
 DEFAULT_REGION = "us-east-1"
-_WHOLE_REQUEST = "24h"  # the library's own 30 s would end the download of a large part; READ_SECONDS guards stalls
+_WHOLE_REQUEST = "600s"  # for a part of 8 MiB: the library's own 30 s would end it where eight share a slow line
+LIST_SECONDS = 60.0  # until the next thousand objects are listed, however many pages that takes
+PAGE_MEMORY_BYTES = 96 << 20  # by which the agent may grow meanwhile: more than a download that begins then takes
+_LOOK_SECONDS = 0.02
+LISTING_SECONDS = 600.0  # for a whole listing: some millions of objects
 _LIST_CHUNK = 1000
 _READ_BYTES = 512 << 10  # small enough to be digested while it is in the processor's cache
 _EXPECTED_KEYS = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN where the keys are temporary)"
@@ -65,14 +72,34 @@ class S3:
         client = self._client(bucket)
         is_empty = True
         try:
-            for batch in obstore.list(client, prefix or None, chunk_size=_LIST_CHUNK):
+            for batch in self._list_batches(client, prefix):
+                is_empty = False
                 for each in batch:
-                    is_empty = False
                     yield StoredObject(each["path"], each["size"], each["e_tag"] or "")
             if is_empty and prefix:
                 yield from self._find_single(client, prefix)
         except Exception as cause:
             raise self._explain(cause, bucket, prefix) from None
+
+    def _list_batches(self, client: S3Store, prefix: str) -> Iterator["Sequence[ObjectMeta]"]:
+        """A thousand objects at a time, none of them empty. TransientError for a listing that has no end: the library
+        would ask for pages for ever where each names the next and holds nothing."""
+        stream = obstore.list(client, prefix or None, chunk_size=_LIST_CHUNK)
+        deadline = time.monotonic() + LISTING_SECONDS
+        first: str | None = None
+        with asyncio.Runner() as runner:  # a wait that is given up drops the library's request; a blocking one can't be
+            while batch := runner.run(_next_batch(stream)):
+                if batch[0]["path"] == first:
+                    raise TransientError(f"{self._shown(prefix)} lists the same objects again and again; tried again")
+                if time.monotonic() > deadline:
+                    words = f"isn't listed to its end within {LISTING_SECONDS:.0f} s; it is tried again"
+                    raise TransientError(f"{self._shown(prefix)} {words}")
+                first = batch[0]["path"]
+                yield batch
+
+    def _shown(self, prefix: str) -> str:
+        place = urlsplit(self._source.endpoint).netloc if self._source.endpoint else "Amazon S3"
+        return f"{place}: {self._source.scheme}://…/{prefix}"
 
     def _find_single(self, client: S3Store, key: str) -> list[StoredObject]:
         try:
@@ -154,6 +181,16 @@ class S3:
     def _explain(self, cause: Exception, bucket: str, key: str) -> AgentError:
         if isinstance(cause, AgentError):
             return cause
+        if isinstance(cause, TimeoutError):
+            return TransientError(
+                f"{self._shown(key)} isn't listed within {LIST_SECONDS:.0f} s for the next {_LIST_CHUNK} objects; it "
+                "is tried again"
+            )
+        if isinstance(cause, MemoryError):
+            return TransientError(
+                f"{self._shown(key)} answers a listing with more than {PAGE_MEMORY_BYTES >> 20} MiB at once, which no "
+                "store does; it is tried again. Check storage.endpoint"
+            )
         text = str(cause)
         said = _STATUS.search(text)
         shown = f"{self._source.scheme}://{bucket}/{key}".rstrip("/")
@@ -223,6 +260,34 @@ class S3:
         if any(os.environ.get(name) for name in _IDENTITIES):
             return "with the identity of the model's ServiceAccount"
         return "without credentials (name a Secret in storage.secretRef, or give the ServiceAccount a role)"
+
+
+async def _next_batch(stream: Any) -> "Sequence[ObjectMeta]":
+    """Empty at the end. TimeoutError; MemoryError where the answer is read into much more memory than a page takes:
+    the library reads a page whole, however long it is, and that memory is what can be seen of it."""
+    before_bytes, deadline = _resident_bytes(), time.monotonic() + LIST_SECONDS
+    wanted = asyncio.create_task(_advance(stream))
+    try:
+        while not (await asyncio.wait({wanted}, timeout=_LOOK_SECONDS))[0]:
+            if time.monotonic() > deadline:
+                raise TimeoutError
+            if _resident_bytes() - before_bytes > PAGE_MEMORY_BYTES:
+                raise MemoryError
+        return wanted.result()
+    finally:
+        wanted.cancel()
+
+
+async def _advance(stream: Any) -> "Sequence[ObjectMeta]":
+    try:
+        return cast("Sequence[ObjectMeta]", await anext(stream))
+    except StopAsyncIteration:
+        return ()
+
+
+def _resident_bytes() -> int:
+    with open("/proc/self/statm", "rb") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
 class _RangeRefusedError(TransientError):

@@ -32,7 +32,7 @@ from slipway_agent.model.ledger import Ledger, Published, describe_bytes
 from slipway_agent.model.limits import Room
 from slipway_agent.node import read_boot_id
 from slipway_agent.volume.digest import CHUNK_BYTES
-from slipway_agent.volume.safe_open import Tree, UnsafeError, require_plain
+from slipway_agent.volume.safe_open import Tree, UnsafeError, read_whole, require_plain
 
 RESUMED_FOLDER = "download"  # of a version's staging: what a source goes on with after a restart, by its download.json
 CONFIG = "config.pbtxt"
@@ -185,12 +185,17 @@ class ModelVolume:
         (self._notes / "config.pbtxt").unlink(missing_ok=True)
 
     def kept_config(self, version: int) -> str | None:
-        """The configuration the model came with: the version's own before the model's; None when it had neither."""
+        """The configuration the model came with: the version's own before the model's; None when it had neither.
+
+        SpecError(ModelInvalid) for one of more than CONFIG_BYTES.
+        """
         for place in (self.repository / str(version) / "config.pbtxt", self._notes / "config.pbtxt"):
             try:
-                return place.read_text(errors="replace")
+                return read_whole(place, CONFIG_BYTES).decode(errors="replace")
             except FileNotFoundError:
                 continue
+            except UnsafeError as cause:
+                raise SpecError(Reason.MODEL_INVALID, f"version {version}: {cause.words}. Make it smaller") from cause
         return None
 
     def read_in_repository(self, name: str) -> str | None:

@@ -49,6 +49,11 @@ class UnsafeError(OSError):
     def __str__(self) -> str:
         return self.words
 
+    @property
+    def is_too_much(self) -> bool:
+        """It is a matter of bytes or entries, not of a link or a device."""
+        return self.errno == errno.EFBIG
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -332,6 +337,17 @@ def open_ordinary(path: Path) -> FileIO:
     except OSError:
         os.close(file)
         raise
+
+
+def read_whole(path: Path, limit_bytes: int) -> bytes:
+    """A file of a folder of one's own; UnsafeError (EFBIG) where it is larger."""
+    with open_ordinary(path) as file:
+        content = bytearray()
+        while chunk := file.read(limit_bytes + 1 - len(content)):
+            content += chunk
+    if len(content) > limit_bytes:
+        raise UnsafeError(f"{path.name} has more than {limit_bytes} bytes, the most that is read of it", errno.EFBIG)
+    return bytes(content)
 
 
 def require_plain(folder: Path, shown: str) -> None:

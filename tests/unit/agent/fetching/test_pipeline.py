@@ -86,6 +86,39 @@ def test_a_folder_is_published_as_it_is(bench: Bench) -> None:
     assert bench.staged() == []
 
 
+def test_what_opens_a_url_is_not_in_the_ledger_which_the_server_reads(bench: Bench) -> None:
+    bench.put("3/model.onnx")
+    url = "https://user:word@store.example/3/model.onnx?X-Amz-Signature=abc"
+    config = Config("g", "Triton", "digits", Source(URI, str(bench.source), {}), 3, (3,))
+    source = open_source(config, bench.server)
+    published = fetch_version(Job(3, url, None), source, bench.volume, bench.server, Progress())
+    bench.volume.write_ledger(Ledger("digits", {3: published}))
+    for path in bench.models.rglob("*"):
+        assert path.is_dir() or not any(word in path.read_bytes() for word in (b"abc", b"word"))
+    assert bench.volume.read_ledger().versions[3].location == published.location
+    bench.volume.write_ledger(Ledger("digits", {3: Published(published.sha256, published.size_bytes, url)}))
+    assert bench.volume.read_ledger().versions[3].location == published.location, "as an older agent wrote it"
+
+
+@pytest.mark.parametrize("kind", ["link", "FIFO"])
+def test_what_no_server_should_be_given_is_refused_whatever_brought_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Whoever unpacks or copies lets one through: it isn't published."""
+    bench.put("3/model.onnx")
+
+    def name_files(folder: Path) -> None:
+        place = folder / "labels.txt"
+        place.symlink_to("/proc/self/environ") if kind == "link" else os.mkfifo(place)
+
+    monkeypatch.setattr(bench.server, "name_files", name_files)
+    with pytest.raises(SpecError, match=f"version 3 holds labels.txt, which is a {kind}") as refusal:
+        bench.fetch()
+    assert refusal.value.reason is Reason.UNSAFE_PATH
+    assert bench.published() == {}
+    assert bench.staged() == []
+
+
 def test_the_right_pin_publishes_and_a_wrong_one_never_does(bench: Bench) -> None:
     bench.put("3/model.onnx")
     with pytest.raises(SpecError) as refusal:

@@ -370,7 +370,7 @@ def test_a_blob_longer_than_the_manifest_says_is_cut_and_begun_anew(tmp_path: Pa
     blob = itertools.chain(response(content_length="")[:1], itertools.repeat(bytes(1 << 20), 40))
     with (
         stranger(registry(layer(), blob)) as server,
-        pytest.raises(TransientError, match=r"sent other bytes than the 10 of sha256:aaaa"),
+        pytest.raises(TransientError, match=r"sent other bytes than sha256:a+ \(10 bytes\)"),
     ):
         fetch_oci(server, tmp_path / "staging")
     assert not any(path.stat().st_size for path in (tmp_path / "staging" / "download").iterdir())

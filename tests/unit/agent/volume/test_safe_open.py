@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from slipway_agent.model.errors import SpecError
 from slipway_agent.volume import safe_open
 from slipway_agent.volume.models_volume import ModelVolume, link_or_copy
-from slipway_agent.volume.safe_open import Tree, UnsafeError, open_ordinary, require_plain
+from slipway_agent.volume.safe_open import Tree, UnsafeError, open_ordinary, read_whole, require_plain
 
 SHOWN = "pvc://models/digits"
 
@@ -239,6 +240,18 @@ def test_a_link_that_a_models_config_names_is_refused(root: Path, tmp_path: Path
     volume.keep_model_files(tree(root))
     assert (volume.repository / "labels.txt").read_text() == "blob"
     assert not (volume.repository / "labels.txt").is_symlink()
+
+
+def test_a_configuration_larger_than_any_is_named_and_not_read(root: Path, tmp_path: Path) -> None:
+    volume = ModelVolume(tmp_path / "models", "digits")
+    place = volume.repository / "3" / "config.pbtxt"
+    put(place, "")
+    os.truncate(place, 1 << 40)  # sparse: a read of it would end the agent
+    with pytest.raises(SpecError, match=r"version 3: config.pbtxt has more than 1048576 bytes"):
+        volume.kept_config(3)
+    with pytest.raises(UnsafeError, match=r"more than 100 bytes") as refusal:
+        read_whole(place, 100)
+    assert refusal.value.is_too_much
 
 
 def test_a_file_of_ones_own_may_be_a_link_and_no_pipe(root: Path) -> None:

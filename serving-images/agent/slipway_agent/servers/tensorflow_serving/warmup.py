@@ -11,12 +11,14 @@ What can't be turned into tensors is refused before the server sees it. Pure but
 import base64
 import binascii
 import os
+import shutil
 import struct
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from slipway_agent.model.errors import Reason, SpecError
 from slipway_agent.servers.tensorflow_serving.saved_model import SERVE_TAG, MetaGraph, UnreadableError, read_saved_model
+from slipway_agent.volume.safe_open import open_ordinary
 
 FILE = Path("assets.extra") / "tf_serving_warmup_requests"
 DEFAULT_SIGNATURE = "serving_default"
@@ -45,9 +47,12 @@ def write_warm_up(folder: Path, model: str, requests: Sequence[object]) -> None:
     )
     place = folder / FILE
     place.parent.mkdir(exist_ok=True)
-    kept = place.read_bytes() if place.exists() else b""
     working = place.with_name(place.name + ".new")
-    working.write_bytes(kept + records)
+    with working.open("wb") as writing:
+        if place.exists():
+            with open_ordinary(place) as kept:
+                shutil.copyfileobj(kept, writing)  # a model's own may be larger than the memory
+        writing.write(records)
     os.replace(working, place)  # never into the file that is there: it may be another's, by a link
 
 

@@ -51,7 +51,7 @@ from slipway_agent.servers.torchserve.files import (
 )
 from slipway_agent.servers.torchserve.workers_log import measure_log, read_log
 from slipway_agent.volume.models_volume import ModelVolume
-from slipway_agent.volume.safe_open import open_ordinary
+from slipway_agent.volume.safe_open import open_ordinary, read_whole
 from slipway_agent.volume.unpacking import Unpacking, unpack_archive
 
 SILENT = "a worker ended before it was ready, without a word; most often by the container's memory limit"
@@ -59,6 +59,7 @@ POLL_SECONDS = 0.05  # a server that dies between two looks is held against the 
 SETTLE_SECONDS = 0.5  # until a failed worker's last lines are in the log
 LINGER_SECONDS = 2.0  # between a version's last unversioned request and the end of its workers, at least
 QUIET_SECONDS = 60.0  # how long requests that a version still answers put its end off, at most
+FILE_BYTES = 1 << 20  # the most that is read of a manifest or a model's configuration
 _GZIP = b"\x1f\x8b"
 
 
@@ -153,7 +154,7 @@ class TorchServer:
         version = self._volume.staged_version(folder)
         place = folder / MANIFEST
         try:
-            manifest = complete_manifest(place.read_text(), self._volume.model, version)
+            manifest = complete_manifest(read_whole(place, FILE_BYTES).decode(), self._volume.model, version)
         except (FileNotFoundError, UnicodeDecodeError) as cause:
             what = f"version {version} has no readable {MANIFEST}. Make the .mar with torch-model-archiver"
             raise SpecError(Reason.NO_MODEL_FILE, what) from cause
@@ -164,7 +165,7 @@ class TorchServer:
                 manifest=manifest.said,
             )
         config = folder / manifest.config_file
-        kept = config.read_text(errors="replace") if config.is_file() else ""
+        kept = read_whole(config, FILE_BYTES).decode(errors="replace") if config.is_file() else ""
         _replace(place, manifest.text)
         config.parent.mkdir(parents=True, exist_ok=True)
         _replace(config, complete_model_config(kept, self._spec))
