@@ -24,6 +24,9 @@ SIGNATURE: Json = {
 }
 """Of every version for which a test says nothing else."""
 
+AGENT: Json = {"release": "0.1.0", "abilities": ["out", "question", "signatures", "turn"]}
+"""What an agent says of itself."""
+
 
 @dataclass
 class Source:
@@ -172,7 +175,8 @@ class Agent:
         failed = {each["version"] for each in versions if each["state"] == "Failed"}
         served = orders["served"]
         is_in = self.left_at is None and not self.is_out(source) and (served in self.loaded or self._stands)
-        traffic = {} if self.is_old else {"traffic": is_in, "probe": self._probe(orders, source, since)}
+        now = {"traffic": is_in, "probe": self._probe(orders, source, since), "agent": AGENT}
+        traffic = {} if self.is_old else now
         return {
             **traffic,
             "schema": 1,

@@ -22,7 +22,7 @@ from slipway.model.names import (
     STABLE_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.workload import Member, Trouble, Turn, Workload
+from slipway.model.workload import Member, Trouble, Turn, Workload, workload_of
 from slipway.observe.agent_reports import OF_GATES, REFUSALS, AgentReport
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
 from slipway.observe.quoting import first_line
@@ -100,6 +100,19 @@ class Snapshot:
     def revision_of_pod(self, pod: Pod) -> str:
         """The revision that the pod's agent serves, or is to."""
         return self.agent_orders[pod.workload].revision if pod.workload in self.agent_orders else pod.workload
+
+    def pods_to_replace(self, revision: str | None) -> tuple[Pod, ...]:
+        """The pods of a revision's workload that are made of another template than it has by now: a refresh, or its
+        abort, replaces them."""
+        kept = self.revisions.get(revision or "")
+        home = workload_of(kept.hash, self.workloads) if kept is not None else None
+        if kept is None or home is None:
+            return ()
+        return tuple(
+            pod
+            for pod in self.pods
+            if pod.workload == home and not pod.is_ending and pod.refreshed_by != kept.refreshed_by
+        )
 
 
 def observe(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
+from slipway.decide.commands import CommandOutcome
 from slipway.decide.inputs import Inputs
 from slipway.decide.service_target import choose_service_target
 from slipway.decide.steps import wants_router, wants_split
@@ -26,7 +27,9 @@ from slipway.render.history import recorded_digests, render_history, render_kept
 from slipway.render.objects import Child, render_deployment, render_metrics_service, render_service
 from slipway.render.pod_template import Images, with_template
 from slipway.render.ports import live_ports, metrics_ports, predict_path, service_ports, specs_in_pods
+from slipway.render.refresh import refresh
 from slipway.render.router import render as render_router
+from slipway.render.router import router_name
 from slipway.render.routing import Backend, Routing, Split
 from slipway.render.workload import RenderedWorkload, WorkloadInput, render_workload
 
@@ -45,6 +48,8 @@ class Rendered:
     the number of pods.
     service_target: what the Service reaches. router_generation: of the routers' configuration; None without routers.
     apart: workloads that answer on other paths than stable's: requests follow their paths, not the weights.
+    outcome: of a person's command, with what it made of the pod template; None: there was none to carry out.
+    offer: what a refresh would change, in words; empty: nothing.
     """
 
     children: tuple[Child, ...]
@@ -54,6 +59,8 @@ class Rendered:
     service_target: ServiceTarget = ALL_PODS
     router_generation: str | None = None
     apart: frozenset[str] = frozenset()
+    outcome: CommandOutcome | None = None
+    offer: str = ""
 
 
 def render(
@@ -66,7 +73,8 @@ def render(
     """
     deployment = inputs.deployment
     desired = with_template(deployment, inputs.placement.revision, images)
-    revisions = {**snapshot.revisions, desired.hash: desired}
+    refreshed = refresh(inputs, {**snapshot.revisions, desired.hash: desired}, snapshot, images)
+    revisions, desired = refreshed.revisions, refreshed.revisions[desired.hash]
     recorded = recorded_digests(deployment, snapshot)
     given = WorkloadInput(
         inputs=inputs, plan=plan, snapshot=snapshot, revisions=revisions, recorded=recorded, golden=golden
@@ -75,7 +83,10 @@ def render(
     unreadable = sorted(name for name, pods in plan.replicas.items() if pods and given.revision_on(name) is None)
     apart = _of_other_paths(given)
     target = _service_target(given, apart)
-    routing = _render_routing(deployment, workloads, target, snapshot, images)
+    live = dict(snapshot.live)
+    if refreshed.are_routers_anew:  # beside none that are there, they are made with today's image
+        live.pop(("Deployment", router_name(deployment.name)), None)
+    routing = _render_routing(deployment, workloads, target, live, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
     for_clients, for_metrics = _render_services(given, target)
     serving = [
@@ -95,6 +106,8 @@ def render(
         service_target=target,
         router_generation=routing.generation,
         apart=apart,
+        outcome=refreshed.outcome,
+        offer=refreshed.offer,
     )
 
 
@@ -177,12 +190,13 @@ def _render_routing(
     deployment: ModelDeployment,
     workloads: Iterable[RenderedWorkload],
     target: ServiceTarget,
-    snapshot: Snapshot,
+    live: Mapping[tuple[str, str], Json],
     images: Images,
 ) -> Routing:
     """The routers and what they need, where requests are split and the provider has objects.
 
-    Routers to which the Service still leads are rendered, too, where the spec wants another provider by now.
+    live: as in Snapshot. Routers to which the Service still leads are rendered, too, where the spec wants another
+    provider by now.
     """
     backends: list[Backend] = [each.backend for each in workloads if each.backend is not None]
     if not backends or not (wants_split(deployment) or target == ROUTER):
@@ -190,7 +204,7 @@ def _render_routing(
     provider = "Router" if target == ROUTER else provider_name(deployment.spec)
     if provider not in ROUTINGS:
         return Routing()
-    return ROUTINGS[provider](deployment, Split(tuple(backends), images.cluster_domain), snapshot.live, images)
+    return ROUTINGS[provider](deployment, Split(tuple(backends), images.cluster_domain), live, images)
 
 
 def _render_unreadable(
