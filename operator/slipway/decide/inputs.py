@@ -123,7 +123,7 @@ def _is_refreshing(command: Command | None, state: RolloutState, snapshot: Snaps
     kept = snapshot.revisions.get(state.stable or state.canary or "")
     if kept is None or kept.refresh is None:
         return False
-    return bool(snapshot.pods_to_replace(kept.hash)) or (command is not None and kept.refresh.by == command.id)
+    return snapshot.pods_to_replace(kept) > 0 or (command is not None and kept.refresh.by == command.id)
 
 
 def _warm(state: RolloutState, snapshot: Snapshot) -> str | None:

@@ -101,18 +101,12 @@ class Snapshot:
         """The revision that the pod's agent serves, or is to."""
         return self.agent_orders[pod.workload].revision if pod.workload in self.agent_orders else pod.workload
 
-    def pods_to_replace(self, revision: str | None) -> tuple[Pod, ...]:
-        """The pods of a revision's workload that are made of another template than it has by now: a refresh, or its
-        abort, replaces them."""
-        kept = self.revisions.get(revision or "")
-        home = workload_of(kept.hash, self.workloads) if kept is not None else None
-        if kept is None or home is None:
-            return ()
-        return tuple(
-            pod
-            for pod in self.pods
-            if pod.workload == home and not pod.is_ending and pod.refreshed_by != kept.refreshed_by
-        )
+    def pods_to_replace(self, revision: Revision) -> int:
+        """Pods of a revision's workload that are made of another template than it has by now: a refresh, or its abort,
+        replaces them."""
+        home = workload_of(revision.hash, self.workloads)
+        own = [pod for pod in self.pods if pod.workload == home and not pod.is_ending]
+        return sum(pod.refreshed_by != revision.refreshed_by for pod in own)
 
 
 def observe(

@@ -49,7 +49,8 @@ class Rendered:
     service_target: what the Service reaches. router_generation: of the routers' configuration; None without routers.
     apart: workloads that answer on other paths than stable's: requests follow their paths, not the weights.
     outcome: of a person's command, with what it made of the pod template; None: there was none to carry out.
-    offer: what a refresh would change, in words; empty: nothing.
+    offer: what a refresh would change, in words; empty: nothing. to_replace: pods of what serves that a refresh, or its
+    abort, replaces yet. Twelve fields: what a pass writes, and what it has to say of it.
     """
 
     children: tuple[Child, ...]
@@ -61,6 +62,7 @@ class Rendered:
     apart: frozenset[str] = frozenset()
     outcome: CommandOutcome | None = None
     offer: str = ""
+    to_replace: int = 0
 
 
 def render(
@@ -75,6 +77,7 @@ def render(
     desired = with_template(deployment, inputs.placement.revision, images)
     refreshed = refresh(inputs, {**snapshot.revisions, desired.hash: desired}, snapshot, images)
     revisions, desired = refreshed.revisions, refreshed.revisions[desired.hash]
+    shown = revisions.get(plan.state.stable or plan.state.canary or "")
     recorded = recorded_digests(deployment, snapshot)
     given = WorkloadInput(
         inputs=inputs, plan=plan, snapshot=snapshot, revisions=revisions, recorded=recorded, golden=golden
@@ -108,6 +111,7 @@ def render(
         apart=apart,
         outcome=refreshed.outcome,
         offer=refreshed.offer,
+        to_replace=snapshot.pods_to_replace(shown) if shown is not None else 0,
     )
 
 

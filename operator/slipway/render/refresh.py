@@ -138,7 +138,7 @@ def _goes_back_to(kept: Revision, snapshot: Snapshot) -> Json:
     """What an abort of a new refresh goes back to: what serves, not what another refresh failed to bring up."""
     if kept.refresh is None:
         return {}
-    return kept.refresh.before if snapshot.pods_to_replace(kept.hash) else kept.refresh.template
+    return kept.refresh.before if snapshot.pods_to_replace(kept) else kept.refresh.template
 
 
 def _marked(template: Json, command: str) -> Json:

@@ -235,7 +235,7 @@ def reconciling_condition(
     if plan.promotion is Promotion.ROLLED_BACK:
         return _condition("Reconciling", False, promoted.reason, promoted.message)
     waits = problem or room_for(snapshot, canary)
-    to_replace = len(snapshot.pods_to_replace(stable))
+    to_replace = result.carried_out.rendered.to_replace if result.carried_out is not None else 0
     if waits is None and (ready.status == "False" or to_replace):
         waits = room_for(snapshot, stable)
     if waits is not None and result.replicas > 0:
