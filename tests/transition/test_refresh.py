@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from slipway.render.pod_template import Images
 from tests.simulation.pods import is_router
@@ -16,7 +17,7 @@ from tests.transition.api_server import OperatorEndedError
 from tests.transition.operators import Operator, begin, run, until, writes_of
 from tests.transition.test_canary import BAKE_SECONDS, RESULT, arriving, status
 from tests.transition.world import World
-from tests.unit.specs import IMAGES, NAME
+from tests.unit.specs import IMAGES, NAME, NAMESPACE
 
 Json = dict[str, Any]
 
@@ -349,14 +350,63 @@ def test_after_a_lost_status_a_standing_refresh_restarts_nothing() -> None:
     assert "status was lost" in words
 
 
+# ---- agents that are too old
+
+
+def test_agents_of_an_older_release_are_named_once_asked_and_a_refresh_ends_that() -> None:
+    world, _ = begin(TWO)
+    for agent in world._agents.values():
+        agent.is_old = True
+    for part in ("agents", "conditions"):  # as the operator before wrote it, which didn't ask
+        kept = status(world)[part]
+        status(world)[part] = (
+            [each for each in kept if each["type"] != "AgentsOutdated"] if part == "conditions" else None
+        )
+    operator = Operator(world, TODAY)
+    assert {write.kind for write in writes_of(operator, 60)} == {"ModelDeployment"}
+    assert world.conditions()["AgentsOutdated"] == ("True", "AgentsTooOld")
+    assert all(pod["metadata"]["name"] in world.message("AgentsOutdated") for pod in world.pods())
+    assert world.conditions()["Degraded"] == ("False", "AsExpected")
+    assert outdated() == 2
+    assert writes_of(operator) == []
+    world.command("refresh", stable(world))
+    until(operator, lambda: is_refreshed(world))
+    assert world.conditions()["AgentsOutdated"] == ("False", "AsExpected")
+    assert outdated() is None
+
+
+def test_what_is_known_of_agents_stands_while_an_operator_has_nothing_to_ask() -> None:
+    world, _ = begin(TWO)
+    for agent in world._agents.values():
+        agent.is_old = True
+    status(world)["agents"] = None
+    run(Operator(world), 30)
+    world.are_mute = True
+    successor = Operator(world)
+    run(successor, 30)
+    assert world.conditions()["AgentsOutdated"] == ("True", "AgentsTooOld")
+    assert outdated() == 2
+    world.lose("ModelDeployment", NAME)
+    run(successor, 5)
+    assert outdated() is None
+
+
+def outdated() -> float | None:
+    """The gauge; None: there is no series."""
+    return REGISTRY.get_sample_value("slipway_agents_outdated", {"namespace": NAMESPACE, "name": NAME})
+
+
 # ---- an operator that ends
 
 
-def ended_after(number: int, verb: str) -> Json | None:
-    """What comes of a command when the operator ends after so many writes; None: it makes fewer."""
+def ended_after(number: int, verb: str, *, is_answered: bool = True) -> Json | None:
+    """What comes of a command when the operator ends at that write; None: it makes fewer.
+
+    is_answered: after the write; else before it.
+    """
     world, operator, revision = broken() if verb == "abort" else upgraded()
     world.command(verb, revision, 9)
-    world.end_at = (world.requests + number, True) if number else None
+    world.end_at = (world.requests + number, is_answered) if number else None
     try:
         run(operator, 60)
         if number:
@@ -368,10 +418,11 @@ def ended_after(number: int, verb: str) -> Json | None:
 
 
 @pytest.mark.parametrize("verb", ["refresh", "abort"])
-def test_whenever_the_operator_ends_the_next_one_arrives_at_the_same(verb: str) -> None:
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_whenever_the_operator_ends_the_next_one_arrives_at_the_same(verb: str, *, is_answered: bool) -> None:
     undisturbed = ended_after(0, verb)
     number = 1
-    while (found := ended_after(number, verb)) is not None:
+    while (found := ended_after(number, verb, is_answered=is_answered)) is not None:
         assert found == undisturbed, number
         number += 1
     assert number > 3
