@@ -5,7 +5,9 @@ In the transition tests' world the Deployments' controller rolls a changed templ
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -404,17 +406,26 @@ def ended_after(number: int, verb: str, *, is_answered: bool = True) -> Json | N
 
     is_answered: after the write; else before it.
     """
-    world, operator, revision = broken() if verb == "abort" else upgraded()
-    world.command(verb, revision, 9)
+    images = BROKEN if verb == "abort" else TODAY
+    world = copy.deepcopy(_before(verb))
+    operator = Operator(world, images)
+    run(operator, 1)
+    world.command(verb, stable(world), 9)
     world.end_at = (world.requests + number, is_answered) if number else None
     try:
-        run(operator, 60)
+        run(operator, 30)
         if number:
             return None
     except OperatorEndedError:
-        run(Operator(world, BROKEN if verb == "abort" else TODAY), 60)
+        run(Operator(world, images), 30)
     assert world.lost == 0
     return world.state()
+
+
+@cache
+def _before(verb: str) -> World:
+    """Where the command is said."""
+    return (broken() if verb == "abort" else upgraded())[0]
 
 
 @pytest.mark.parametrize("verb", ["refresh", "abort"])
