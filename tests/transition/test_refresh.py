@@ -14,6 +14,7 @@ import pytest
 from prometheus_client import REGISTRY
 
 from slipway.render.pod_template import Images
+from tests.simulation.agents import LOAD_FAILED
 from tests.simulation.pods import is_router
 from tests.transition.api_server import OperatorEndedError
 from tests.transition.operators import Operator, begin, run, until, writes_of
@@ -185,6 +186,21 @@ def test_routers_are_made_anew_with_it() -> None:
     run(operator, 30)
     assert world.lost == 0
     assert writes_of(operator) == []
+
+
+def test_while_the_specs_revision_is_rejected_stable_is_refreshed_and_nothing_is_tried_again() -> None:
+    world, _ = begin({"replicas": 2, "rollout": {"strategy": "RollingUpdate"}})
+    world.broken = {2: LOAD_FAILED}
+    operator = Operator(world, TODAY)
+    world.edit({"model": {"version": 2}})
+    until(operator, lambda: world.conditions()["Promoted"] == ("False", "RolledBack"))
+    world.command("refresh", stable(world))
+    run(operator, 1)
+    assert world.conditions()["Reconciling"] == ("True", "Refreshing")
+    until(operator, lambda: agents(world) == [TODAY.agent] * 2)
+    assert world.conditions()["Promoted"] == ("False", "RolledBack")
+    assert world.ready_by_version() == {1: 2}
+    assert world.lost == 0
 
 
 def test_at_zero_replicas_the_next_pods_have_it() -> None:
@@ -419,13 +435,20 @@ def ended_after(number: int, verb: str, *, is_answered: bool = True) -> Json | N
     except OperatorEndedError:
         run(Operator(world, images), 30)
     assert world.lost == 0
-    return world.state()
+    kept = {name: live["metadata"] for (kind, name), live in world.objects.items() if kind == "ControllerRevision"}
+    refreshed = {name: meta.get("annotations", {}).get("slipway.dev/refreshed") for name, meta in kept.items()}
+    return {**world.state(), "refreshed": refreshed}
 
 
 @cache
 def _before(verb: str) -> World:
-    """Where the command is said."""
-    return (broken() if verb == "abort" else upgraded())[0]
+    """Where the command is said: two revisions share their pods."""
+    world, operator, _ = broken(IN_PLACE) if verb == "abort" else upgraded(IN_PLACE)
+    if verb == "refresh":
+        world.edit({"model": {"version": 2}})
+        until(operator, lambda: status(world)["version"] == 2 and "bakeUntil" not in status(world), 120)
+        assert len(world.named("ControllerRevision")) == 2
+    return world
 
 
 @pytest.mark.parametrize("verb", ["refresh", "abort"])

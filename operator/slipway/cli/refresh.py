@@ -161,14 +161,14 @@ def _outcome(status: ModelDeploymentStatus, command: Command, before: str) -> st
     if last is None or last.id != command.id:
         raise failed(f"another command to {command.name} came after refresh: {last.verb if last else 'none is known'}")
     reconciling, degraded = _true(status, "Reconciling"), _true(status, "Degraded")
-    if reconciling is None or reconciling.reason not in ("Refreshing", "WaitingForCapacity", "InProgress"):
-        return f"all pods are replaced; {status.ready} ready"
-    if reconciling.reason == "Refreshing" and degraded is not None and degraded.reason != before:
+    reason = reconciling.reason if reconciling is not None else ""
+    is_waiting = reason in ("WaitingForCapacity", "InProgress")
+    if not is_waiting and degraded is not None and degraded.reason != before:
         raise failed(
             f"the new pods of {command.name} don't come up: {degraded.reason}: {degraded.message.rstrip('.')}. The "
             f"pods before serve on; kubectl slipway abort {command.name} goes back to them"
         )
-    return ""
+    return "" if is_waiting or reason == "Refreshing" else f"all pods are replaced; {status.ready} ready"
 
 
 def _true(status: ModelDeploymentStatus, kind: str) -> Condition | None:

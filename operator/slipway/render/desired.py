@@ -8,7 +8,7 @@ Must not import: report, controller. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
@@ -50,7 +50,7 @@ class Rendered:
     apart: workloads that answer on other paths than stable's: requests follow their paths, not the weights.
     outcome: of a person's command, with what it made of the pod template; None: there was none to carry out.
     offer: what a refresh would change, in words; empty: nothing. to_replace: pods of what serves that a refresh, or its
-    abort, replaces yet. Twelve fields: what a pass writes, and what it has to say of it.
+    abort, replaces yet.
     """
 
     children: tuple[Child, ...]
@@ -102,7 +102,10 @@ def render(
         history = [render_kept(deployment, desired, recorded), *history]
     lost = _render_unreadable(deployment, plan, snapshot, unreadable)
     return Rendered(
-        children=_once([*serving, *routing.children, *others, *history, *lost, for_metrics]),
+        children=_in_order(
+            [*serving, *routing.children, *others, *history, *lost, for_metrics],
+            first={child_name(deployment.name, revision) for revision in refreshed.first},
+        ),
         load={each.name: each.load for each in workloads},
         configured={each.name: each.generation for each in workloads},
         unreadable=frozenset(unreadable),
@@ -125,12 +128,12 @@ def _children(workloads: Iterable[RenderedWorkload]) -> list[Child]:
     return [child for workload in workloads for child in workload.children]
 
 
-def _once(children: Iterable[Child]) -> tuple[Child, ...]:
-    """Each object once, as it comes first: two workloads may keep one revision."""
-    first: dict[tuple[str, str], Child] = {}
+def _in_order(children: Iterable[Child], *, first: Collection[str]) -> tuple[Child, ...]:
+    """Each object once, as it comes first: two workloads may keep one revision. first: names that go before all."""
+    once: dict[tuple[str, str], Child] = {}
     for child in children:
-        first.setdefault((child.kind, child.name), child)
-    return tuple(first.values())
+        once.setdefault((child.kind, child.name), child)
+    return tuple(sorted(once.values(), key=lambda child: child.kind != "ControllerRevision" or child.name not in first))
 
 
 def _named(plan: Plan, snapshot: Snapshot) -> str | None:

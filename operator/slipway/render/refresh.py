@@ -45,13 +45,16 @@ class Refreshed:
     """What becomes of the kept revisions.
 
     revisions: all, those that the command speaks of with their template of now. outcome: the command's, with what to
-    tell. offer: what a refresh would change, in words; empty: nothing. anew: the routers' template is rendered anew.
+    tell. offer: what a refresh would change, in words; empty: nothing. are_routers_anew: their template is rendered
+    anew. first: the revisions that share the one that serves' template; they are written before it, for by that one an
+    operator that goes on finds out that all is done.
     """
 
     revisions: Mapping[str, Revision]
     outcome: CommandOutcome
     offer: str
     are_routers_anew: bool = False
+    first: frozenset[str] = frozenset()
 
 
 def refresh(inputs: Inputs, revisions: Mapping[str, Revision], snapshot: Snapshot, images: Images) -> Refreshed:
@@ -69,8 +72,9 @@ def refresh(inputs: Inputs, revisions: Mapping[str, Revision], snapshot: Snapsho
     if command is None or outcome.template is None:
         return Refreshed(revisions, outcome, offer)
     if outcome.template is TemplateChange.BACK:
-        return Refreshed(_put(revisions, kept, _back(kept, command.id)), outcome, offer)
-    if kept.refresh is not None and kept.refresh.by == command.id:
+        changed = _put(revisions, kept, _back(kept, command.id))
+        return Refreshed({**revisions, **changed}, outcome, offer, first=frozenset(changed) - {kept.hash})
+    if kept.refresh is not None and _is_by(kept, command.id):
         return Refreshed(revisions, _told(outcome, kept, kept.refresh), "", are_routers_anew=True)
     if not own:
         words = f"pods of revision {kept.hash} are made of today's agent and images already: nothing to refresh"
@@ -83,7 +87,10 @@ def refresh(inputs: Inputs, revisions: Mapping[str, Revision], snapshot: Snapsho
             "spec.podTemplate smaller, which is a new revision and has today's agent and images anyway"
         )
         return Refreshed(revisions, replace(outcome, is_accepted=False, message=words, template=None), offer)
-    return Refreshed(_put(revisions, kept, made), _told(outcome, kept, made), "", are_routers_anew=True)
+    changed = _put(revisions, kept, made)
+    first = frozenset(changed) - {kept.hash}
+    told = _told(outcome, kept, made)
+    return Refreshed({**revisions, **changed}, told, "", are_routers_anew=True, first=first)
 
 
 def todays_template(deployment: ModelDeployment, revision: Revision, images: Images) -> Json:
@@ -117,14 +124,25 @@ def _of_routers(images: tuple[str, str] | None) -> str:
 
 
 def _put(revisions: Mapping[str, Revision], kept: Revision, made: Refresh) -> dict[str, Revision]:
-    """The revisions, with that in `kept` and in all that share its template."""
+    """`kept` and all that share its template, with that in them; some may have it already."""
     return {
-        name: replace(each, refresh=made)
-        if name == kept.hash
-        or (differs_in_version_only(each, kept) and is_same_template(each.pod_template, kept.pod_template))
-        else each
+        name: replace(each, refresh=_shared_with(each, kept, made))
         for name, each in revisions.items()
+        if differs_in_version_only(each, kept)
+        and (is_same_template(each.pod_template, kept.pod_template) or _is_by(each, made.by))
     }
+
+
+def _is_by(revision: Revision, command: str) -> bool:
+    """Whether that command was carried out on the revision."""
+    return revision.refresh is not None and revision.refresh.by == command
+
+
+def _shared_with(each: Revision, kept: Revision, made: Refresh) -> Refresh:
+    """The refresh of `kept` for a revision that shares its template by now, though its own may be an older one."""
+    if is_same_template(each.template, kept.template):
+        return made
+    return replace(made, template=made.template or kept.template, before=made.before or kept.template)
 
 
 def _back(kept: Revision, command: str) -> Refresh:

@@ -232,10 +232,10 @@ def reconciling_condition(
     plan, problem = result.plan, result.problem
     if plan is None or (problem is not None and problem.reason not in ROOM):
         return _condition("Reconciling", False, promoted.reason, promoted.message)
-    if plan.promotion is Promotion.ROLLED_BACK:
+    to_replace = result.carried_out.rendered.to_replace if result.carried_out is not None else 0
+    if plan.promotion is Promotion.ROLLED_BACK and not to_replace:
         return _condition("Reconciling", False, promoted.reason, promoted.message)
     waits = problem or room_for(snapshot, canary)
-    to_replace = result.carried_out.rendered.to_replace if result.carried_out is not None else 0
     if waits is None and (ready.status == "False" or to_replace):
         waits = room_for(snapshot, stable)
     if waits is not None and result.replicas > 0:

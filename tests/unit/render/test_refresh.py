@@ -48,8 +48,9 @@ def said(
     *others: Revision,
     command: str = "c1",
     spec: Json | None = None,
+    agent: str = TODAY.agent,
 ) -> Refreshed:
-    """What comes of a command while `stable` serves. spec: of the object now."""
+    """What comes of a command while `stable` serves. spec: of the object now. agent: today's image."""
     here = snapshot(stable, *others)
     inputs: Inputs = gather_inputs(deployment(spec or {}), here, ModelDeploymentStatus(), {}, None)
     accepted = CommandOutcome(
@@ -59,7 +60,7 @@ def said(
         message="so",
         template=change,
     )
-    return refresh(replace(inputs, outcome=accepted), here.revisions, here, TODAY)
+    return refresh(replace(inputs, outcome=accepted), here.revisions, here, replace(TODAY, agent=agent))
 
 
 def test_the_new_template_is_what_a_new_revision_of_that_choice_would_get_today() -> None:
@@ -103,6 +104,15 @@ def test_what_shares_its_template_shares_the_new_one_and_others_keep_theirs() ->
     found = said(two, TemplateChange.ANEW, one, other).revisions
     assert found[one.hash].pod_template == found[two.hash].pod_template
     assert found[other.hash] == other
+
+
+def test_a_second_refresh_and_its_abort_keep_the_template_shared() -> None:
+    one = said(kept()).revisions[kept().hash]
+    two = replace(kept(TWO, 2), template=one.pod_template)  # it came in place after the first refresh
+    second = said(two, TemplateChange.ANEW, one, command="c2", agent="registry.invalid/agent:third").revisions
+    assert second[one.hash].pod_template == second[two.hash].pod_template != two.template
+    back = said(second[two.hash], TemplateChange.BACK, second[one.hash], command="c3").revisions
+    assert back[one.hash].pod_template == back[two.hash].pod_template == two.template
 
 
 def test_back_is_what_was_there_before() -> None:
