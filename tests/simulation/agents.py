@@ -25,6 +25,9 @@ SIGNATURE: Json = {
 }
 """Of every version for which a test says nothing else."""
 
+AGENT: Json = {"release": "0.1.0", "abilities": ["out", "question", "signatures", "turn", "verify"]}
+"""What an agent says of itself."""
+
 
 @dataclass
 class Source:
@@ -185,8 +188,8 @@ class Agent:
         failed = {each["version"] for each in versions if each["state"] == "Failed"}
         served = orders["served"]
         is_in = self.left_at is None and not self.is_out(source) and (served in self.loaded or self._stands)
-        probe = self._probe(orders, source, since)
-        newer = {} if self.is_old else {"traffic": is_in, "probe": probe, "verifies": True}
+        now = {"traffic": is_in, "probe": self._probe(orders, source, since), "agent": AGENT}
+        newer = {} if self.is_old else now
         return {
             **newer,
             "schema": 1,

@@ -128,6 +128,7 @@ class Operator:
 
     def __init__(self, world: World, images: Images = IMAGES, *, lag_seconds: int = 0) -> None:
         self.world = world
+        self.images = images
         self._lag_seconds = lag_seconds
         self.misses: set[str] = set()
         self._late: list[tuple[int, str, Json]] = []
@@ -207,7 +208,7 @@ def live_on(operator: Operator, seconds: int) -> Operator:
         try:
             run(operator, 1)
         except OperatorEndedError:
-            operator = Operator(operator.world)
+            operator = Operator(operator.world, operator.images)
     return operator
 
 

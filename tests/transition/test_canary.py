@@ -18,6 +18,7 @@ import pytest
 from slipway.model.names import REVISION_LABEL
 from slipway.render.pod_template import Images
 from tests.simulation.agents import LOAD_FAILED, SIGNATURE
+from tests.transition.api_server import Write
 from tests.transition.operators import Operator, live_on, run, until, writes_of
 from tests.transition.test_transitions import stable_of
 from tests.transition.world import World
@@ -1260,12 +1261,13 @@ def test_with_swap_pods_of_the_canary_count_in_the_place_of_those_that_made_room
 # ---- the operator
 
 
-def test_an_operator_with_other_default_images_writes_nothing() -> None:
+def test_an_operator_with_other_default_images_writes_nothing_but_what_a_refresh_would_change() -> None:
     world, operator = serving()
     run(operator, 15)
     newer = Images(
         agent="agent:2", servers=dict.fromkeys(IMAGES.servers, "server:2"), pull_policy="Always", router="r:2"
     )
+    assert writes_of(Operator(world, newer), 30) == [Write("status", "ModelDeployment", NAME)]
     assert writes_of(Operator(world, newer), 30) == []
     world, operator = arriving({"rollout": {"steps": [{"weight": 25}, {"pause": {}}]}})
     run(operator, 15)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from hypothesis import HealthCheck, event, given, settings
@@ -18,7 +19,7 @@ from tests.transition.operators import Operator, live_on, run, writes_of
 from tests.transition.test_canary import GOLDEN, RESULT, UNWRITTEN, canary_of, phase, serving, status
 from tests.transition.test_transitions import assert_at_rest, assert_healthy
 from tests.transition.world import World
-from tests.unit.specs import NAME, merged
+from tests.unit.specs import IMAGES, NAME, merged
 
 Json = dict[str, Any]
 
@@ -96,7 +97,8 @@ def a_router_goes(world: World) -> None:
 HAPPENINGS: dict[str, Callable[[World], None]] = {
     **{f"version {number}": serve(number) for number in (1, 2, 3)},
     **{f"{replicas} replicas": scale(replicas) for replicas in (1, 2, 5)},
-    **{verb: say(verb) for verb in ("promote", "abort", "skip", "pause", "resume", "retry", "rollback")},
+    **{verb: say(verb) for verb in ("promote", "abort", "skip", "pause", "resume", "retry", "rollback", "refresh")},
+    **dict.fromkeys(("this release", "another release"), lambda world: None),
     "by routers": lambda world: world.edit({"traffic": {"provider": "Router"}}),
     "by replicas": lambda world: world.edit({"traffic": {"provider": "Replicas"}}),
     "no steps": lambda world: world.edit({"rollout": {"steps": None, "surge": "Pods"}}),
@@ -110,6 +112,8 @@ HAPPENINGS: dict[str, Callable[[World], None]] = {
     "agents answer": is_so("are_mute", False),
     "a kubelet is late": is_so("is_deaf", True),
 }
+RELEASES = {"this release": IMAGES, "another release": replace(IMAGES, agent="agent:2", router="router:2")}
+"""The images of the operator that comes then."""
 STORIES = st.lists(
     st.tuples(st.sampled_from(list(HAPPENINGS)), st.sampled_from((1, 2, 3, 5, 10, 30)), st.integers(0, 8)),
     min_size=2,
@@ -125,6 +129,7 @@ def test_whatever_happens_no_request_is_lost_and_what_a_person_wants_serves_in_t
     world, operator = serving(spec)
     for name, seconds, death in story:
         HAPPENINGS[name](world)
+        operator = Operator(world, RELEASES[name]) if name in RELEASES else operator
         if death:  # the operator ends at that write, if there are so many
             world.end_at = (world.requests + death, True)
         operator = live(operator, seconds)

@@ -38,8 +38,8 @@ class World(Source, Answering, DictionaryCluster):
 
     quota: most pods. unschedulable: versions whose pods find no node; are_routers_unschedulable: theirs don't, either.
     dead_backends: pods whose servers answer every request with an error, and look well.
-    unpullable: images of routers that no node gets. held: version → the status of pods that wait for something else
-    (`tests.simulation.pods`: gated, pulling …). on_bad_nodes: pods in which nothing can be loaded.
+    homeless: pods that find no node. unpullable: images that no node gets. held: version → the status of pods that wait
+    for something else (`tests.simulation.pods`: gated, pulling …). on_bad_nodes: pods in which nothing can be loaded.
     starting_anew: pods whose agents do; these are unready as long as they are named here.
     requests_per_second: of all clients, to Service NAME. answered: version → answers so far; lost: requests that
     reached no pod.
@@ -50,6 +50,7 @@ class World(Source, Answering, DictionaryCluster):
 
     unschedulable: set[int] = field(default_factory=set)
     are_routers_unschedulable: bool = False
+    homeless: set[str] = field(default_factory=set)
     unpullable: set[str] = field(default_factory=set)
     held: dict[int, Json] = field(default_factory=dict)
     on_bad_nodes: set[str] = field(default_factory=set)
@@ -167,8 +168,12 @@ class World(Source, Answering, DictionaryCluster):
         ]
         here = self._without_outdated(here, asked, replicas)
         all_pods = sum(kind == "Pod" for kind, _ in self.objects)
+        made_of = json.dumps(template, sort_keys=True)
+        new = [pod for pod in here if pod["made_of"] == made_of]
+        old = [pod for pod in here if pod["made_of"] != made_of]
         failure = None
-        for _ in range(replicas - len(here)):
+        # Rolling, one more than wanted; what is old goes when a new one is ready, and at once where it isn't ready.
+        for _ in range(min(replicas - len(new), replicas + (1 if old else 0) - len(here))):
             if self.quota is not None and all_pods >= self.quota:
                 failure = {
                     "type": "ReplicaFailure",
@@ -181,7 +186,12 @@ class World(Source, Answering, DictionaryCluster):
             all_pods += 1
             self._make_pod(name, uid, template)
         # As the ReplicaSet controller: pods that are not ready go first, then the youngest.
-        for pod in sorted(here, key=lambda pod: (is_ready(pod), -pod["born"]))[: max(0, len(here) - replicas)]:
+        spare = sum(map(is_ready, here)) - replicas
+        for pod in sorted(old, key=lambda pod: (is_ready(pod), -pod["born"])) if old else []:
+            if not is_ready(pod) or spare > 0:
+                spare -= is_ready(pod)
+                self.end(pod)
+        for pod in sorted(new, key=lambda pod: (is_ready(pod), -pod["born"]))[: max(0, len(new) - replicas)]:
             self.end(pod)
         status = {
             "observedGeneration": deployment["metadata"]["generation"],
@@ -206,10 +216,13 @@ class World(Source, Answering, DictionaryCluster):
     def _make_pod(self, owner: str, owner_uid: str, template: Json) -> None:
         name = f"{owner}-{self._next_number():04}"
         owners = [{"uid": owner_uid, "kind": "ReplicaSet", "controller": True}]
-        made = pods.pod(name, template["metadata"]["labels"], pods.pending(), NAMESPACE, ownerReferences=owners)
-        images = [container["image"] for container in template["spec"]["containers"]]
+        meta = {"ownerReferences": owners, "annotations": template["metadata"].get("annotations", {})}
+        made = pods.pod(name, template["metadata"]["labels"], pods.pending(), NAMESPACE, **meta)
+        containers = [*template["spec"].get("initContainers", []), *template["spec"]["containers"]]
+        images = [container["image"] for container in containers]
         # The ConfigMap of a revision is called as its Deployment.
-        self._store({**made, "config": owner, "images": images, "born": self.seconds, "secret": asked_secret(template)})
+        kept = {"config": owner, "images": images, "made_of": json.dumps(template, sort_keys=True)}
+        self._store({**made, **kept, "born": self.seconds, "secret": asked_secret(template)})
 
     def end(self, pod: Json) -> None:
         """A pod begins to end: it serves no longer, and goes some seconds later."""
@@ -233,7 +246,9 @@ class World(Source, Answering, DictionaryCluster):
         live, nudge = self.objects.get(("ConfigMap", pod["config"])), nudge_of(pod, pods.CONFIG_ANNOTATION)
         if live is not None and agent.mount.is_due(nudge, self.seconds):
             agent.read(live["data"], nudge, self.seconds, name)
-        if agent.orders and agent.orders["served"] in self.unschedulable:
+        if missing := self.unpullable & set(pod["images"]):
+            return pods.unpulled("agent", *missing)
+        if name in self.homeless or (agent.orders and agent.orders["served"] in self.unschedulable):
             return pods.unscheduled()
         if pod["secret"] and ("Secret", pod["secret"]) not in self.objects:
             is_kept = pod["status"].get("phase") == "Running" and name not in self.starting_anew

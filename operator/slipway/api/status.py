@@ -77,7 +77,9 @@ class Rejected(_Report):
 class Condition(_Report):
     """As in every Kubernetes object."""
 
-    type: str = Field(max_length=316, description="Ready, Promoted, VersionsReady, Degraded or Reconciling.")
+    type: str = Field(
+        max_length=316, description="Ready, Promoted, VersionsReady, Degraded, Reconciling or AgentsOutdated."
+    )
     status: Literal["True", "False", "Unknown"] = Field(description="True, False or Unknown.")
     reason: str = Field(max_length=1024, description="A CamelCase constant.")
     message: str = Field(max_length=32_768, description="What, where, what to do next.")
@@ -147,7 +149,7 @@ class CommandStatus(_Report):
     """The last command of a person, by the annotation slipway.dev/command."""
 
     id: str = Field(max_length=128, description="As in the annotation; the same one is never carried out again.")
-    verb: str = Field(max_length=32, description="promote, abort, skip, pause, resume, retry or rollback.")
+    verb: str = Field(max_length=32, description="promote, abort, skip, pause, resume, retry, rollback or refresh.")
     revision: str = Field(max_length=63, description="Which revision it speaks of.")
     at: str = Field(max_length=64, description="When it was read.")
     accepted: bool = Field(description="Whether it was carried out.")
@@ -159,6 +161,13 @@ class Pinned(_Report):
 
     revision: str = Field(max_length=63, description="The revision that serves.")
     instead_of: str = Field(max_length=63, description="The spec's revision at that time.")
+
+
+class AgentsStatus(_Report):
+    """How old the pods' agents are."""
+
+    floor: str = Field(max_length=64, description="The oldest release that the operator vouched for at that look.")
+    outdated: int = Field(default=0, description="Pods whose agent is older, or tells no release.")
 
 
 class TrafficStatus(_Report):
@@ -234,6 +243,7 @@ class ModelDeploymentStatus(_Report):
     settled: str | None = Field(
         default=None, max_length=63, description="Hash of the pods and configuration whose agents all agree."
     )
+    agents: AgentsStatus | None = Field(default=None, description="How old the pods' agents are.")
     replicas: int = Field(default=0, description="Pods of all revisions.")
     ready_replicas: int = Field(default=0, description="Ready pods of all revisions.")
     ready: str = Field(default="", max_length=32, description="Ready pods of the wanted number.")

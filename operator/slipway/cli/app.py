@@ -343,6 +343,47 @@ for _verb, _help in STEERING.items():
 
 
 @app.command(rich_help_panel="Steer")
+def refresh(
+    context: typer.Context,
+    *,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The ModelDeployment; or --all.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All of the namespace that have something to refresh.")] = False,
+    everywhere: Annotated[bool, typer.Option("--all-namespaces", "-A", help="With --all: of all namespaces.")] = False,
+    at_once: Annotated[int, typer.Option("--at-once", metavar="N", min=1, help="With --all: so many at a time.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be refreshed, and why.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until all pods are replaced.")] = True,
+    timeout: Annotated[
+        str, typer.Option("--timeout", metavar="SPAN", help="The longest wait for each: 90s, 10m, 1h30m.")
+    ] = "30m",
+    namespace: Namespace = None,
+    kube_context: Context = None,
+    kubeconfig: Kubeconfig = None,
+) -> None:
+    """Replace pods, one by one, by such with today's agent and images.
+
+    The revision stays the same, and no request is lost. abort goes back while it goes on.
+
+    --all takes one after the other, and stops at the first whose new pods don't come up.
+    """
+    from slipway.cli.refresh import refresh_all, refresh_one
+    from slipway.cli.resolve import parse_span
+    from slipway.cli.session import open_session
+
+    if (name is None) != every:
+        raise misused("name one ModelDeployment, or all with --all")
+    if not every and (everywhere or at_once != 1):
+        raise misused("-A and --at-once go with --all")
+    if every and not wait:
+        raise misused("--all waits for each before it begins the next; --at-once says for how many together")
+    seconds = parse_span(timeout)
+    session = open_session(_flags(context, (namespace, kube_context, kubeconfig)), program_name())
+    if name is not None:
+        refresh_one(session, name, waits=wait, timeout_seconds=seconds, is_dry=dry_run)
+    else:
+        refresh_all(session, everywhere=everywhere, at_once=at_once, timeout_seconds=seconds, is_dry=dry_run)
+
+
+@app.command(rich_help_panel="Steer")
 def rollback(
     context: typer.Context,
     *,

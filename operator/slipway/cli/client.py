@@ -55,6 +55,9 @@ class Client(Protocol):
     def namespace(self) -> str:
         """Of the flags, else of the kubeconfig's context, else `default`."""
 
+    def within(self, namespace: str) -> Client:
+        """The same cluster, and another namespace."""
+
     def read_model(self, name: str) -> Json | None:
         """The ModelDeployment; None: there is none of that name."""
 

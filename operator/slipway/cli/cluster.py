@@ -12,6 +12,7 @@ Must not import: kopf, the operator's own client. The only module of the CLI tha
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
 import os
@@ -154,6 +155,12 @@ class Cluster:
     def namespace(self) -> str:
         """Of the flags, else of the kubeconfig's context, else `default`."""
         return self._namespace
+
+    def within(self, namespace: str) -> Cluster:
+        """The same cluster, and another namespace; the connections are shared."""
+        other = copy.copy(self)
+        other._namespace = namespace
+        return other
 
     def read_model(self, name: str) -> Json | None:
         """The ModelDeployment; None: there is none of that name."""

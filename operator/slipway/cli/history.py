@@ -67,7 +67,7 @@ def kept_revisions(objects: Sequence[Json], view: View) -> list[KeptRevision]:
                 version=revision.version,
                 state=states.get(revision.hash) or ("rejected" if revision.hash in rejected else ""),
                 created=created.get(revision.hash),
-                image=_image(revision.template),
+                image=_image(revision.pod_template),
                 resources=_resources(revision),
                 changed=changed_fields(before.choice, revision.choice) if before else (),
                 digest=revision.digests.get(revision.version),

@@ -24,14 +24,14 @@ from slipway.cli.view import GateView, RevisionView, StepView, View, age, durati
 
 ROLE_STYLES = {"stable": "green", "canary": "yellow", "previous": "blue"}
 RESULT_STYLES = {"Pass": "green", "Fail": "bold red", "Inconclusive": "yellow", "Error": "magenta"}
-UNDER_WAY = ("InProgress", "Paused", "Deploying", "Loading", "WaitingForCapacity")
+UNDER_WAY = ("InProgress", "Paused", "Deploying", "Loading", "WaitingForCapacity", "Refreshing", "AgentsTooOld")
 REFUSAL_SHOWN_SECONDS = 3600
 LABEL_WIDTH = 10
 MESSAGE_WIDTH = 30
 """A list with less room than this leaves messages out."""
 NARROW = 60
 """Below this width only the most important columns are shown."""
-LABELS = {"VersionsReady": "versions", "Reconciling": "waits"}
+LABELS = {"VersionsReady": "versions", "Reconciling": "waits", "AgentsOutdated": "agents"}
 """Labels of conditions whose name is too long for a label."""
 
 

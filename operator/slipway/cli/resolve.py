@@ -16,7 +16,7 @@ from slipway.cli.errors import CommandError, failed, misused, not_found
 from slipway.cli.view import View
 from slipway.model.revision import Revision
 
-VERBS = ("promote", "pause", "resume", "abort", "skip", "retry", "rollback")
+VERBS = ("promote", "pause", "resume", "abort", "skip", "retry", "rollback", "refresh")
 WAYS = {"RollingUpdate": "pod by pod", "InPlace": "in place"}
 SHORTEST_PREFIX = 4
 """Characters of a hash that name a revision. Fewer are more likely a version number that does not exist."""
@@ -175,8 +175,12 @@ def revision_for(verb: str, view: View) -> str:
     """The revision for every verb but `rollback`. Raises CommandError when the command can't work now."""
     if verb == "retry":
         return _rejected(view)
+    if verb == "refresh":
+        return _refreshable(view)
     canary, stable = view.of_role("canary"), view.of_role("stable")
     if canary is None:
+        if verb == "abort" and view.may_refresh and not view.bakes and stable is not None:
+            return stable.revision
         if view.bakes and verb in ("promote", "abort") and stable is not None:
             return stable.revision  # promote ends the bake, abort goes back to what is warm
         raise failed(_nothing_runs(verb, view))
@@ -202,6 +206,25 @@ def _rejected(view: View) -> str:
     if not view.rejected:
         raise failed(f"{view.name} has no rejected revision, so there is nothing to retry")
     return max(view.rejected, key=lambda each: each.at).revision
+
+
+def _refreshable(view: View) -> str:
+    if why := not_refreshable(view):
+        raise failed(why)
+    assert view.shown is not None
+    return view.shown.revision
+
+
+def not_refreshable(view: View) -> str:
+    """Why pods can't be refreshed now, and what to do; empty: they can."""
+    canary, stable = view.of_role("canary"), view.of_role("stable")
+    if view.shown is None:
+        return f"{view.name} has no revision with pods, so there is nothing to refresh: new pods have today's agent"
+    if canary is not None and stable is not None:
+        return f"revision {canary.revision} is taking over; refresh once that has ended, or abort it first"
+    if view.bakes:
+        return f"revision {view.shown.revision} bakes; refresh once that is over, or end it with promote"
+    return ""
 
 
 def _nothing_runs(verb: str, view: View) -> str:
@@ -238,4 +261,8 @@ def next_commands(view: View) -> tuple[Hint, ...]:
     if view.rejected:
         rejected = view.rejected[-1].revision
         return (Hint(f"diff {name} {rejected}", "show what it changed"), Hint(f"retry {name}", f"try {rejected} again"))
+    if view.is_refreshing:
+        return (Hint(f"abort {name}", "back to the pods before the refresh"),)
+    if view.agents is not None and view.agents.status == "True":
+        return (Hint(f"refresh {name}", "today's agent and images, pod by pod"),)
     return ()

@@ -89,6 +89,7 @@ class View:
     NAME selects.
     gates: of the canary; without a canary, the gate that the spec's revision was rejected for.
     troubles: the conditions that a healthy model would not have. transitions: the newest first.
+    reconciling, agents: the conditions Reconciling and AgentsOutdated; None: written by an older operator.
     """
 
     namespace: str
@@ -120,6 +121,8 @@ class View:
     pinned: Pinned | None
     last_command: CommandStatus | None
     transitions: tuple[Transition, ...]
+    reconciling: Condition | None
+    agents: Condition | None
 
     def of_role(self, role: Role) -> RevisionView | None:
         """The revision in that role."""
@@ -151,6 +154,17 @@ class View:
         if self.of_role("stable") is None or self.of_role("canary") is not None:
             return False
         return self.of_role("previous") is not None or (self.bake_left_seconds is not None and self.pinned is None)
+
+    @property
+    def is_refreshing(self) -> bool:
+        """Whether pods are being replaced by a refresh, or its abort."""
+        return self.reconciling is not None and self.reconciling.reason == "Refreshing"
+
+    @property
+    def may_refresh(self) -> bool:
+        """Whether a refresh may be under way: one whose new pods find no room says that instead."""
+        found = self.reconciling
+        return found is not None and found.status == "True" and found.reason in ("Refreshing", *WAITS)
 
     @property
     def outcome(self) -> bool | None:
@@ -205,6 +219,8 @@ def view_of(body: Json, now: datetime) -> View:
         pinned=status.pinned,
         last_command=status.last_command,
         transitions=tuple(reversed(status.transitions)),
+        reconciling=status.condition("Reconciling"),
+        agents=status.condition("AgentsOutdated"),
     )
 
 
@@ -331,7 +347,9 @@ def _troubles(conditions: Sequence[Condition]) -> list[Condition]:
 def _is_good(condition: Condition) -> bool:
     """That a revision is on its way is what the others tell; that it waits for room isn't always in them."""
     if condition.type == "Reconciling":
-        return condition.reason not in WAITS
+        return condition.reason not in (*WAITS, "Refreshing")
+    if condition.type == "AgentsOutdated":
+        return condition.status != "True"
     return condition.status == ("False" if condition.type == "Degraded" else "True")
 
 

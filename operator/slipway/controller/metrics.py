@@ -18,5 +18,10 @@ AGENT_READS = Counter("slipway_agent_reads", "Reports read from agents, by outco
 ROUTER_READS = Counter(
     "slipway_router_reads", "Reports read from routers, by outcome: ok, unreachable, unreadable.", ["outcome"]
 )
+AGENTS_OUTDATED = Gauge(
+    "slipway_agents_outdated",
+    "Pods whose agent is older than the operator's floor; absent where there are none.",
+    ["namespace", "name"],
+)
 LOOP_LAG = Gauge("slipway_event_loop_lag_seconds", "How late the event loop ran its last heartbeat.")
 STALLED = Gauge("slipway_watch_stalled", "1 while the API server holds changes that no watch has delivered.")

@@ -133,6 +133,7 @@ class Reconciler:
             self._children.forget(key)
             self._version_watch.follow(key, None)
             self._note_readiness(key, is_ready=True)
+            _note_agents(key, 0)
             return None
         seen = _Seen(key, body, self._cache.children(key), read_status(body.get("status")), self._clock.now())
         snapshot = observe(seen.uid, seen.children, {}, seen.now)
@@ -204,6 +205,7 @@ class Reconciler:
         status = assess(result, snapshot, seen.stored, seen.now)
         ready = status.condition("Ready")
         self._note_readiness(seen.key, is_ready=ready is not None and ready.status == "True")
+        _note_agents(seen.key, status.agents.outdated if status.agents is not None else 0)
         wire = write_status(status)
         if wire != seen.body.get("status"):
             await self._write_status(seen, wire)
@@ -237,6 +239,14 @@ class Reconciler:
     def _note_readiness(self, key: Key, *, is_ready: bool) -> None:
         (self._unready.discard if is_ready else self._unready.add)(key)
         metrics.UNREADY.set(len(self._unready))
+
+
+def _note_agents(key: Key, outdated: int) -> None:
+    """A series for each ModelDeployment that has some, and none for those that have none: most of thousands."""
+    if outdated:
+        metrics.AGENTS_OUTDATED.labels(*key).set(outdated)
+    else:
+        metrics.AGENTS_OUTDATED.remove(*key)
 
 
 def _follows_newest(inputs: Inputs) -> bool:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from enum import Enum, auto
 from typing import Any
 
 from slipway.api.status import ModelDeploymentStatus, Pinned
@@ -23,11 +24,22 @@ COMMAND_ANNOTATION = f"{GROUP}/command"
 FORM = re.compile(r"([a-z]{1,32})/([a-z0-9]{1,63})/([-._A-Za-z0-9]{1,128})")
 
 
+class TemplateChange(Enum):
+    """What a command makes of the pod template of what serves.
+
+    ANEW: it is rendered with today's images. BACK: the one before the last refresh holds again.
+    """
+
+    ANEW = auto()
+    BACK = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class CommandOutcome:
     """What a command makes of the state.
 
     command: None: there was none. is_accepted, message: what to tell the person. abort: why the canary is taken back.
+    template: None: it stays; else `render.refresh` carries that out, and has the last word on what to tell.
     """
 
     state: RolloutState
@@ -35,6 +47,7 @@ class CommandOutcome:
     is_accepted: bool = False
     message: str = ""
     abort: Cause | None = None
+    template: TemplateChange | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +56,8 @@ class Ask:
 
     spec_revision: the one that the spec names. history: the revisions that are kept. steps: of the canary.
     warm: the revision before the stable one, which an abort in bake goes back to at once: it has a ready pod, or is
-    loaded in the same pods; None: there is none.
+    loaded in the same pods; None: there is none. is_refreshing: pods of what serves are being replaced by those of a
+    refresh, or this command has begun that.
     """
 
     command: Command
@@ -52,15 +66,41 @@ class Ask:
     history: Collection[str]
     steps: Sequence[Step]
     warm: str | None
+    is_refreshing: bool = False
 
     def refuse(self, message: str) -> CommandOutcome:
         """Nothing changes."""
         return CommandOutcome(self.state, self.command, is_accepted=False, message=message)
 
-    def accept(self, message: str, state: RolloutState | None = None, *, abort: Cause | None = None) -> CommandOutcome:
-        """The state changes to that one, or the canary is taken back."""
+    def accept(
+        self,
+        message: str,
+        state: RolloutState | None = None,
+        *,
+        abort: Cause | None = None,
+        template: TemplateChange | None = None,
+    ) -> CommandOutcome:
+        """The state changes to that one, or the canary is taken back, or the pod template changes."""
         changed = self.state if state is None else state
-        return CommandOutcome(changed, self.command, is_accepted=True, message=message, abort=abort)
+        return CommandOutcome(changed, self.command, is_accepted=True, message=message, abort=abort, template=template)
+
+    @property
+    def shown(self) -> str | None:
+        """The revision that serves; before anything does, the first one, which starts."""
+        return self.state.stable or self.state.canary
+
+    @property
+    def is_to_take_over(self) -> bool:
+        """Whether the spec names another revision than stable, which is about to be tried."""
+        state = self.state
+        is_rejected = any(each.revision == self.spec_revision for each in state.rejected)
+        return self.spec_revision != state.stable and state.pinned is None and not is_rejected
+
+    @property
+    def is_of_refresh(self) -> bool:
+        """Whether it names the revision whose pods a refresh is replacing, and nothing else is under way."""
+        is_alone = self.state.stable is None or self.state.canary is None
+        return self.is_refreshing and is_alone and self.command.revision == self.shown
 
     @property
     def is_of_bake(self) -> bool:
@@ -100,6 +140,7 @@ def carry_out(
     steps: Sequence[Step],
     *,
     warm: str | None = None,
+    is_refreshing: bool = False,
     is_lost: bool = False,
 ) -> CommandOutcome:
     """Carry a command out on the state; the arguments are as in `Ask`. is_lost: status was, and what it told."""
@@ -108,7 +149,7 @@ def carry_out(
         state = replace(state, pinned=None)  # the spec names another revision now
     if command is None:
         return CommandOutcome(state)
-    ask = Ask(command, state, spec_revision, history=history, steps=steps, warm=warm)
+    ask = Ask(command, state, spec_revision, history=history, steps=steps, warm=warm, is_refreshing=is_refreshing)
     if not command.verb:
         return ask.refuse(
             f"annotation {COMMAND_ANNOTATION} is not of the form VERB/REVISION/ID; let kubectl slipway write it"
@@ -116,7 +157,13 @@ def carry_out(
     if command.verb not in VERBS:
         return ask.refuse(f"{command.verb} is no command; there are {', '.join(VERBS)}")
     is_canary = state.canary is not None and state.canary == command.revision and state.stable is not None
-    if command.verb in ON_CANARY and not is_canary and not (ask.is_of_bake and command.verb in IN_BAKE):
+    is_meant = is_canary or (ask.is_of_bake and command.verb in IN_BAKE)
+    if command.verb == "abort" and not is_meant and ask.is_of_refresh:
+        return ask.accept(
+            f"pods of revision {command.revision} go back to the pod template before the refresh",
+            template=TemplateChange.BACK,
+        )
+    if command.verb in ON_CANARY and not is_meant:
         return ask.refuse(_nothing_runs(ask))
     if command.verb in BY_STEPS and not ask.is_of_bake and not steps and not state.is_paused:
         return ask.refuse(f"{command.verb} needs a rollout by steps; this one goes pod by pod, or in place")
@@ -208,6 +255,28 @@ def _roll_back(ask: Ask) -> CommandOutcome:
     )
 
 
+def _refresh(ask: Ask) -> CommandOutcome:
+    revision, state, shown = ask.command.revision, ask.state, ask.shown
+    if revision != shown:
+        serving = f"revision {shown} does" if shown is not None else "nothing does yet"
+        return ask.refuse(f"revision {revision} doesn't serve; {serving}, and only that one's pods can be refreshed")
+    if revision not in ask.history:
+        return ask.refuse(f"ControllerRevision of revision {revision} is gone, and with it what its pods are made of")
+    if state.stable is not None and (state.canary is not None or ask.is_to_take_over):
+        coming = state.canary or ask.spec_revision
+        return ask.refuse(
+            f"revision {coming} is taking over. Once that has ended (or: kubectl slipway abort), say refresh again"
+        )
+    if state.bake_until is not None or state.previous is not None:
+        return ask.refuse(
+            f"revision {revision} bakes: what it is compared with would change. Once that is over (or: kubectl slipway "
+            "promote ends it), say refresh again"
+        )
+    return ask.accept(
+        f"pods of revision {revision} are replaced by such with today's agent and images", template=TemplateChange.ANEW
+    )
+
+
 def _in_next_step(state: RolloutState) -> RolloutState:
     return replace(state, step_index=state.step_index + 1, step_since=None, progress_since=None)
 
@@ -215,8 +284,8 @@ def _in_next_step(state: RolloutState) -> RolloutState:
 ON_CANARY = ("promote", "abort", "skip", "pause", "resume")
 BY_STEPS = ("promote", "skip", "pause", "resume")
 IN_BAKE = ("promote", "abort")
-ONCE = ("skip", "resume")
-"""Carried out a second time, they would take a canary past a pause that nobody ended."""
+ONCE = ("skip", "resume", "refresh")
+"""Carried out a second time, they would take a canary past a pause that nobody ended, or restart pods in an upgrade."""
 VERBS: Mapping[str, Callable[[Ask], CommandOutcome]] = {
     "promote": _promote,
     "abort": _abort,
@@ -225,4 +294,5 @@ VERBS: Mapping[str, Callable[[Ask], CommandOutcome]] = {
     "resume": _resume,
     "retry": _retry,
     "rollback": _roll_back,
+    "refresh": _refresh,
 }

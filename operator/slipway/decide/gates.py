@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from slipway.api.v1alpha1 import ModelDeploymentSpec
 from slipway.model.signals import OPEN, GateState, GateVerdict
 from slipway.model.signature import DYNAMIC, Signature, Tensor
+from slipway.observe.agent_reports import SIGNATURES
 from slipway.observe.pods import Pod
 from slipway.runtimes import RUNTIMES
 
@@ -155,7 +156,7 @@ def _is_being_read(version: int, pods: Iterable[Pod]) -> bool:
 def _is_to_tell(version: int, pod: Pod) -> bool:
     """The pod has the version loaded, and its agent, which tells signatures, hasn't told this one's."""
     report = pod.report
-    is_missing = report is not None and report.tells_signatures and version not in report.signatures
+    is_missing = report is not None and SIGNATURES in report.abilities and version not in report.signatures
     return is_missing and _is_loaded(version, pod)
 
 

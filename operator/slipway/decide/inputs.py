@@ -76,7 +76,16 @@ def gather_inputs(
     is_new = command is not None and not is_lost  # else what it led to is what was sent
     state = catch_up(state, snapshot.routers.sent_weights, snapshot.workloads, steps, going, is_commanded=is_new)
     warm = _warm(state, snapshot)
-    outcome = carry_out(command, state, named, snapshot.revisions, steps, warm=warm, is_lost=is_lost)
+    outcome = carry_out(
+        command,
+        state,
+        named,
+        snapshot.revisions,
+        steps,
+        warm=warm,
+        is_refreshing=_is_refreshing(command, state, snapshot),
+        is_lost=is_lost,
+    )
     pinned = outcome.state.pinned
     placement = place(deployment, snapshot, stored, pinned.revision if pinned is not None else None)
     steps = steps if pinned is None else steps[-1:]
@@ -106,6 +115,15 @@ def _told_down(state: RolloutState, stored: ModelDeploymentStatus) -> RolloutSta
     """Before status tells of a canary, it tells whether stable served: an operator may have ended between both."""
     told = stored.stable is not None and stored.stable.ready_replicas == 0 and stored.phase != "ScaledToZero"
     return replace(state, was_stable_down=True) if told and stored.canary is None else state
+
+
+def _is_refreshing(command: Command | None, state: RolloutState, snapshot: Snapshot) -> bool:
+    """Whether pods of what serves are being replaced, or are to be by this very command, which an operator that ended
+    had begun."""
+    kept = snapshot.revisions.get(state.stable or state.canary or "")
+    if kept is None or kept.refresh is None:
+        return False
+    return snapshot.pods_to_replace(kept) > 0 or (command is not None and kept.refresh.by == command.id)
 
 
 def _warm(state: RolloutState, snapshot: Snapshot) -> str | None:

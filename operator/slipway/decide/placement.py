@@ -15,17 +15,16 @@ from slipway.api.v1alpha1 import ModelDeploymentSpec, Storage
 from slipway.decide.gates import compares_signatures
 from slipway.decide.steps import wants_split
 from slipway.model.revision import (
-    Json,
     Revision,
     differs_in_version_only,
     hash_of,
+    is_same_template,
     served_version,
     user_choice,
     ways_of_fetching,
-    workload_template,
 )
 from slipway.model.workload import Workload, workload_of
-from slipway.observe.agent_reports import AgentReport
+from slipway.observe.agent_reports import TURN, VERIFY, AgentReport
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import AgentOrders, Snapshot
 from slipway.runtimes import RUNTIMES
@@ -101,7 +100,7 @@ def new_revision(deployment: ModelDeployment, number: int, former: Revision | No
         version=served_version(deployment.spec),
         choice=choice,
         fetching=ways_of_fetching(deployment.spec),
-        template=former.template if former is not None else {},
+        template=former.pod_template if former is not None else {},
     )
 
 
@@ -121,7 +120,7 @@ def _may_take_over(deployment: ModelDeployment, asked: Revision, kept: Revision 
         return False
     if spec.storage is not None and spec.storage.image_volume:  # the version is a part of the pods
         return False
-    if kept is not None and not _is_same_template(kept.template, former.template):
+    if kept is not None and not is_same_template(kept.pod_template, former.pod_template):
         return False
     if former.version == 0:
         return True
@@ -135,11 +134,6 @@ def _may_take_over(deployment: ModelDeployment, asked: Revision, kept: Revision 
 def _is_gated(spec: ModelDeploymentSpec) -> bool:
     gates = spec.rollout.gates
     return compares_signatures(spec) or (gates is not None and gates.golden is not None)
-
-
-def _is_same_template(one: Json, other: Json) -> bool:
-    """Whether two templates differ in nothing but the workloads that are written in them."""
-    return workload_template(one, "", "", "") == workload_template(other, "", "", "")
 
 
 def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentStatus) -> str | None:
@@ -171,14 +165,18 @@ def unverifying_pods(storage: Storage, snapshot: Snapshot) -> list[Pod]:
     """Pods whose agents can't do what storage.verify asks of them; none where it asks nothing."""
     if not storage.trusted_keys:
         return []
-    return [pod for pod in snapshot.pods if not pod.is_ending and pod.report is not None and not pod.report.verifies]
+    return [
+        pod
+        for pod in snapshot.pods
+        if not pod.is_ending and pod.report is not None and VERIFY not in pod.report.abilities
+    ]
 
 
 def _knows_no_turns(report: AgentReport, orders: AgentOrders | None) -> bool:
     """Whether an agent that has orders to go over in turn is too old to understand them."""
     if orders is None or orders.turn is None or orders.turn.pods is None:
         return False
-    return report.generation == orders.generation and report.wants_traffic is None
+    return report.generation == orders.generation and TURN not in report.abilities
 
 
 def free_name(revision: str, workloads: Mapping[str, Workload]) -> str:

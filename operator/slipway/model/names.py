@@ -37,6 +37,13 @@ LAST_SPEC_ANNOTATION = f"{GROUP}/last-spec"
 """On Service `<name>`: the last spec that could be read, as it was written. What runs goes on by it while the object's
 own can't be."""
 
+REFRESHED_ANNOTATION = f"{GROUP}/refreshed"
+"""On a ControllerRevision, whose data is immutable: the pod template that a refresh put in the place of its own."""
+
+REFRESHED_BY_ANNOTATION = f"{GROUP}/refreshed-by"
+"""In such a template, and so on the pods made of it: the id of the command, by which old pods and new ones are told
+apart."""
+
 PORTS_ANNOTATION = f"{GROUP}/ports"
 """On a Service that we write: the numbers of its ports that are ours."""
 

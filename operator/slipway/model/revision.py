@@ -6,7 +6,8 @@ of the agents.
 
 Invariant: the hash covers only what the user set, defaults left out, so that a new operator, a new default image or a
 new default in the CRD starts no rollout. A revision's pod template is rendered once and kept in its ControllerRevision
-(whose data is immutable); later passes take it from there.
+(whose data is immutable); later passes take it from there. Only a person's refresh puts another one in its place, in an
+annotation beside it.
 Must not import: anything but `api`, `model.names` and `model.server_key`. Pure.
 """
 
@@ -20,12 +21,31 @@ from typing import Any
 
 from slipway.api.quantity import parse_quantity
 from slipway.api.v1alpha1 import REVISION_FIELDS, ModelDeployment, ModelDeploymentSpec, StorageLimits
-from slipway.model.names import CONFIG_VOLUME, REVISION_LABEL, child_name
+from slipway.model.names import (
+    CONFIG_VOLUME,
+    REFRESHED_ANNOTATION,
+    REFRESHED_BY_ANNOTATION,
+    REVISION_LABEL,
+    child_name,
+)
 from slipway.model.server_key import with_secret
 
 Json = dict[str, Any]
 
 DIGESTS_ANNOTATION = "slipway.dev/digests"
+
+
+@dataclass(frozen=True, slots=True)
+class Refresh:
+    """The pod template that a command put in the place of a revision's own.
+
+    by: the id of the command. template: as in Revision. before: what an abort of it goes back to. Empty: the revision's
+    own, of both.
+    """
+
+    by: str
+    template: Json
+    before: Json = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +58,7 @@ class Revision:
     fetching: `ways_of_fetching` of that spec, for the day when the spec names another place.
     template: the pod template, complete but for the workload's name (`workload_template`). Empty: not rendered yet.
     digests: version → sha256 of what was served under that number, as its ControllerRevision's annotation keeps it.
+    refresh: what a person's refresh put in the template's place; None: nothing.
     """
 
     hash: str
@@ -47,6 +68,19 @@ class Revision:
     fetching: Json
     template: Json
     digests: Mapping[int, str] = field(default_factory=dict)
+    refresh: Refresh | None = None
+
+    @property
+    def pod_template(self) -> Json:
+        """What its pods are made of: the template of the last refresh, else its own."""
+        return (self.refresh.template if self.refresh is not None else {}) or self.template
+
+    @property
+    def refreshed_by(self) -> str | None:
+        """The refresh that made that template; None: none did."""
+        annotations = (self.pod_template.get("metadata") or {}).get("annotations") or {}
+        found = annotations.get(REFRESHED_BY_ANNOTATION)
+        return None if found is None else str(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +202,7 @@ def read_revision(controller_revision: Json) -> Revision | None:
             fetching=dict(data["fetching"]),
             template=dict(data["template"]),
             digests=read_digests((meta.get("annotations") or {}).get(DIGESTS_ANNOTATION)),
+            refresh=_read_refresh((meta.get("annotations") or {}).get(REFRESHED_ANNOTATION)),
         )
     except (KeyError, TypeError, ValueError):
         return None
@@ -180,6 +215,21 @@ def read_digests(text: str | None) -> dict[int, str]:
         return {int(version): str(digest) for version, digest in found.items()}
     except (AttributeError, TypeError, ValueError):
         return {}
+
+
+def _read_refresh(text: str | None) -> Refresh | None:
+    """The refresh in the annotation; what can't be read counts as none, and the revision's own template holds."""
+    try:
+        found = json.loads(text or "")
+        return Refresh(str(found["by"]), dict(found.get("template", {})), dict(found.get("before", {})))
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return None
+
+
+def write_refresh(refresh: Refresh) -> str:
+    """As the annotation holds it, always in the same order."""
+    parts = {"by": refresh.by, "template": refresh.template, "before": refresh.before}
+    return json.dumps({part: value for part, value in parts.items() if value}, sort_keys=True, separators=(",", ":"))
 
 
 def workload_template(template: Json, name: str, workload: str, secret: str | None = None) -> Json:
@@ -200,6 +250,11 @@ def workload_template(template: Json, name: str, workload: str, secret: str | No
         "metadata": template["metadata"] | {"labels": labels},
         "spec": spec | {"volumes": volumes},
     }
+
+
+def is_same_template(one: Json, other: Json) -> bool:
+    """Whether two templates differ in nothing but the workloads that are written in them."""
+    return workload_template(one, "", "", "") == workload_template(other, "", "", "")
 
 
 def model_name(deployment: ModelDeployment) -> str:

@@ -1,11 +1,15 @@
 """What an agent says: GET /status, schema 1 (serving-images/agent/README.md).
 
+Any two neighbouring releases work together: the operator reads what it knows of an answer, and goes by the abilities
+that an agent names, not by its release. One that names none is known by what its answer holds (`_abilities_of_old`). An
+agent, the other way, does what it knows of agent.json: a key that it doesn't know changes nothing for it.
 Invariant: an answer that can't be read is none; what an older agent doesn't say is absent.
 Must not import: decide, render, report, controller. Pure.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -42,6 +46,16 @@ PASSING = ("SourceUnavailable",)
 """An agent's reasons that waiting alone may end."""
 
 LOADED = ("Available", "Unloading")
+
+RELEASE = re.compile(r"([0-9]{1,9})\.([0-9]{1,9})\.([0-9]{1,9})")
+
+AGENT_FLOOR = "0.1.0"
+"""The oldest release of an agent that this operator vouches for: the first that tells its release. It is raised when a
+defect in agents is mended that pods must not keep. Older ones go on working; their pods are named."""
+
+TURN, SIGNATURES, OUT, QUESTION, VERIFY = "turn", "signatures", "out", "question", "verify"
+"""What agents may be able to: go over in turn (leave the Service, hold), tell signatures, leave the Service when their
+server fails, ask their server now and then, tell a signed version from another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +96,11 @@ class AgentReport:
     found: version → stamp, a name for its bytes at the source; None where the source can't tell.
     listing_trouble: why the source can't be listed. serving: what an unversioned request gets.
     labels: one trouble for each label that can't stand where it should.
-    signatures: loaded version → what it takes and gives; None: the server doesn't tell. tells_signatures: one that is
-    missing is about to come; False: the agent is too old for that. golden: how the golden requests went.
-    wants_traffic: whether the pod may get requests, as far as its agent goes; None: the agent is too old to take turns.
-    probe: how its own server answers it; None: it doesn't ask. verifies: it can tell a signed version from another one;
-    False: the agent is too old for that.
+    signatures: loaded version → what it takes and gives; None: the server doesn't tell. Of an agent that can tell them,
+    one that is missing is about to come. golden: how the golden requests went.
+    wants_traffic: whether the pod may get requests, as far as its agent goes; None: it doesn't say.
+    probe: how its own server answers it; None: it doesn't ask.
+    release: the agent's; empty: it is too old to say. abilities: what it can do, words of its own.
     Fourteen fields: they are the answer's own.
     """
 
@@ -99,11 +113,16 @@ class AgentReport:
     serving: int | None = None
     labels: tuple[Trouble, ...] = ()
     signatures: Mapping[int, Signature | None] = field(default_factory=dict)
-    tells_signatures: bool = False
     golden: GoldenReport | None = None
     wants_traffic: bool | None = None
     probe: ProbeReport | None = None
-    verifies: bool = False
+    release: str = ""
+    abilities: frozenset[str] = frozenset()
+
+    @property
+    def is_below_floor(self) -> bool:
+        """Whether this operator doesn't vouch for the agent any more."""
+        return _release_order(self.release) < _release_order(AGENT_FLOOR)
 
     def version(self, number: int) -> VersionReport | None:
         """What it says of that version."""
@@ -114,6 +133,7 @@ def read_report(answer: Any) -> AgentReport | None:
     """An agent's answer to GET /status, or None when it can't be read."""
     try:
         signatures = read_signatures(answer)
+        release, abilities = _read_agent(answer)
         return AgentReport(
             generation=str(answer["generation"]),
             listed=tuple(each for version in answer.get("listed") or () if (each := int(version)) <= MAX_VERSION),
@@ -136,14 +156,39 @@ def read_report(answer: Any) -> AgentReport | None:
             serving=_read_serving(answer),
             labels=tuple(trouble for each in answer.get("labels") or () if (trouble := _read_trouble(each))),
             signatures=signatures or {},
-            tells_signatures=signatures is not None,
             golden=read_golden(answer),
             wants_traffic=bool(answer["traffic"]) if "traffic" in answer else None,
             probe=_read_probe(answer.get("probe")),
-            verifies=bool(answer.get("verifies")),
+            release=release,
+            abilities=abilities,
         )
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError):
         return None
+
+
+def _read_agent(answer: Any) -> tuple[str, frozenset[str]]:
+    """The agent's release and abilities, as it says; of one that doesn't say, as its answer shows."""
+    agent = answer.get("agent")
+    if not isinstance(agent, dict) or not isinstance(agent.get("abilities"), list):
+        return "", _abilities_of_old(answer)
+    return str(agent.get("release") or "")[:64], frozenset(str(each)[:64] for each in agent["abilities"])
+
+
+def _abilities_of_old(answer: Any) -> frozenset[str]:
+    """What agents from before they said so can do, by the keys of their answers."""
+    takes_turns, tells_signatures = "traffic" in answer, answer.get("signatures") is not None
+    shown = {TURN: takes_turns, SIGNATURES: tells_signatures, OUT: "probe" in answer, QUESTION: "probe" in answer}
+    return frozenset(ability for ability, is_shown in shown.items() if is_shown)
+
+
+def _release_order(release: str) -> tuple[int, ...]:
+    """For comparing releases: 0.2.0rc1 counts as 0.2.0; none, or what can't be read, as older than any.
+
+    >>> _release_order("0.10.0") > _release_order("0.9.3"), _release_order("") < _release_order("0.1.0")
+    (True, True)
+    """
+    found = RELEASE.match(release)
+    return tuple(int(part) for part in found.groups()) if found else ()
 
 
 def _read_trouble(error: Any) -> Trouble | None:

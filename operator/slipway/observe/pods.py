@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from slipway.model.names import CONFIG_ANNOTATION, REVISION_LABEL
+from slipway.model.names import CONFIG_ANNOTATION, REFRESHED_BY_ANNOTATION, REVISION_LABEL
 from slipway.model.revision import Json
 from slipway.model.workload import Crash, Trouble
 from slipway.observe.agent_reports import AgentReport
@@ -33,6 +33,8 @@ class Pod:
     trouble: why it isn't ready, or will not be; a pull that goes on is one, too (`room.ROOM` says which are waits).
     turns_at: when time alone changes what is said of it; None: it doesn't.
     crash: how often its server has ended by itself; None: never. node: None: nowhere yet.
+    refreshed_by: the refresh that made its template; None: none did.
+    Thirteen fields: they are the object's own.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Pod:
     turns_at: datetime | None = None
     crash: Crash | None = None
     node: str | None = None
+    refreshed_by: str | None = None
 
 
 def revision_of(child: Json) -> str:
@@ -80,6 +83,7 @@ def read_pod(body: Json, reports: Mapping[str, AgentReport], now: datetime | Non
         turns_at=turns_at,
         crash=_read_crash(meta["name"], meta["uid"], containers),
         node=seen.node,
+        refreshed_by=(meta.get("annotations") or {}).get(REFRESHED_BY_ANNOTATION),
     )
 
 

@@ -22,7 +22,7 @@ from slipway.model.names import (
     STABLE_ANNOTATION,
 )
 from slipway.model.revision import Json, Revision, read_digests, read_revision
-from slipway.model.workload import Member, Trouble, Turn, Workload
+from slipway.model.workload import Member, Trouble, Turn, Workload, workload_of
 from slipway.observe.agent_reports import OF_GATES, OF_SIGNING, REFUSALS, AgentReport
 from slipway.observe.lost_keys import lost_key
 from slipway.observe.pods import Pod, deployment_trouble, read_pod, revision_of
@@ -103,6 +103,13 @@ class Snapshot:
     def revision_of_pod(self, pod: Pod) -> str:
         """The revision that the pod's agent serves, or is to."""
         return self.agent_orders[pod.workload].revision if pod.workload in self.agent_orders else pod.workload
+
+    def pods_to_replace(self, revision: Revision) -> int:
+        """Pods of a revision's workload that are made of another template than it has by now: a refresh, or its abort,
+        replaces them."""
+        home = workload_of(revision.hash, self.workloads)
+        own = [pod for pod in self.pods if pod.workload == home and not pod.is_ending]
+        return sum(pod.refreshed_by != revision.refreshed_by for pod in own)
 
 
 def observe(

@@ -9,10 +9,11 @@ Must not import: report, controller. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from slipway.api import ModelDeployment
+from slipway.decide.commands import CommandOutcome
 from slipway.decide.inputs import Inputs
 from slipway.decide.service_target import choose_service_target
 from slipway.decide.steps import wants_router, wants_split
@@ -30,7 +31,9 @@ from slipway.render.network_policy import render_pods_policy, render_router_poli
 from slipway.render.objects import Child, render_deployment, render_metrics_service, render_service
 from slipway.render.pod_template import Images, with_template
 from slipway.render.ports import live_ports, metrics_ports, predict_path, service_ports, specs_in_pods
+from slipway.render.refresh import refresh
 from slipway.render.router import render as render_router
+from slipway.render.router import router_name
 from slipway.render.routing import Backend, Routing, Split
 from slipway.render.workload import RenderedWorkload, WorkloadInput, render_workload
 
@@ -50,6 +53,9 @@ class Rendered:
     service_target: what the Service reaches. router_generation: of the routers' configuration; None without routers.
     apart: workloads that answer on other paths than stable's: requests follow their paths, not the weights.
     trusted: names of the keys of which one must have signed each version; none: nothing is verified.
+    outcome: of a person's command, with what it made of the pod template; None: there was none to carry out.
+    offer: what a refresh would change, in words; empty: nothing. to_replace: pods of what serves that a refresh, or its
+    abort, replaces yet.
     """
 
     children: tuple[Child, ...]
@@ -60,6 +66,9 @@ class Rendered:
     router_generation: str | None = None
     apart: frozenset[str] = frozenset()
     trusted: frozenset[str] = frozenset()
+    outcome: CommandOutcome | None = None
+    offer: str = ""
+    to_replace: int = 0
 
 
 def render(
@@ -72,7 +81,9 @@ def render(
     """
     deployment = inputs.deployment
     desired = with_template(deployment, inputs.placement.revision, images)
-    revisions = {**snapshot.revisions, desired.hash: desired}
+    refreshed = refresh(inputs, {**snapshot.revisions, desired.hash: desired}, snapshot, images)
+    revisions, desired = refreshed.revisions, refreshed.revisions[desired.hash]
+    shown = revisions.get(plan.state.stable or plan.state.canary or "")
     recorded = recorded_digests(deployment, snapshot)
     given = WorkloadInput(
         inputs=inputs, plan=plan, snapshot=snapshot, revisions=revisions, recorded=recorded, golden=golden
@@ -81,7 +92,10 @@ def render(
     unreadable = sorted(name for name, pods in plan.replicas.items() if pods and given.revision_on(name) is None)
     apart = _of_other_paths(given)
     target = _service_target(given, apart)
-    routing = _render_routing(deployment, workloads, target, snapshot, images)
+    live = dict(snapshot.live)
+    if refreshed.are_routers_anew:  # beside none that are there, they are made with today's image
+        live.pop(("Deployment", router_name(deployment.name)), None)
+    routing = _render_routing(deployment, workloads, target, live, images)
     in_pods = {revision for workload in workloads for revision in workload.revisions}
     for_clients, for_metrics = _render_services(given, target)
     serving = [
@@ -95,7 +109,10 @@ def render(
         history = [render_kept(deployment, desired, recorded), *history]
     lost = _render_unreadable(deployment, plan, snapshot, unreadable)
     return Rendered(
-        children=_once([*serving, *routing.children, *others, *history, *lost, for_metrics]),
+        children=_in_order(
+            [*serving, *routing.children, *others, *history, *lost, for_metrics],
+            first={child_name(deployment.name, revision) for revision in refreshed.first},
+        ),
         load={each.name: each.load for each in workloads},
         configured={each.name: each.generation for each in workloads},
         unreadable=frozenset(unreadable),
@@ -103,6 +120,9 @@ def render(
         router_generation=routing.generation,
         apart=apart,
         trusted=trusted_names(deployment.spec),
+        outcome=refreshed.outcome,
+        offer=refreshed.offer,
+        to_replace=snapshot.pods_to_replace(shown) if shown is not None else 0,
     )
 
 
@@ -116,12 +136,12 @@ def _children(workloads: Iterable[RenderedWorkload]) -> list[Child]:
     return [child for workload in workloads for child in workload.children]
 
 
-def _once(children: Iterable[Child]) -> tuple[Child, ...]:
-    """Each object once, as it comes first: two workloads may keep one revision."""
-    first: dict[tuple[str, str], Child] = {}
+def _in_order(children: Iterable[Child], *, first: Collection[str]) -> tuple[Child, ...]:
+    """Each object once, as it comes first: two workloads may keep one revision. first: names that go before all."""
+    once: dict[tuple[str, str], Child] = {}
     for child in children:
-        first.setdefault((child.kind, child.name), child)
-    return tuple(first.values())
+        once.setdefault((child.kind, child.name), child)
+    return tuple(sorted(once.values(), key=lambda child: child.kind != "ControllerRevision" or child.name not in first))
 
 
 def _named(plan: Plan, snapshot: Snapshot) -> str | None:
@@ -185,12 +205,13 @@ def _render_routing(
     deployment: ModelDeployment,
     workloads: Iterable[RenderedWorkload],
     target: ServiceTarget,
-    snapshot: Snapshot,
+    live: Mapping[tuple[str, str], Json],
     images: Images,
 ) -> Routing:
     """The routers and what they need, where requests are split and the provider has objects.
 
-    Routers to which the Service still leads are rendered, too, where the spec wants another provider by now.
+    live: as in Snapshot. Routers to which the Service still leads are rendered, too, where the spec wants another
+    provider by now.
     """
     backends: list[Backend] = [each.backend for each in workloads if each.backend is not None]
     if not backends or not (wants_split(deployment) or target == ROUTER):
@@ -198,7 +219,7 @@ def _render_routing(
     provider = "Router" if target == ROUTER else provider_name(deployment.spec)
     if provider not in ROUTINGS:
         return Routing()
-    return ROUTINGS[provider](deployment, Split(tuple(backends), images.cluster_domain), snapshot.live, images)
+    return ROUTINGS[provider](deployment, Split(tuple(backends), images.cluster_domain), live, images)
 
 
 def _render_policies(given: WorkloadInput, images: Images, *, has_router: bool) -> list[Child]:
@@ -210,7 +231,7 @@ def _render_policies(given: WorkloadInput, images: Images, *, has_router: bool) 
         body for (kind, _), body in sorted(given.snapshot.live.items()) if kind == "Deployment" and revision_of(body)
     ]
     templates = [
-        *(revision.template for revision in given.revisions.values()),
+        *(revision.pod_template for revision in given.revisions.values()),
         *(each["spec"]["template"] for each in live),
     ]
     pods = render_pods_policy(deployment, images.peers, templates)

@@ -19,6 +19,7 @@ from slipway.model.names import (
     MODEL_LABEL,
     PORTS_ANNOTATION,
     RECORDED_KEY,
+    REFRESHED_ANNOTATION,
     REPLACES_ANNOTATION,
     REVISION_ANNOTATION,
     REVISION_LABEL,
@@ -29,7 +30,7 @@ from slipway.model.names import (
     metrics_name,
     router_label,
 )
-from slipway.model.revision import DIGESTS_ANNOTATION, Assignment, Json, Revision, workload_template
+from slipway.model.revision import DIGESTS_ANNOTATION, Assignment, Json, Revision, workload_template, write_refresh
 from slipway.model.server_key import KEY_FIELD
 from slipway.render.ports import ServicePort
 
@@ -127,7 +128,8 @@ def _service_port(port: ServicePort, target: str) -> Json:
 
 
 def render_controller_revision(deployment: ModelDeployment, revision: Revision, digests: Mapping[int, str]) -> Child:
-    """The object that keeps a revision: its data is immutable, so history survives and a rollback is exact.
+    """The object that keeps a revision: its data is immutable, so history survives and a rollback is exact. What a
+    refresh put in the template's place stands in an annotation.
 
     digests: version → sha256 of what was served under that number, found out since.
     """
@@ -137,13 +139,16 @@ def render_controller_revision(deployment: ModelDeployment, revision: Revision, 
         "fetching": revision.fetching,
         "template": revision.template,
     }
+    annotations = {DIGESTS_ANNOTATION: write_digests(digests)} if digests else {}
+    if revision.refresh is not None:
+        annotations[REFRESHED_ANNOTATION] = write_refresh(revision.refresh)
     return owned(
         deployment,
         CONTROLLER_REVISION,
         child_name(deployment.name, revision.hash),
         {"data": data, "revision": revision.number},
         revision_label=revision.hash,
-        annotations={DIGESTS_ANNOTATION: write_digests(digests)} if digests else None,
+        annotations=annotations,
     )
 
 
@@ -178,8 +183,9 @@ def render_deployment(
 ) -> Child:
     """A workload's pods.
 
-    template: as the ControllerRevision of its revision keeps it. secret: what their key is in, if the
-    template takes one from a Secret; None: as it stands there.
+    template: as the ControllerRevision of its revision keeps it. Another one, after a refresh, is taken up pod by pod,
+    and no old pod goes before a new one is ready. secret: what their key is in, if the template takes one from a
+    Secret; None: as it stands there.
     """
     spec = {
         "replicas": replicas,

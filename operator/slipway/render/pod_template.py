@@ -1,6 +1,7 @@
 """The pod template of a revision: the agent as native sidecar, the server, the user's podTemplate merged in.
 
 Invariant: rendered once, when the revision is made, and kept in its ControllerRevision; later passes read it there.
+Only a person's refresh renders it anew (`render.refresh`).
 Must not import: report, controller. Pure.
 """
 

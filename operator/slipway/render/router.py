@@ -182,6 +182,20 @@ def _prefixes(deployment: ModelDeployment, split: Split) -> dict[str, list[str]]
     return found
 
 
+def router_images(
+    deployment: ModelDeployment, live: Mapping[tuple[str, str], Json], images: Images
+) -> tuple[str, str] | None:
+    """The image of the routers that are there, and today's, where their pods would be made otherwise today; else None.
+
+    Routers keep the template that they were made with, until the user chooses otherwise or refreshes.
+    """
+    kept = _kept_template(live.get(("Deployment", router_name(deployment.name))), hash_of(_choice(deployment)))
+    today = _render_template(deployment, images)
+    if kept is None or kept == today:
+        return None
+    return str(kept["spec"]["containers"][0].get("image")), str(today["spec"]["containers"][0]["image"])
+
+
 def render(deployment: ModelDeployment, split: Split, live: Mapping[tuple[str, str], Json], images: Images) -> Routing:
     """The routers and what they need: first what they read, then the pods.
 

@@ -105,7 +105,7 @@ def render_workload(given: WorkloadInput, workload: str) -> RenderedWorkload | N
     # Made anew beside pods that are about to end, it would count these as its own, and they would get requests.
     if given.is_stable(workload) or workload not in snapshot.left_over:
         secret = _secret_of(given, workload)
-        children.append(render_deployment(deployment, workload, revision.template, plan.replicas[workload], secret))
+        children.append(render_deployment(deployment, workload, revision.pod_template, plan.replicas[workload], secret))
     weight = plan.weights.get(workload, 0) if plan.weights is not None else None
     return RenderedWorkload(
         name=workload,

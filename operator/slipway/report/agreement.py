@@ -13,6 +13,7 @@ from slipway.api.status import ModelDeploymentStatus
 from slipway.decide.discovery import known_versions, needs_agents_listing
 from slipway.model.revision import hash_of
 from slipway.model.rollout import Plan
+from slipway.observe.agent_reports import AGENT_FLOOR
 from slipway.observe.router_reports import RouterReport
 from slipway.observe.snapshot import Snapshot
 from slipway.render.desired import Rendered
@@ -34,6 +35,8 @@ def settled_now(
     settled = _settled_hash(snapshot)
     if settled is None or settled != stored.settled or stored.canary is not None or stored.previous is not None:
         return None
+    if stored.agents is None or stored.agents.floor != AGENT_FLOOR:
+        return None  # another operator wrote that, which didn't ask how old they are, or vouched for others
     return None if needs_agents_listing(asked) and not known_versions(asked, snapshot, stored, found) else settled
 
 

@@ -1,4 +1,5 @@
 """The conditions: Ready, Promoted, VersionsReady, Degraded, Reconciling; and the phase, one word for a person.
+AgentsOutdated is `report.agents`'.
 
 Ready: stable serves. Promoted: the spec's revision is the stable one. VersionsReady: the policy's other versions too.
 Degraded: something needs a person. Reconciling: a revision is on its way, bakes or is paused, or waits for room.
@@ -264,10 +265,11 @@ def reconciling_condition(
     plan, problem = result.plan, result.problem
     if plan is None or (problem is not None and problem.reason not in ROOM):
         return _condition("Reconciling", False, promoted.reason, promoted.message)
-    if plan.promotion is Promotion.ROLLED_BACK:
+    to_replace = result.carried_out.rendered.to_replace if result.carried_out is not None else 0
+    if plan.promotion is Promotion.ROLLED_BACK and not to_replace:
         return _condition("Reconciling", False, promoted.reason, promoted.message)
     waits = problem or room_for(snapshot, canary)
-    if waits is None and ready.status == "False":
+    if waits is None and (ready.status == "False" or to_replace):
         waits = room_for(snapshot, stable)
     if waits is not None and result.replicas > 0:
         reason = "NodeCannotLoad" if waits.reason == "NodeCannotLoad" else "WaitingForCapacity"
@@ -276,10 +278,22 @@ def reconciling_condition(
         return _condition("Reconciling", True, "WaitingForCapacity", promoted.message)
     if plan.promotion in (Promotion.IN_PROGRESS, Promotion.PAUSED):
         return _condition("Reconciling", True, promoted.reason, promoted.message)
+    if to_replace and result.replicas > 0:
+        return _condition("Reconciling", True, "Refreshing", _refreshing(result.name, snapshot, stable, to_replace))
     if plan.state.bake_until is not None:
         until = time_of_day(plan.state.bake_until)
         return _condition("Reconciling", True, "InProgress", f"revision {stable} is stable and bakes until {until}")
     return _condition("Reconciling", False, "AsExpected", "nothing is on its way")
+
+
+def _refreshing(name: str, snapshot: Snapshot, stable: str | None, to_replace: int) -> str:
+    """How far a refresh is, what keeps its new pods from being ready, and the way back."""
+    trouble = trouble_of(snapshot, stable)
+    why = f"; {trouble.reason}: {trouble.message.rstrip('.')}" if trouble is not None else ""
+    return (
+        f"pods of revision {stable} are replaced one by one after a refresh: {to_replace} still to go, which serve "
+        f"until then{why}. To go back to the pods before: kubectl slipway abort {name}"
+    )
 
 
 def _condition(kind: str, is_true: bool, reason: str, message: str) -> Condition:

@@ -54,8 +54,8 @@ def transitions_after(
         at = write_time(now)
         told.append(Transition(at=at, revision=revision, reason=reason, message=message[:1024], because=because))
 
-    outcome = result.carried_out.inputs.outcome
-    if outcome.command is not None and outcome.is_accepted:
+    outcome = result.outcome
+    if outcome is not None and outcome.command is not None and outcome.is_accepted:
         tell(outcome.command.revision, "Command", f"{outcome.command.verb}: {outcome.message}")
     was_canary = stored.canary.revision if stored.canary else None
     was_stable = stored.stable.revision if stored.stable else None

@@ -70,7 +70,10 @@ class PassResult:
     @property
     def outcome(self) -> CommandOutcome | None:
         """What becomes of a person's command; None, or one without a command: there was none."""
-        return self.carried_out.inputs.outcome if self.carried_out is not None else self.outcome_unread
+        carried = self.carried_out
+        if carried is None:
+            return self.outcome_unread
+        return carried.rendered.outcome or carried.inputs.outcome
 
     @property
     def plan(self) -> Plan | None:

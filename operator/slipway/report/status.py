@@ -27,6 +27,7 @@ from slipway.model.signals import Verdict
 from slipway.model.workload import ABSENT, workload_of
 from slipway.observe.service import ROUTER
 from slipway.observe.snapshot import Snapshot
+from slipway.report.agents import agents_status
 from slipway.report.columns import columns
 from slipway.report.conditions import (
     dated,
@@ -71,6 +72,8 @@ def assess(
     late = overdue(result, snapshot, now)
     conditions.append(degraded_condition(result, snapshot, conditions, stable, canary, late=late))
     conditions.append(reconciling_condition(result, snapshot, conditions, stable, canary))
+    agents, outdated = agents_status(result, snapshot, stored)
+    conditions.append(outdated)
     remembered = write_state(state, stored)
     remembered["step"] = _step(carried, remembered["step"]) if carried else stored.step
     stable_status = _revision_status(stable, result, snapshot, stored.stable or stored.previous)
@@ -92,6 +95,7 @@ def assess(
         versions=versions,
         listed=sorted(result.listed)[-MAX_LISTED:],
         settled=result.settled,
+        agents=agents,
         replicas=len(pods),
         ready_replicas=ready,
         ready=f"{ready}/{result.replicas}",

@@ -5,3 +5,6 @@ One direction: agent.json, the disk and the server -> `plan` (pure) -> actions o
 `sources` into `volume`, and `servers` load them.
 Standard library and requests only: nothing of the operator is in the agent's image, so nothing here imports it.
 """
+
+__version__ = "0.1.0"
+"""The release, as the operator's."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -178,6 +178,17 @@ def rolled_back() -> Json:
     )
 
 
+def agents(status: str, reason: str, message: str = "") -> Json:
+    """Condition AgentsOutdated."""
+    return condition("AgentsOutdated", status, reason, message)
+
+
+def in_refresh() -> Json:
+    """Pods of version 2 are being replaced."""
+    conditions = [*healthy(), condition("Reconciling", "True", "Refreshing", "2 still to go")]
+    return model(status={"conditions": conditions})
+
+
 def kept(
     revision: str, number: int, version: int, name: str = "digits", image: str = "triton:1", **choice: Any
 ) -> Json:
@@ -239,6 +250,9 @@ class FakeCluster:
     sent: list[tuple[str, str, str, Request]] = field(default_factory=list)
     annotated: list[str] = field(default_factory=list)
 
+    def within(self, namespace: str) -> FakeCluster:
+        return replace(self, namespace=namespace)
+
     def read_model(self, name: str) -> Json | None:
         self._fail()
         found = [
@@ -266,7 +280,11 @@ class FakeCluster:
 
     def annotate(self, name: str, key: str, value: str) -> Json:
         self._fail()
-        body = next(each for each in self.models if each["metadata"]["name"] == name)
+        body = next(
+            each
+            for each in self.models
+            if (each["metadata"]["name"], each["metadata"]["namespace"]) == (name, self.namespace)
+        )
         body["metadata"].setdefault("annotations", {})[key] = value
         self.annotated.append(f"{key}={value}")
         if self.operator is not None:

@@ -86,6 +86,28 @@ def refused() -> Json:
     return body
 
 
+def outdated() -> Json:
+    """Two pods run an agent from before the operator's floor."""
+    why = (
+        "the agent is older than 0.2.0 (0.1.0) in 2 of 2 pods: digits-a, digits-b. They serve on; what was mended "
+        "since is not in them. To replace them one by one, without losing a request: kubectl slipway refresh digits"
+    )
+    conditions = [*clusters.healthy(), condition("AgentsOutdated", "True", "AgentsTooOld", why)]
+    return model(status={"conditions": conditions})
+
+
+def refreshing() -> Json:
+    """Pods are being replaced, and a new one doesn't come up."""
+    broken = "ImagePullFailed: pod digits-c: image 'x:1' of container agent is not found"
+    why = (
+        f"pods of revision {STABLE} are replaced one by one after a refresh: 2 still to go, which serve until then; "
+        f"{broken}. To go back to the pods before: kubectl slipway abort digits"
+    )
+    conditions = [*clusters.healthy(), condition("Reconciling", "True", "Refreshing", why)]
+    conditions[3] = condition("Degraded", "True", "ImagePullFailed", broken.partition(": ")[2])
+    return model(status={"conditions": conditions})
+
+
 def unseen() -> Json:
     """The operator has not looked at it."""
     body = model()
@@ -106,6 +128,8 @@ PICTURES: dict[str, Callable[[], Json]] = {
     "pinned": pinned,
     "refused": refused,
     "unseen": unseen,
+    "outdated": outdated,
+    "refreshing": refreshing,
 }
 
 

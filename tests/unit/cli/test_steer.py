@@ -43,6 +43,7 @@ def rolled_back_in_place() -> Json:
         ("retry", clusters.rolled_back, CANARY),
         ("retry", rejected_by_person, STABLE),
         ("rollback", model, OLD),
+        ("abort", clusters.in_refresh, STABLE),
         ("rollback", clusters.in_bake, STABLE),
         ("rollback", clusters.in_bake_in_place, STABLE),
     ],

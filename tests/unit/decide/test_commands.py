@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from slipway.api.status import CommandStatus, ModelDeploymentStatus, Pinned
-from slipway.decide.commands import COMMAND_ANNOTATION, VERBS, CommandOutcome, carry_out, read_command
+from slipway.decide.commands import COMMAND_ANNOTATION, VERBS, CommandOutcome, TemplateChange, carry_out, read_command
 from slipway.model.rollout import Step
 from slipway.model.rollout_state import Rejection, RolloutState
 from slipway.model.signals import Command
@@ -210,6 +210,14 @@ REFUSED = [
     pytest.param("rollback/gone", AT_STEP_1, "isn't in the history (new, old, older)", id="rollback to the unknown"),
     pytest.param("rollback/new", AT_STEP_1, "the spec's own already", id="rollback to the spec's own"),
     pytest.param("rollback/new", REJECTED, "kubectl slipway retry", id="rollback to the spec's own, rejected"),
+    pytest.param("refresh/old", AT_STEP_1, "revision new is taking over", id="refresh stable beside a canary"),
+    pytest.param("refresh/new", AT_STEP_1, "revision new doesn't serve; revision old does", id="refresh a canary"),
+    pytest.param("refresh/new", BAKES, "revision new bakes", id="refresh in bake"),
+    pytest.param("refresh/new", BAKES_IN_PLACE, "revision new bakes", id="refresh in bake, in place"),
+    pytest.param("refresh/old", RESTS, "revision old doesn't serve; revision new does", id="refresh what is kept"),
+    pytest.param("refresh/new", RolloutState(), "nothing does yet", id="refresh before anything starts"),
+    pytest.param("refresh/gone", RolloutState("gone"), "is gone", id="refresh what is no longer kept"),
+    pytest.param("refresh/old", RolloutState("old"), "revision new is taking over", id="refresh, the spec just edited"),
 ]
 
 
@@ -235,6 +243,36 @@ def test_abort_needs_no_steps() -> None:
 def test_a_command_to_another_revision_never_touches_the_canary(verb: str) -> None:
     outcome = said(f"{verb}/older", AT_STEP_1)
     assert (replace(outcome.state, pinned=None), outcome.abort) == (AT_STEP_1, None)
+
+
+# ---- refresh
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [
+        pytest.param("refresh/new", RESTS, id="what serves"),
+        pytest.param("refresh/new", RolloutState(None, "new"), id="a first revision that doesn't come up"),
+        pytest.param("refresh/old", REJECTED, id="what serves while the spec's is rejected"),
+        pytest.param("refresh/older", RolloutState("older", pinned=PINNED), id="what a person rolled back to"),
+    ],
+)
+def test_a_refresh_changes_the_template_of_what_serves_and_nothing_else(text: str, state: RolloutState) -> None:
+    outcome = said(text, state, state.pinned)
+    assert (outcome.is_accepted, outcome.template, outcome.state) == (True, TemplateChange.ANEW, state)
+
+
+def test_abort_of_a_refresh_changes_the_template_back_and_rejects_nothing() -> None:
+    outcome = carry_out(Command("abort", "new", "1"), RESTS, "new", HISTORY, STEPS, is_refreshing=True)
+    assert (outcome.is_accepted, outcome.template, outcome.abort) == (True, TemplateChange.BACK, None)
+    assert outcome.state == RESTS
+
+
+@pytest.mark.parametrize("state", [AT_STEP_1, BAKES])
+def test_beside_a_canary_or_in_bake_abort_means_that_one(state: RolloutState) -> None:
+    outcome = carry_out(Command("abort", "new", "1"), state, "new", HISTORY, STEPS, warm="old", is_refreshing=True)
+    assert outcome.template is None
+    assert outcome.abort is not None
 
 
 # ---- rollback --to
@@ -270,7 +308,8 @@ def test_retry_of_the_specs_revision_ends_a_rollback_and_forgives_it(verb: str) 
 
 
 @pytest.mark.parametrize(
-    ("verb", "is_accepted"), [("skip", False), ("resume", False), ("pause", True), ("promote", True)]
+    ("verb", "is_accepted"),
+    [("skip", False), ("resume", False), ("refresh", False), ("pause", True), ("promote", True)],
 )
 def test_where_status_was_lost_no_command_takes_a_canary_past_a_pause_a_second_time(
     verb: str, *, is_accepted: bool

@@ -15,7 +15,7 @@ from slipway.api.v1alpha1 import Golden, SpecError
 from slipway.decide.gates import compare, judge_gates
 from slipway.model.signals import OPEN, GateState
 from slipway.model.signature import GoldenReport, Signature, Tensor
-from slipway.observe.agent_reports import REFUSALS, AgentReport, VersionReport, read_report
+from slipway.observe.agent_reports import REFUSALS, SIGNATURES, AgentReport, VersionReport, read_report
 from slipway.observe.pods import Pod
 from slipway.render.agent_orders import golden_orders
 from slipway.runtimes import RUNTIMES
@@ -158,7 +158,7 @@ def pod(
         versions=(VersionReport(version, state, "", "", None),),
         trouble=None,
         signatures=told or {},
-        tells_signatures=told is not None,
+        abilities=frozenset({SIGNATURES} if told is not None else ()),
     )
     return Pod(name, f"uid-{name}", "workload", is_ready, False, "10.0.0.1", None, None, report)
 
@@ -327,7 +327,7 @@ def test_signatures_and_golden_requests_are_read_from_a_report() -> None:
         }
     )
     assert report is not None
-    assert report.tells_signatures
+    assert SIGNATURES in report.abilities
     assert report.signatures == {3: signature(X, tensor("z", "BYTES", None, optional=True)), 2: None, 1: None}
     assert report.golden == GoldenReport(3, "Passed", "3 of 3 answered as expected, slowest 2.1 ms")
 
@@ -336,7 +336,7 @@ def test_signatures_and_golden_requests_are_read_from_a_report() -> None:
 def test_an_older_agent_tells_neither(said: dict[str, Any]) -> None:
     report = read_report({"generation": "g", "versions": []} | said)
     assert report is not None
-    assert (report.signatures, report.tells_signatures, report.golden) == ({}, False, None)
+    assert (report.signatures, report.abilities, report.golden) == ({}, frozenset(), None)
 
 
 def test_failed_golden_requests_speak_of_the_versions_bytes() -> None:

@@ -12,7 +12,7 @@ from slipway.decide.discovery import resolve_version
 from slipway.decide.placement import place
 from slipway.model.revision import Revision
 from slipway.model.workload import Workload
-from slipway.observe.agent_reports import AgentReport, VersionReport
+from slipway.observe.agent_reports import VERIFY, AgentReport, VersionReport
 from slipway.observe.pods import Pod
 from slipway.observe.snapshot import AgentOrders, Snapshot
 from tests.unit.public_keys import P256
@@ -228,7 +228,7 @@ def test_a_pod_whose_agent_cant_verify_takes_nothing_up_in_place(
     storage: Json, *, verifies: bool, is_in_place: bool
 ) -> None:
     stable = kept()
-    says = AgentReport("g", (), (), None, serving=1, verifies=verifies)
+    says = AgentReport("g", (), (), None, serving=1, abilities=frozenset({VERIFY} if verifies else ()))
     pod = Pod("p", "u", stable.hash, True, False, "198.18.0.1", None, None, says)
     placement = place(deployment({**storage, **VERSION_2}), snapshot(stable, pods=(pod,)), status(stable))
     assert placement.workload == (stable.hash if is_in_place else placement.revision.hash)

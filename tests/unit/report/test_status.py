@@ -28,7 +28,7 @@ from slipway.model.revision import Assignment, Revision
 from slipway.model.rollout import Promotion, PromotionReason, Step
 from slipway.model.rollout_state import Rejection, read_rejections, read_state
 from slipway.model.workload import Trouble, Workload
-from slipway.observe.agent_reports import AgentReport, VersionReport
+from slipway.observe.agent_reports import VERIFY, AgentReport, VersionReport
 from slipway.observe.pods import Pod
 from slipway.observe.room import ROOM
 from slipway.observe.snapshot import Snapshot
@@ -98,8 +98,12 @@ OLD_SERVES = (pod("a", "old", says=report((1, "Available"))), pod("b", "old", sa
 
 
 def conditions(status: ModelDeploymentStatus) -> dict[str, str]:
-    """Condition type → "Status Reason"."""
-    return {condition.type: f"{condition.status} {condition.reason}" for condition in status.conditions}
+    """Condition type → "Status Reason"; how old agents are is told in test_agents.py."""
+    return {
+        condition.type: f"{condition.status} {condition.reason}"
+        for condition in status.conditions
+        if condition.type != "AgentsOutdated"
+    }
 
 
 ROWS = [
@@ -307,6 +311,7 @@ def test_a_time_changes_only_with_its_condition() -> None:
         "VersionsReady": "2026-03-01T12:00:00Z",
         "Degraded": "2026-03-01T12:00:00Z",
         "Reconciling": "2026-03-01T12:00:00Z",
+        "AgentsOutdated": "2026-03-01T12:00:00Z",
     }
     assert {condition.observed_generation for condition in less.conditions} == {5}
 
@@ -807,7 +812,7 @@ def test_since_is_when_the_state_was_first_seen() -> None:
 def test_a_pod_that_cant_verify_what_the_spec_has_verified_is_named(
     verifies: bool, storage: dict[str, Any], reason: str
 ) -> None:
-    says = replace(report((2, "Available")), verifies=verifies)
+    says = replace(report((2, "Available")), abilities=frozenset({VERIFY} if verifies else ()))
     status = assess(result_of(STABLE, spec={"storage": storage}), snapshot(pod("a", "new", says=says)), EMPTY, NOW)
     [degraded] = [each for each in status.conditions if each.type == "Degraded"]
     assert degraded.reason == reason

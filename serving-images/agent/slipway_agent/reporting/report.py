@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from slipway_agent import __version__
 from slipway_agent.model.errors import Reason
 from slipway_agent.model.golden import GoldenReport, GoldenState
 from slipway_agent.model.probe import Probe
@@ -19,6 +20,11 @@ from slipway_agent.plan.world import World, is_out, is_ready, is_satisfied, is_s
 SCHEMA = 1
 STAMP_LENGTH = 16
 MESSAGE_LIMIT = 1500  # characters of a server's complaint about a probe
+ABILITIES = ("out", "question", "signatures", "turn", "verify")
+"""What the operator can count on, sorted: that a pod named in `out` leaves the Service when its server fails; that the
+server is asked what `golden`, `probe` or `warmup` say now and then; that signatures are told; that a pod waits for its
+turn, drains and is held; that nothing unsigned is published where that is asked for. A word never changes its meaning;
+an operator that doesn't know one passes it by."""
 SHOWN_VERSIONS = 256
 """Of what a source holds, the newest: the operator keeps no more, and reads no answer over 256 KiB."""
 
@@ -219,12 +225,12 @@ def render_status(report: Report, pod: str = "") -> dict[str, object]:
     return {
         "schema": SCHEMA,
         "pod": pod,
+        "agent": {"release": __version__, "abilities": list(ABILITIES)},
         "generation": report.generation,
         "served": report.served,
         "ready": report.is_ready,
         "serving": report.serving,
         "traffic": report.is_serving,
-        "verifies": True,  # an agent that doesn't say so is too old to
         "listed": list(shown),
         "found": _render_found(report.listing, shown),
         "listError": _render_list_error(report.listing),
