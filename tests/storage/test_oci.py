@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from slipway_agent.config import Source
-from slipway_agent.model.errors import CancelledError, Reason, TransientError, UnchangedError
+from slipway_agent.model.errors import CancelledError, Reason, SpecError, TransientError, UnchangedError
+from slipway_agent.model.limits import Limits
 from slipway_agent.sources.base import Fetched, Progress
 from slipway_agent.sources.oci import OciSource, Reference, parse_reference
 from slipway_agent.volume.digest import digest_path
@@ -154,6 +155,18 @@ def test_bytes_that_were_refused_are_not_pulled_twice(
     with pytest.raises(UnchangedError):
         fetch(faulty_place, staging, refused=image["digest"])
     assert faulty.bodies("/blobs/") == 0
+
+
+def test_an_image_that_breaks_a_limit_is_told_with_its_field_and_not_pulled_again(
+    push: Pusher, place: Source, prefix: str, staging: Path
+) -> None:
+    image = push.image(prefix, "v3", push.layer(prefix, entries(model__onnx=b"first")))
+    small = replace(place, limits=Limits(unpacked_bytes=1))
+    with pytest.raises(
+        SpecError, match=r"unpacks to at least 5 B, and spec\.storage\.limits\.unpackedSize is 1 B"
+    ) as broken:
+        fetch(small, staging)
+    assert broken.value.fingerprint == image["digest"]
 
 
 @pytest.mark.parametrize(

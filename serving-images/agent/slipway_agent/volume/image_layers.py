@@ -72,7 +72,9 @@ class Layers:
         for relative, inside in follow_links(links).items():
             origin = self._target / inside
             if inside in links or find_fault(inside) or not origin.is_file():
-                complaints[relative] = f"is a link to {show_name(links[relative])}, which is no file of the image"
+                complaints[relative] = (
+                    f"is a link to {show_name(links[relative]) or 'the root'}, which is no file of the image"
+                )
             else:
                 self._make_parents(relative)
                 give_second_name(origin, self._target / relative, self._budget)
