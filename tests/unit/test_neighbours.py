@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from slipway import __version__
-from slipway.observe.agent_reports import AGENT_FLOOR, OUT, QUESTION, SIGNATURES, TURN, read_report
+from slipway.observe.agent_reports import AGENT_FLOOR, OUT, QUESTION, SIGNATURES, TURN, VERIFY, read_report
 from slipway_agent import __version__ as agent_version
 from slipway_agent.reporting.report import ABILITIES
 from tests.neighbours import contract
@@ -130,7 +130,7 @@ def test_a_new_agent_says_its_release_and_what_it_can_do(today: Json) -> None:
     report = read_report(today["reports"]["silent"])
     assert report is not None
     assert report.release == agent_version == __version__
-    assert report.abilities == {SIGNATURES, TURN, OUT, QUESTION} == set(ABILITIES)
+    assert report.abilities == {SIGNATURES, TURN, OUT, QUESTION, VERIFY} == set(ABILITIES)
     assert list(ABILITIES) == sorted(ABILITIES)
     assert not report.is_below_floor
     assert AGENT["abilities"] == list(ABILITIES)

@@ -5,6 +5,7 @@ import io
 import os
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_what_no_server_should_be_given_is_refused_whatever_brought_it(
     """Whoever unpacks or copies lets one through: it isn't published."""
     bench.put("3/model.onnx")
 
-    def name_files(folder: Path) -> None:
+    def name_files(folder: Path, check: Callable[[], None]) -> None:
         place = folder / "labels.txt"
         place.symlink_to("/proc/self/environ") if kind == "link" else os.mkfifo(place)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from slipway_agent.model.readiness import ReadinessQuestion, Verdict, holds, read_verdict, write_verdict
+from slipway_agent.reporting.bounded_server import Limits
 from slipway_agent.supervisor import confirming, front
 from slipway_agent.supervisor.confirming import Confirmer
 from slipway_agent.supervisor.front import Front, start_front
@@ -214,11 +215,8 @@ def test_a_worker_that_hangs_costs_who_asks_some_seconds(behind: Behind, monkeyp
     assert (status, words) == (503, "the agent's worker doesn't answer (timed out); it is started again\n")
 
 
-def test_probes_are_answered_however_many_connections_others_hold(
-    behind: Behind, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(front, "CONNECTIONS_LIMIT", 4)
-    held = [socket.create_connection(("127.0.0.1", behind.port)) for _ in range(12)]
+def test_probes_are_answered_however_many_connections_others_hold(behind: Behind) -> None:
+    held = [socket.create_connection(("127.0.0.1", behind.port)) for _ in range(2 * Limits().connections)]
     assert behind.ask("/readyz") == (200, "ok\n")
     held[0].settimeout(10)
     assert held[0].recv(1) == b"", "the oldest is cut"
@@ -249,6 +247,7 @@ def test_the_first_process_loads_nothing_that_fetches_or_unpacks() -> None:
         "slipway_agent.model.readiness",
         "slipway_agent.node",
         "slipway_agent.reporting",
+        "slipway_agent.reporting.bounded_server",
         "slipway_agent.reporting.log",
         "slipway_agent.supervisor",
         *(f"slipway_agent.supervisor.{name}" for name in MODULES),

@@ -236,7 +236,9 @@ fetch_version(job, open_source(config, server), volume, server, Progress())
 
 def test_an_agent_that_is_killed_takes_what_unpacks_with_it(tmp_path: Path) -> None:
     write_tar(tmp_path / "3.tar.gz", **{"model.onnx": b"x"})
-    agent = subprocess.Popen([sys.executable, "-c", AGENT, str(tmp_path)])
+    agent = subprocess.Popen(
+        [sys.executable, "-c", AGENT, str(tmp_path)], env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    )
     content = tmp_path / "models/.staging/3/content"
     try:
         wait_until(lambda: content.exists() or agent.poll() is not None)
