@@ -74,6 +74,7 @@ def fetch_version(job: Job, source: ModelSource, volume: ModelVolume, server: Se
         fetched = source.fetch(job.version, staging, progress, job.refused, job.pin or job.recorded)
         verify(fetched.sha256, job)
         unpacked = _unpack(fetched, staging, job, progress.check)
+        require_plain(unpacked, f"version {job.version} at {job.place}")
         origin = source.model_folder()
         signed_by = _verify_signed(unpacked, origin, job, progress.check) if job.public_keys else None
         if (same := _find_same(fetched, job, volume)) is not None:
@@ -119,7 +120,6 @@ def _verify_signed(unpacked: Path, origin: Tree | None, job: Job, check: Callabl
     what = f"version {job.version} at {job.place}"
     if origin is not None:
         raise refuse_unsigned_config(what)
-    require_plain(unpacked, what)
     return verify_signed(unpacked, job.public_keys, what, check)
 
 
