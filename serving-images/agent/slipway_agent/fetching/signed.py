@@ -12,16 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from slipway_agent.config import key_name
-from slipway_agent.confined.process import Ended, Limits, run
+from slipway_agent.confined.process import Bounds, Ended, run
 from slipway_agent.model.errors import Reason, SpecError, TransientError
 from slipway_agent.model.ledger import describe_bytes
 
 BUNDLE = "model.sig"
 MAX_BUNDLE_BYTES = 1 << 20
 """Some 4,500 files. The container has little more room beside the agent than what the largest one takes to parse."""
-LIMITS = Limits(memory_bytes=144 << 20, file_bytes=64 << 10)
-"""Of address space. The largest honest bundle takes 78 MiB of memory, of which 60 are the package; one that parses into
-as many objects as a megabyte can name took 120 MiB until it was stopped by this."""
+BOUNDS = Bounds({"AS": 144 << 20, "FSIZE": 64 << 10}, needs_packages=True)
+"""The largest honest bundle takes 78 MiB of memory, of which 60 are the package; one that parses into as many objects
+as a megabyte can name took 120 MiB until it was stopped by this."""
 SCRIPT = Path(__file__).with_name("verify_bundle.py")
 
 
@@ -47,11 +47,13 @@ def verify_signed(folder: Path, keys: Sequence[str], what: str, check: Callable[
             " read, which name some 4,500 files. Sign a folder with fewer files",
         )
     question = {"folder": str(signed), "bundle": BUNDLE, "keys": list(keys)}
-    answer = run(SCRIPT, question, LIMITS, check)
+    answer = run(SCRIPT, question, BOUNDS, check)
+    if isinstance(answer, Ended) and answer.limit == "AS":
+        answer = {"refused": "Memory"}
     if isinstance(answer, Ended) and answer.is_its_own:
-        raise _refuse(what, f"{BUNDLE} ends the verification ({answer.words}). Sign the version anew")
+        raise _refuse(what, f"{BUNDLE} ends the verification (it {answer.words}). Sign the version anew")
     if isinstance(answer, Ended):
-        raise TransientError(f"{what} can't be verified: {answer.words}; it is tried again")
+        raise TransientError(f"{what} can't be verified: it {answer.words}; it is tried again")
     position = answer.get("key")
     if isinstance(position, int) and 0 <= position < len(keys):
         return key_name(keys[position])

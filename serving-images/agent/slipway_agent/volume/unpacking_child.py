@@ -1,13 +1,10 @@
-"""The process that unpacks: an order on standard input, one line on standard output. Started by `unpacking` alone.
+"""The process that unpacks: an order on standard input, one line on standard output. Run by `confined.process`.
 
-Invariant: nothing of an archive is read before the limits are in force. Imports of the agent's only what unpacks.
+Imports of the agent's only what unpacks.
 """
 
-import ctypes
 import json
 import os
-import resource
-import signal
 import sys
 import traceback
 from collections.abc import Mapping
@@ -18,37 +15,6 @@ from slipway_agent.model.errors import SpecError
 from slipway_agent.model.limits import Budget, Limits, Room
 from slipway_agent.volume.archive import unpack
 from slipway_agent.volume.image_layers import Layers
-
-_PR_SET_PDEATHSIG = 1
-
-
-def main() -> None:
-    order = json.loads(sys.stdin.buffer.read())
-    _end_with(order["parent"])
-    _limit(order["rlimits"])
-    answer = _unpack(order)
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    os._exit(0)
-
-
-def _end_with(parent: int) -> None:
-    """Ended by the kernel when the agent is; a kernel without that leaves it to the container's end."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _limit(rlimits: Mapping[str, int]) -> None:
-    for name, amount in rlimits.items():
-        kind = getattr(resource, f"RLIMIT_{name}")
-        _, hard = resource.getrlimit(kind)
-        bound = amount if hard == resource.RLIM_INFINITY else min(amount, hard)
-        resource.setrlimit(kind, (bound, bound))
-    try:
-        Path("/proc/self/oom_score_adj").write_text("1000")  # before the agent, if it comes to that
-    except OSError:
-        return
 
 
 def _unpack(order: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,3 +47,7 @@ def _unpack(order: Mapping[str, Any]) -> dict[str, Any]:
 def _name(defect: Exception) -> str:
     place = traceback.extract_tb(defect.__traceback__)[-1]
     return f"{type(defect).__name__}: {defect} at {os.path.basename(place.filename)}:{place.lineno}"[:500]
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_unpack(json.load(sys.stdin))))

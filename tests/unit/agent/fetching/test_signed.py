@@ -88,7 +88,7 @@ def test_one_that_is_ended_from_outside_is_tried_again(
     script = tmp_path / "script.py"
     script.write_text("import os; os.kill(os.getpid(), 9)")
     monkeypatch.setattr(signed, "SCRIPT", script)
-    with pytest.raises(TransientError, match=r"can't be verified: it was ended by signal 9; it is tried again"):
+    with pytest.raises(TransientError, match=r"can't be verified: it was ended by SIGKILL; it is tried again"):
         verify(model, keys[0])
 
 
