@@ -6,6 +6,7 @@
     .agent/config.pbtxt             the model's own configuration, as its source had it
     .agent/warm.json                which versions have answered the warm-up requests
     .agent/golden.json              which versions have answered the golden requests, or stood before them
+    .agent/loaded.json              which folders TensorFlow Serving's versions were loaded from
     .agent/seals.json               what the files of each published version held (after_crash.py)
     .agent/readiness.json           what the agent's first process remembers (supervisor/memory.py)
 

@@ -15,6 +15,7 @@ Facts (TensorFlow Serving's sources and docs; the stand-in of tests/e2e/images b
 """
 
 import http.client
+import json
 import select
 import threading
 import time
@@ -60,6 +61,7 @@ WARMUP_HINT = (
     "(The server answers the requests of spec.warmup as a part of the load; it may be one of them that failed)"
 )
 SAVED_MODEL, SAVED_MODEL_TEXT = "saved_model.pb", "saved_model.pbtxt"
+_NOTE = "loaded.json"
 
 
 _Stamp: TypeAlias = tuple[int, int]
@@ -145,7 +147,7 @@ class TensorFlowServer:
         self._kept = _Kept()
         weakref.finalize(self, self._kept.close)  # another agent.json makes another driver
         self._seen: tuple[Mapping[int, VersionStatus], float] | None = None
-        self._loaded_folders: Mapping[int, _Stamp] = {}
+        self._loaded_folders = _read_note(volume.read_note(_NOTE))
 
     def holds_model(self, folder: Path) -> bool:
         return (folder / SAVED_MODEL).is_file() or (folder / SAVED_MODEL_TEXT).is_file()
@@ -164,7 +166,7 @@ class TensorFlowServer:
             seen = self._look()
             available = _available(seen) if seen is not None else frozenset()
             # what is found loaded was loaded from the folders that are there now, unless it is known better
-            self._loaded_folders = {each: self._loaded_folders.get(each, self._folder(each)) for each in available}
+            self._note_loaded({each: self._loaded_folders.get(each, self._folder(each)) for each in available})
         if seen is None:
             return ServerView()
         return ServerView(True, available & versions)
@@ -196,7 +198,7 @@ class TensorFlowServer:
             raise
         if isinstance(outcome, Loaded):
             with self._lock:
-                self._loaded_folders = folders
+                self._note_loaded(folders)
         else:
             self._restore(before)
         return outcome
@@ -320,6 +322,13 @@ class TensorFlowServer:
         """Those whose folder is another one than the server loaded."""
         known = self._loaded_folders
         return frozenset(each for each in versions if known.get(each, folders[each]) != folders[each])
+
+    def _note_loaded(self, folders: Mapping[int, _Stamp]) -> None:
+        """For the next driver, too: the server keeps the bytes of before, whoever comes to know it meanwhile."""
+        if folders == self._loaded_folders:
+            return
+        self._loaded_folders = folders
+        self._volume.write_note(_NOTE, json.dumps({str(each): stamp for each, stamp in sorted(folders.items())}))
 
     def _folder(self, version: int) -> _Stamp:
         try:
@@ -445,3 +454,12 @@ def require_signature(folder: Path) -> None:
 
 def _available(found: Mapping[int, VersionStatus]) -> frozenset[int]:
     return frozenset(version for version, each in found.items() if each.state == "AVAILABLE")
+
+
+def _read_note(text: str | None) -> dict[int, _Stamp]:
+    try:
+        return {
+            int(version): (int(inode), int(changed)) for version, (inode, changed) in parse_json(text or "").items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
