@@ -80,7 +80,12 @@ def test_bytes_that_came_while_no_agent_looked_are_loaded(
     fake: FakeTensorFlowServing, monkeypatch: pytest.MonkeyPatch, note: str | None
 ) -> None:
     read: list[str] = []
-    monkeypatch.setattr(fake, "read", lambda version: read.append(FakeServer.read(fake, version)) or read[-1])
+
+    def note_read(version: int) -> str:
+        read.append(FakeServer.read(fake, version))
+        return read[-1]
+
+    monkeypatch.setattr(fake, "read", note_read)
     fake.put(v3="old")
     first = driver_of(fake)
     first.write_boot(some(3))
@@ -501,9 +506,9 @@ def test_a_driver_that_is_garbage_ends_its_connection_whatever_is_collected_firs
     driver.observe(some(1))
     connection = driver._kept.connection
     assert connection is not None
-    assert connection.sock is not None
+    assert connection.fileno() >= 0
     in_a_circle = [driver]
     in_a_circle.append(in_a_circle)  # type: ignore[arg-type]  # garbage that only the collector finds
     del driver, in_a_circle
     gc.collect()
-    assert connection.sock is None
+    assert connection.fileno() == -1
