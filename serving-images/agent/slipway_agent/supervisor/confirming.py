@@ -87,7 +87,8 @@ def _within(seconds: float, opened: socket.socket) -> Iterator[None]:
 
     timer = threading.Timer(seconds, end)
     timer.daemon = True
-    timer.start()
+    with suppress(RuntimeError):  # no thread can be started: by the socket's own time-out, then
+        timer.start()
     try:
         yield
     except (OSError, http.client.HTTPException):

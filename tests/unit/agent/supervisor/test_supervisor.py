@@ -190,6 +190,16 @@ def test_an_answer_that_drips_for_ever_holds_up_no_probe(monkeypatch: pytest.Mon
     assert answers == [False]
 
 
+def test_where_no_thread_can_be_started_the_server_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = server_that(lambda: (200, ""))
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    assert Confirmer({})(ReadinessQuestion(server.port, "/"))
+    server.kill()
+
+
 # the worker
 
 
