@@ -95,14 +95,23 @@ def take_secret(world: World, now: float) -> World:
 def take_view(world: World, view: ServerView, now: float) -> World:
     """`standing` follows the served version as soon as that is ready."""
     if view.is_alive != world.server.is_alive:
-        # a server that starts reads everything anew: no earlier load counts
-        fresh = {version: replace(each, awaits_load=False) for version, each in world.published.items()}
-        world = replace(world, last_load=None, published=fresh)
+        world = replace(world, last_load=None, published=_read_anew(world))
     proven = world.proven | view.ready if world.loading is not None else frozenset[int]()
     held = (world.held | view.ready) & world.published.keys()
     world = replace(world, now=now, server=view, held=held, proven=proven)
     world = replace(world, standing=world.config.served) if is_ready(world) else world
     return replace(world, left_at=_find_leave(world))
+
+
+def _read_anew(world: World) -> Mapping[int, Published]:
+    """A server that starts reads everything anew: no earlier load counts.
+
+    But an agent that starts sees its server for the first time, which may have stood all the while with the bytes of
+    before. That agent has written no boot configuration yet.
+    """
+    if not world.is_boot_current:
+        return world.published
+    return {version: replace(each, awaits_load=False) for version, each in world.published.items()}
 
 
 def _find_leave(world: World) -> float | None:

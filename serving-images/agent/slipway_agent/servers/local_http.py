@@ -1,4 +1,5 @@
-"""One HTTP request to the server in the same pod. No connection is kept: an open one would hold up the server's end.
+"""One HTTP request to the server in the same pod. No connection is kept, but by who asks with `look`: an open one may
+hold up the server's end.
 
 The server runs a stranger's model, which may answer in its place: an answer has a size and a time in all.
 Knows nothing of any server; used by drivers only.
@@ -99,12 +100,24 @@ class LocalHttp:
             connection.sock = _TimedSocket(opened, seconds)
             connection.request(method, path, content, headers)
             with connection.getresponse() as response:
-                said = response.read(limit_bytes + 1)
-                if len(said) > limit_bytes:
-                    raise TooLargeError(f"{method} {path} is answered with more than {describe_bytes(limit_bytes)}")
-                if response.length:  # what is left of the length that it said
-                    raise http.client.IncompleteRead(said, response.length)
-                return response.status, said
+                return response.status, _read_bounded(response, f"{method} {path}", limit_bytes)
+
+    def look(self, path: str) -> tuple[bytes, socket.socket | None]:
+        """The body that GET is answered with, and the connection where the server holds that open: its end shows the
+        server's. Bounds and errors are those of `ask`."""
+        opened = socket.create_connection((HOST, self.port), ASK_SECONDS)
+        try:
+            connection = http.client.HTTPConnection(HOST, self.port)
+            connection.sock = _TimedSocket(opened, ASK_SECONDS)
+            connection.request("GET", path, headers=self.headers)
+            with connection.getresponse() as response:
+                said, is_over = _read_bounded(response, f"GET {path}", ANSWER_BYTES), response.will_close
+        except BaseException:
+            opened.close()
+            raise
+        if is_over:
+            opened.close()
+        return said, None if is_over else opened
 
     def predict(
         self,
@@ -131,6 +144,15 @@ class LocalHttp:
             return self.ask("GET", path)
         except LOST as cause:
             raise TransientError(f"GET {path}: {explain_lost(cause)}") from cause
+
+
+def _read_bounded(response: http.client.HTTPResponse, what: str, limit_bytes: int) -> bytes:
+    said = response.read(limit_bytes + 1)
+    if len(said) > limit_bytes:
+        raise TooLargeError(f"{what} is answered with more than {describe_bytes(limit_bytes)}")
+    if response.length:  # what is left of the length that it said
+        raise http.client.IncompleteRead(said, response.length)
+    return said
 
 
 def explain_lost(cause: Exception) -> str:

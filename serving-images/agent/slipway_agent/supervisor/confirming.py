@@ -2,9 +2,11 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 
 from slipway_agent.model.readiness import ReadinessQuestion, holds
 
@@ -49,16 +51,20 @@ class Confirmer:
 
 
 def ask(question: ReadinessQuestion, environment: Mapping[str, str]) -> bool:
-    """Whether the server answers as expected. OSError or HTTPException where it doesn't answer at all."""
+    """Whether the server answers as expected, within ASK_SECONDS in all: TimeoutError. Another OSError or an
+    HTTPException where it doesn't answer at all."""
     connection = http.client.HTTPConnection(HOST, question.port, timeout=ASK_SECONDS)
     headers = {"Connection": "close"}
     headers |= {name: environment[variable] for name, variable in question.keys.items() if variable in environment}
     if question.body is not None:
         headers["Content-Type"] = "application/json"
     try:
-        connection.request(question.method, question.path, question.body, headers)
-        response = connection.getresponse()
-        said = response.read(ANSWER_BYTES)
+        began = time.monotonic()
+        connection.connect()
+        with _within(began + ASK_SECONDS - time.monotonic(), connection.sock):
+            connection.request(question.method, question.path, question.body, headers)
+            response = connection.getresponse()
+            said = response.read(ANSWER_BYTES)
     finally:
         connection.close()
     if response.status != 200:
@@ -67,3 +73,28 @@ def ask(question: ReadinessQuestion, environment: Mapping[str, str]) -> bool:
         return question.expected is None or holds(question.expected, json.loads(said))
     except ValueError:
         return False
+
+
+@contextmanager
+def _within(seconds: float, opened: socket.socket) -> Iterator[None]:
+    """TimeoutError for what isn't done by then: a socket's own time-out begins anew with each byte that drips."""
+    is_over = threading.Event()
+
+    def end() -> None:
+        is_over.set()
+        with suppress(OSError):  # it is done, and closed
+            opened.shutdown(socket.SHUT_RDWR)
+
+    timer = threading.Timer(seconds, end)
+    timer.daemon = True
+    with suppress(RuntimeError):  # no thread can be started: by the socket's own time-out, then
+        timer.start()
+    try:
+        yield
+    except (OSError, http.client.HTTPException):
+        if not is_over.is_set():
+            raise
+    finally:
+        timer.cancel()
+    if is_over.is_set():  # what was read until then looks like an answer's end
+        raise TimeoutError("timed out")

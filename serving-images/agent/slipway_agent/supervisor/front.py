@@ -46,7 +46,11 @@ class Front:
         if judge is not None:
             judgement = judge()
             # a failed probe's body is what `kubectl describe pod` shows
-            return Answer(200, b"ok\n") if judgement.is_good else Answer(503, f"{judgement.words}\n".encode())
+            return (
+                Answer(200, b"ok\n")
+                if judgement.is_good
+                else Answer(503, f"{judgement.words}\n".encode(errors="replace"))
+            )
         if path not in ("/status", "/listing", "/metrics"):
             words = b"not found; there are /startz, /readyz, /healthz, /status, /listing and /metrics\n"
             return Answer(404, words)

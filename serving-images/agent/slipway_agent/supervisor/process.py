@@ -38,6 +38,9 @@ class WorkerProcess:
             for each in inherited:
                 os.set_inheritable(each, True)
             self.pid = os.posix_spawn(sys.executable, command, os.environ, setpgroup=0)
+        except OSError:
+            os.close(read_end)  # tried again for as long as the pod serves: what is left open would add up
+            raise
         finally:
             os.close(write_end)
             os.set_inheritable(listener.fileno(), False)

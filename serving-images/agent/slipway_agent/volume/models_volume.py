@@ -6,6 +6,7 @@
     .agent/config.pbtxt             the model's own configuration, as its source had it
     .agent/warm.json                which versions have answered the warm-up requests
     .agent/golden.json              which versions have answered the golden requests, or stood before them
+    .agent/loaded.json              which folders TensorFlow Serving's versions were loaded from
     .agent/seals.json               what the files of each published version held (after_crash.py)
     .agent/readiness.json           what the agent's first process remembers (supervisor/memory.py)
 
@@ -175,6 +176,8 @@ class ModelVolume:
                 while left_bytes > 0 and (chunk := reading.read(min(CHUNK_BYTES, left_bytes))):
                     writing.write(chunk)
                     left_bytes -= len(chunk)
+                writing.flush()
+                os.fsync(writing.fileno())  # small, and under no version's seal: nothing verifies it after a crash
         if place.is_file() and filecmp.cmp(working, place, shallow=False):
             working.unlink()
             return
@@ -199,8 +202,9 @@ class ModelVolume:
         return None
 
     def read_in_repository(self, name: str) -> str | None:
+        """A file beside the versions; None when there is none. What a crash left of one is read as it is."""
         try:
-            return (self.repository / name).read_text()
+            return (self.repository / name).read_text(errors="replace")
         except FileNotFoundError:
             return None
 

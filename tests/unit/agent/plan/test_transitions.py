@@ -115,7 +115,14 @@ def test_a_death_under_an_earlier_configuration_counts_and_says_nothing_of_this_
 
 def test_a_server_that_starts_again_reads_everything_anew() -> None:
     waiting = {2: replace(BYTES[2], awaits_load=True)}
-    before = replace(WORLD, server=ServerView(), published=waiting, last_load=LoadRecord(some(2), NOW), standing=None)
+    before = replace(
+        WORLD,
+        server=ServerView(),
+        published=waiting,
+        is_boot_current=True,
+        last_load=LoadRecord(some(2), NOW),
+        standing=None,
+    )
     after = take_view(before, ServerView(True, some(2)), NOW + 1)
     assert (after.published, after.last_load, after.held, after.now) == ({2: BYTES[2]}, None, some(2), NOW + 1)
     assert after.standing is None, "2 isn't the served one"
@@ -123,6 +130,12 @@ def test_a_server_that_starts_again_reads_everything_anew() -> None:
     assert (loading.proven, loading.standing) == (some(2, 3), 3)
     assert take_view(loading, ServerView(True, some(3)), NOW).published == BYTES
     assert take_view(replace(loading, loading=None), ServerView(True, some(3)), NOW).proven == some()
+
+
+def test_a_server_that_an_agent_finds_standing_may_hold_the_bytes_of_before() -> None:
+    waiting = {2: replace(BYTES[2], awaits_load=True)}
+    started = restore(CONFIG, Ledger("digits", waiting, standing=2), some(2), NOW)
+    assert take_view(started, ServerView(True, some(2)), NOW + 1).published == waiting
 
 
 def test_published_bytes_end_every_failure_of_their_version() -> None:

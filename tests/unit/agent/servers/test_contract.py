@@ -190,8 +190,7 @@ def test_a_busy_server_keeps_its_last_answer_for_a_while(beside: Beside, monkeyp
     driver = beside.open()
     assert driver.observe(some(3)) == ServerView(True, some(3))
     beside.fake.kill()
-    for module in (local_http, tensorflow_serving):
-        monkeypatch.setattr(module, "ASK_SECONDS", 0.05)
+    monkeypatch.setattr(local_http, "ASK_SECONDS", 0.05)
     monkeypatch.setattr(local_http.LocalHttp.ask, "__defaults__", (0.05, None))
     with socket.socket() as silent:  # takes connections, and never answers
         silent.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

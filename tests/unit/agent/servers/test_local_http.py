@@ -4,13 +4,17 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+from slipway_agent.model.server_state import ServerView
 from slipway_agent.servers import local_http
 from slipway_agent.servers.local_http import LOST, LocalHttp, TooLargeError, read_words
 from slipway_agent.servers.open_inference import read_index
-from slipway_agent.servers.tensorflow_serving.driver import explain_error
+from slipway_agent.servers.tensorflow_serving.config import TensorFlowServingSpec
+from slipway_agent.servers.tensorflow_serving.driver import TensorFlowServer, explain_error
+from slipway_agent.volume.models_volume import ModelVolume
 
 
 @pytest.mark.parametrize(
@@ -65,6 +69,22 @@ def saying(head: bytes, drip: bytes) -> Iterator[LocalHttp]:
 def test_an_answer_that_drips_ends_in_time(head: bytes, drip: bytes) -> None:
     with saying(head, drip) as asked, pytest.raises(LOST):
         asked.ask("GET", "/", 0.5)
+
+
+@pytest.mark.parametrize("drip", [b"a", bytes(65536)], ids=["a byte now and then", "without an end"])
+def test_a_look_that_tensorflow_serving_never_ends_answering_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, drip: bytes
+) -> None:
+    monkeypatch.setattr(local_http, "ASK_SECONDS", 0.5 if len(drip) == 1 else 60)
+    monkeypatch.setattr(local_http, "ANSWER_BYTES", 1 << 20)
+    with saying(b"HTTP/1.1 200 OK\r\n\r\n", drip) as asked:
+        spec = TensorFlowServingSpec(http_port=asked.port)
+        driver = TensorFlowServer(ModelVolume(tmp_path, "digits"), spec, {}, ())
+        views: list[ServerView] = []
+        looking = threading.Thread(target=lambda: views.append(driver.observe(frozenset({3}))), daemon=True)
+        looking.start()
+        looking.join(20)
+        assert views == [ServerView()]
 
 
 @pytest.mark.parametrize("length", [b"", b"Content-Length: 99999999999\r\n", b"Transfer-Encoding: chunked\r\n"])

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
+import threading
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,7 @@ from slipway_agent.supervisor.front import Front, start_front
 from slipway_agent.supervisor.judging import GOOD, Judgement
 from slipway_agent.supervisor.memory import Memory
 from slipway_agent.supervisor.orders import Orders, names_out
-from slipway_agent.supervisor.process import container_limit_bytes
+from slipway_agent.supervisor.process import WorkerProcess, container_limit_bytes
 from tests.unit.agent.servers.fake_http import FakeHttp, Said
 
 MODULES = ("confirming", "front", "judging", "memory", "orders", "process", "supervise")
@@ -161,6 +164,55 @@ def test_a_busy_server_was_ready_and_a_silent_one_that_never_was_isnt(monkeypatc
         assert not confirm(question)
 
 
+def test_an_answer_that_drips_for_ever_holds_up_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(confirming, "ASK_SECONDS", 0.3)
+    over = threading.Event()
+
+    def drip(listener: socket.socket) -> None:
+        opened, _ = listener.accept()
+        with opened, suppress(OSError):  # until the asker goes
+            opened.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            while not over.wait(0.02):
+                opened.sendall(b"x")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        dripping = threading.Thread(target=drip, args=(listener,))
+        dripping.start()
+        asking = threading.Thread(target=lambda: answers.append(confirm(question)), daemon=True)
+        question, confirm = ReadinessQuestion(listener.getsockname()[1], "/"), Confirmer({})
+        answers: list[bool] = []
+        asking.start()
+        asking.join(20)
+        is_held_up = asking.is_alive()
+        over.set()
+        dripping.join(20)
+    assert not is_held_up
+    assert answers == [False]
+
+
+def test_where_no_thread_can_be_started_the_server_is_asked_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(timer: threading.Timer) -> None:
+        raise RuntimeError("can't start new thread")
+
+    server = server_that(lambda: (200, ""))
+    monkeypatch.setattr(threading.Timer, "start", refuse)
+    assert Confirmer({})(ReadinessQuestion(server.port, "/"))
+    server.kill()
+
+
+# the worker
+
+
+def test_a_worker_that_cant_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with socket.socket(socket.AF_UNIX) as listener:
+        before = os.listdir("/proc/self/fd")
+        for _ in range(3):
+            with pytest.raises(FileNotFoundError):
+                WorkerProcess([], listener, None)
+        assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
 # the port
 
 
@@ -197,6 +249,8 @@ def behind() -> Iterator[Behind]:
 
 def test_a_failed_probe_says_why(behind: Behind) -> None:
     assert behind.ask("/readyz") == (200, "ok\n")
+    behind.ready = Judgement(False, "it loads \udcff")  # a file's name that is no UTF-8
+    assert behind.ask("/readyz") == (503, "it loads ?\n")
     behind.ready = Judgement(False, "it loads")
     assert behind.ask("/readyz") == (503, "it loads\n")
     assert behind.ask("/nothing")[0] == 404

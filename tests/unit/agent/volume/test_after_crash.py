@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -17,6 +18,7 @@ from slipway_agent.volume import after_crash
 from slipway_agent.volume.after_crash import SEALS, digest_slowly, seal, verify_again
 from slipway_agent.volume.digest import digest_path
 from slipway_agent.volume.models_volume import LEDGER, ModelVolume
+from slipway_agent.volume.safe_open import Tree
 
 
 class Node:
@@ -122,6 +124,35 @@ def test_downloads_that_had_begun_begin_anew(pod: Node) -> None:
     pod.crash()
     pod.start_agent()
     assert not download.exists()
+
+
+@pytest.mark.parametrize("left", [b"\0" * 90, b"\xff\xfe\x80 model"], ids=["zeros", "what was there before"])
+def test_what_the_crash_left_of_a_servers_configuration_is_written_anew(pod: Node, left: bytes) -> None:
+    for name in ("models.config", "config.pbtxt"):
+        pod.volume.write_in_repository(name, "name: 'digits'")
+        (pod.volume.repository / name).write_bytes(left)
+        pod.volume.read_in_repository(name)
+        pod.volume.write_in_repository(name, "name: 'digits'")
+        assert (pod.volume.repository / name).read_text() == "name: 'digits'"
+
+
+def test_files_beside_the_versions_are_on_the_disk_before_a_ledger_is(
+    pod: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "origin").mkdir()
+    (tmp_path / "origin" / "config.pbtxt").write_text('label_filename: "labels.txt"')
+    (tmp_path / "origin" / "labels.txt").write_text("zero")
+    flushed: dict[int, int] = {}  # inode → its bytes then
+
+    def flush(file: int) -> None:
+        status = os.fstat(file)
+        flushed[status.st_ino] = status.st_size
+
+    monkeypatch.setattr(os, "fsync", flush)
+    pod.volume.keep_model_files(Tree(tmp_path / "origin"))
+    kept = pod.volume.repository / "labels.txt"
+    assert kept.read_text() == "zero"
+    assert flushed[kept.stat().st_ino] == len("zero")
 
 
 def test_a_ledger_that_nobody_verified_vouches_for_nothing(pod: Node) -> None:

@@ -14,8 +14,9 @@ Facts (TensorFlow Serving's sources and docs; the stand-in of tests/e2e/images b
   seldom: a connection is held open, and its end shows that the server ended.
 """
 
-import http.client
+import json
 import select
+import socket
 import threading
 import time
 import weakref
@@ -32,7 +33,7 @@ from slipway_agent.model.server_state import Gone, Loaded, LoadOutcome, Refused,
 from slipway_agent.model.signature import Signature
 from slipway_agent.model.untrusted_json import parse_json
 from slipway_agent.servers.base import REQUEST_SECONDS, Answer, DriverInputs, go_on
-from slipway_agent.servers.local_http import ASK_SECONDS, HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
+from slipway_agent.servers.local_http import HOST, LOST, WORDS_LIMIT, LocalHttp, read_words
 from slipway_agent.servers.readiness import BUSY_SECONDS
 from slipway_agent.servers.tensorflow_serving.config import (
     BATCHING_FILE,
@@ -60,6 +61,7 @@ WARMUP_HINT = (
     "(The server answers the requests of spec.warmup as a part of the load; it may be one of them that failed)"
 )
 SAVED_MODEL, SAVED_MODEL_TEXT = "saved_model.pb", "saved_model.pbtxt"
+_NOTE = "loaded.json"
 
 
 _Stamp: TypeAlias = tuple[int, int]
@@ -104,9 +106,9 @@ class _Kept:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self.connection: http.client.HTTPConnection | None = None
+        self.connection: socket.socket | None = None
 
-    def keep(self, connection: http.client.HTTPConnection | None) -> None:
+    def keep(self, connection: socket.socket | None) -> None:
         """In the place of the one before, which is closed. A load looks from a thread of its own."""
         with self._lock:
             former, self.connection = self.connection, connection
@@ -145,7 +147,7 @@ class TensorFlowServer:
         self._kept = _Kept()
         weakref.finalize(self, self._kept.close)  # another agent.json makes another driver
         self._seen: tuple[Mapping[int, VersionStatus], float] | None = None
-        self._loaded_folders: Mapping[int, _Stamp] = {}
+        self._loaded_folders: Mapping[int, _Stamp] = _read_note(volume.read_note(_NOTE))
 
     def holds_model(self, folder: Path) -> bool:
         return (folder / SAVED_MODEL).is_file() or (folder / SAVED_MODEL_TEXT).is_file()
@@ -164,7 +166,7 @@ class TensorFlowServer:
             seen = self._look()
             available = _available(seen) if seen is not None else frozenset()
             # what is found loaded was loaded from the folders that are there now, unless it is known better
-            self._loaded_folders = {each: self._loaded_folders.get(each, self._folder(each)) for each in available}
+            self._note_loaded({each: self._loaded_folders.get(each, self._folder(each)) for each in available})
         if seen is None:
             return ServerView()
         return ServerView(True, available & versions)
@@ -196,7 +198,7 @@ class TensorFlowServer:
             raise
         if isinstance(outcome, Loaded):
             with self._lock:
-                self._loaded_folders = folders
+                self._note_loaded(folders)
         else:
             self._restore(before)
         return outcome
@@ -321,6 +323,13 @@ class TensorFlowServer:
         known = self._loaded_folders
         return frozenset(each for each in versions if known.get(each, folders[each]) != folders[each])
 
+    def _note_loaded(self, folders: Mapping[int, _Stamp]) -> None:
+        """For the next driver, too: the server keeps the bytes of before, whoever comes to know it meanwhile."""
+        if folders == self._loaded_folders:
+            return
+        self._loaded_folders = folders
+        self._volume.write_note(_NOTE, json.dumps({str(each): stamp for each, stamp in sorted(folders.items())}))
+
     def _folder(self, version: int) -> _Stamp:
         try:
             status = (self._volume.repository / str(version)).stat()
@@ -345,21 +354,17 @@ class TensorFlowServer:
         if seen is not None and age_seconds < STEADY_SECONDS and self._is_steady(seen[0]) and self._is_open():
             return seen[0]
         self._kept.close()
-        connection = http.client.HTTPConnection(HOST, self._spec.http_port, timeout=ASK_SECONDS)
         try:
-            connection.request("GET", f"/v1/models/{self._volume.model}")
-            response = connection.getresponse()
-            found = parse_status(response.read())
+            body, connection = self._local_http.look(f"/v1/models/{self._volume.model}")
         except TimeoutError:
             # busy is not gone: a pod that drops out under load makes the load worse for the others
-            connection.close()
             return seen[0] if seen is not None and age_seconds < BUSY_SECONDS else None
         except LOST:
-            connection.close()
             self._seen = None
             return None
+        found = parse_status(body)
         self._seen = (found, time.monotonic())
-        self._kept.keep(connection if connection.sock is not None else None)
+        self._kept.keep(connection)
         return found
 
     def _is_steady(self, found: Mapping[int, VersionStatus]) -> bool:
@@ -368,10 +373,10 @@ class TensorFlowServer:
     def _is_open(self) -> bool:
         """Whether the connection of the last look still stands: anything to read on it is its end."""
         pulse = self._kept.connection
-        if pulse is None or pulse.sock is None:
+        if pulse is None:
             return False
         try:
-            return not select.select([pulse.sock], [], [], 0)[0]
+            return not select.select([pulse], [], [], 0)[0]
         except (OSError, ValueError):
             return False
 
@@ -445,3 +450,12 @@ def require_signature(folder: Path) -> None:
 
 def _available(found: Mapping[int, VersionStatus]) -> frozenset[int]:
     return frozenset(version for version, each in found.items() if each.state == "AVAILABLE")
+
+
+def _read_note(text: str | None) -> dict[int, _Stamp]:
+    try:
+        return {
+            int(version): (int(inode), int(changed)) for version, (inode, changed) in parse_json(text or "").items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
