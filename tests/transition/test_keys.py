@@ -385,3 +385,31 @@ def test_while_the_deployment_is_refused_its_secret_is_made_once() -> None:
     assert [write for write in world.writes if write.kind == "Secret"] == [
         Write("create", "Secret", only_secret(world))
     ]
+
+
+def test_a_key_that_may_not_be_made_holds_up_neither_a_rollback_nor_the_number_of_pods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as aged:
+        aged.setattr(pod_template, "key_from", lambda secret: AGED)
+        world, operator = begin(ROLLING)
+        first = status(world)["stable"]["revision"]
+        world.edit(OTHER)
+        until(operator, lambda: status(world)["stable"]["revision"] != first and "previous" not in status(world), 90)
+        until(operator, lambda: len(world.named("Deployment")) == 1)
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, FORBIDDEN)}
+    operator = Operator(world)
+    second = status(world)["stable"]["revision"]
+    world.command("refresh", second)
+    run(operator, 30)
+    assert world.conditions()["Degraded"] == ("True", "SecretRefused")
+    world.edit({"replicas": 3})
+    until(operator, lambda: world.ready_by_version() == {1: 3}, 60)
+    assert asked(world) == {f"{NAME}-{second}": None}, "with the pods that it had"
+    world.command("rollback", first, 2)
+    until(operator, lambda: status(world)["stable"]["revision"] == first, 90)
+    run(operator, 60)
+    assert world.named("Deployment") == [f"{NAME}-{first}"]
+    assert world.conditions()["Degraded"] == ("True", "RolledBack")
+    assert world.lost == 0
+    assert writes_of(operator) == []
