@@ -191,7 +191,15 @@ def degraded_condition(
 def _credential_in_spec(result: PassResult) -> str | None:
     """That a URL of the spec opens by itself, without what opens it. It is served all the same."""
     model = result.carried_out.inputs.asked.spec.model if result.carried_out is not None else None
-    for version, url in model.versions.items() if model is not None and model.uri.startswith("https://") else ():
+    if model is None or not model.uri.startswith("https://"):
+        return None
+    if name := credential_in(model.uri):
+        return (
+            f"spec.model.uri has {name} in it ({show_url(model.uri)}): whoever may read this object, its Service or "
+            "its ConfigMaps can use it. Write the URL without that, and put username and password into a Secret "
+            "(spec.storage.secretRef)"
+        )
+    for version, url in model.versions.items():
         if name := credential_in(url):
             return (
                 f"spec.model.versions names for version {version} a URL that opens by itself ({name} in "
@@ -231,7 +239,8 @@ def _unverified(result: PassResult, snapshot: Snapshot) -> Trouble | None:
     return Trouble(
         AGENT_TOO_OLD,
         f"spec.storage.verify is Require, and the agents of pods {', '.join(pods[:3])}{others} are of an older release,"
-        " which can't verify: what these fetch is loaded as it is. Pods of a new revision have an agent that can",
+        " which can't verify: what these fetch is loaded as it is. Pods of a new revision have an agent that can; to "
+        f"replace these before, one by one: kubectl slipway refresh {result.name}",
     )
 
 
