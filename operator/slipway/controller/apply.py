@@ -25,7 +25,7 @@ from slipway.observe.router_reports import RouterPod
 from slipway.observe.snapshot import Snapshot, is_left_behind, is_owned, was_owned
 from slipway.render.desired import Rendered
 from slipway.render.drift import differing_fields, differs
-from slipway.render.objects import CONFIG_MAP, CONTROLLER_REVISION, DEPLOYMENT, Child, render_key
+from slipway.render.objects import CONFIG_MAP, CONTROLLER_REVISION, DEPLOYMENT, NETWORK_POLICY, Child, render_key
 from slipway.report.events import Notice, change_put_back
 
 log = logging.getLogger("slipway")
@@ -300,6 +300,12 @@ def _fails(child: Child, error: ClusterError) -> Trouble:
 def _refused(child: Child, error: ClusterError) -> SpecError:
     if "exceeded quota" in error.message:
         return SpecError("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
+    if child.kind == NETWORK_POLICY.kind:  # nothing of it is the spec's
+        return SpecError(
+            "Refused",
+            f"the API server refuses {child.kind} {child.name}: {error.message}. Correct networkPolicy.models in the "
+            "values of the operator's chart, which hold for every ModelDeployment; nothing new is rolled out meanwhile",
+        )
     return SpecError(
         "Refused",
         f"the API server refuses {child.kind} {child.name}: {error.message}. Correct the part of the spec that it "
