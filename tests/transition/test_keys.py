@@ -413,3 +413,34 @@ def test_a_key_that_may_not_be_made_holds_up_neither_a_rollback_nor_the_number_o
     assert world.conditions()["Degraded"] == ("True", "RolledBack")
     assert world.lost == 0
     assert writes_of(operator) == []
+
+
+FULL = "exceeded quota: q, requested: count/secrets=1, used: count/secrets=2, limited: count/secrets=2"
+"""What a full quota says of a Secret that is there already, too: it is asked before the storage is."""
+
+
+def test_where_a_quota_is_full_a_deployment_that_somebody_deletes_comes_back_with_its_key() -> None:
+    world, operator = begin(ROLLING)
+    secrets = copy.deepcopy(secrets_of(world))
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, FULL)}
+    world.lose("Deployment", next(iter(asked(world))))
+    until(operator, lambda: world.ready_by_version() == {1: 2}, 60)
+    run(operator, 30)
+    assert secrets_of(world) == secrets
+    assert world.conditions()["Degraded"] == ("False", "AsExpected")
+    assert writes_of(operator) == []
+
+
+def test_where_a_quota_is_full_a_person_gets_back_to_a_revision_that_has_its_key() -> None:
+    world, operator = begin(ROLLING)
+    first = status(world)["stable"]["revision"]
+    world.edit(OTHER)
+    until(operator, lambda: status(world)["stable"]["revision"] != first and "previous" not in status(world), 90)
+    until(operator, lambda: len(world.named("Deployment")) == 1)
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, FULL)}
+    world.command("rollback", first)
+    until(operator, lambda: status(world)["stable"]["revision"] == first, 90)
+    run(operator, 60)
+    assert asked(world)[f"{NAME}-{first}"] in secrets_of(world)
+    assert (world.ready_by_version(), world.lost) == ({1: 2}, 0)
+    assert writes_of(operator) == []

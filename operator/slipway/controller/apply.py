@@ -84,7 +84,9 @@ class Children:
                 writes += is_made
                 if refused is not None:
                     keyless = keyless or refused
-                    child = _without_new_pods(wanted, live)
+                    # A quota or role refuses to make one that is there, too: its pods find out.
+                    is_tried = live is None and wanted.name in rendered.once_made
+                    child = wanted if is_tried else _without_new_pods(wanted, live)
                 if child is None:
                     continue
                 changed = await self._changed_by_others(child, live, key)
