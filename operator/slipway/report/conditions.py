@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
 from slipway.api.urls import credential_in, show_url
-from slipway.decide.placement import AGENT_TOO_OLD, unverifying_pods
+from slipway.decide.placement import AGENT_TOO_OLD, silent_pods, unverifying_pods
 from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import HaltReason, Rejection
@@ -169,10 +169,12 @@ def degraded_condition(
     canary: str | None,
     *,
     late: Trouble | None = None,
+    before: Condition | None = None,
 ) -> Condition:
-    """late: that a first revision is past its deadline."""
+    """late: that a first revision is past its deadline. before: as it was said last; it stands where it is of agents
+    that don't answer for a moment."""
     pods = (trouble_of(snapshot, canary), trouble_of(snapshot, stable), snapshot.routers.trouble)
-    unverified = _unverified(result, snapshot)
+    unverified = _unverified(result, snapshot, before)
     troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing, late, unverified)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
@@ -229,10 +231,13 @@ def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | No
     )
 
 
-def _unverified(result: PassResult, snapshot: Snapshot) -> Trouble | None:
+def _unverified(result: PassResult, snapshot: Snapshot, before: Condition | None) -> Trouble | None:
     """Pods whose agents load whatever they are told, although the spec has signed models verified."""
     storage = result.carried_out.inputs.deployment.spec.storage if result.carried_out is not None else None
     pods = sorted(pod.name for pod in unverifying_pods(storage, snapshot)) if storage is not None else []
+    is_asked = storage is not None and bool(storage.trusted_keys)
+    if not pods and is_asked and before is not None and before.reason == AGENT_TOO_OLD and silent_pods(snapshot):
+        return Trouble(before.reason, before.message)
     if not pods:
         return None
     others = f" and {len(pods) - 3} others" if len(pods) > 3 else ""
