@@ -403,6 +403,8 @@ def test_a_key_that_may_not_be_made_holds_up_neither_a_rollback_nor_the_number_o
     world.command("refresh", second)
     run(operator, 30)
     assert world.conditions()["Degraded"] == ("True", "SecretRefused")
+    assert world.conditions()["Reconciling"] == ("True", "Refreshing"), "or the command would tell that it is over"
+    assert f"kubectl slipway abort {NAME}" in world.message("Reconciling")
     world.edit({"replicas": 3})
     until(operator, lambda: world.ready_by_version() == {1: 3}, 60)
     assert asked(world) == {f"{NAME}-{second}": None}, "with the pods that it had"

@@ -277,9 +277,13 @@ def reconciling_condition(
     """
     ready, promoted = conditions[0], conditions[1]
     plan, problem = result.plan, result.problem
-    if plan is None or (problem is not None and problem.reason not in ROOM):
-        return _condition("Reconciling", False, promoted.reason, promoted.message)
     to_replace = result.carried_out.rendered.to_replace if result.carried_out is not None else 0
+    is_hindered = problem is not None and problem.reason not in ROOM
+    is_alone = plan is not None and plan.promotion not in (Promotion.IN_PROGRESS, Promotion.PAUSED)
+    if is_hindered and is_alone and to_replace and result.replicas > 0:
+        return _condition("Reconciling", True, "Refreshing", _refreshing(result, snapshot, stable, to_replace))
+    if plan is None or is_hindered:
+        return _condition("Reconciling", False, promoted.reason, promoted.message)
     if plan.promotion is Promotion.ROLLED_BACK and not to_replace:
         return _condition("Reconciling", False, promoted.reason, promoted.message)
     waits = problem or room_for(snapshot, canary)
@@ -293,20 +297,20 @@ def reconciling_condition(
     if plan.promotion in (Promotion.IN_PROGRESS, Promotion.PAUSED):
         return _condition("Reconciling", True, promoted.reason, promoted.message)
     if to_replace and result.replicas > 0:
-        return _condition("Reconciling", True, "Refreshing", _refreshing(result.name, snapshot, stable, to_replace))
+        return _condition("Reconciling", True, "Refreshing", _refreshing(result, snapshot, stable, to_replace))
     if plan.state.bake_until is not None:
         until = time_of_day(plan.state.bake_until)
         return _condition("Reconciling", True, "InProgress", f"revision {stable} is stable and bakes until {until}")
     return _condition("Reconciling", False, "AsExpected", "nothing is on its way")
 
 
-def _refreshing(name: str, snapshot: Snapshot, stable: str | None, to_replace: int) -> str:
-    """How far a refresh is, what keeps its new pods from being ready, and the way back."""
-    trouble = trouble_of(snapshot, stable)
+def _refreshing(result: PassResult, snapshot: Snapshot, stable: str | None, to_replace: int) -> str:
+    """How far a refresh is, what keeps its new pods from being made or ready, and the way back."""
+    trouble = result.problem or trouble_of(snapshot, stable)
     why = f"; {trouble.reason}: {trouble.message.rstrip('.')}" if trouble is not None else ""
     return (
         f"pods of revision {stable} are replaced one by one after a refresh: {to_replace} still to go, which serve "
-        f"until then{why}. To go back to the pods before: kubectl slipway abort {name}"
+        f"until then{why}. To go back to the pods before: kubectl slipway abort {result.name}"
     )
 
 
