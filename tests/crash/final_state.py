@@ -57,14 +57,18 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
         for kind, items in objects.items()
         for item in items
     }
+    templates = _name_templates(objects.get("ReplicaSet", ()))
     state: dict[str, Manifest] = {}
     for kind, items in objects.items():
         for item in items:
-            name = item["metadata"]["name"]
-            if (kind, name) in EVERY_NAMESPACE_HAS:
+            if (kind, item["metadata"]["name"]) in EVERY_NAMESPACE_HAS:
                 continue
-            kept = json.loads(json.dumps(item))
+            text = json.dumps(item)
+            for template_hash, place in templates.items():
+                text = text.replace(template_hash, place)
+            kept = json.loads(text)
             metadata = kept["metadata"]
+            name = metadata["name"]
             for field in DROPPED_METADATA:
                 metadata.pop(field, None)
             for field in DROPPED_SPEC.get(kind, ()):
@@ -86,6 +90,23 @@ def normalise(objects: Mapping[str, Sequence[Manifest]], namespace: str) -> Stat
                 owner["uid"] = names.get(owner["uid"], "ORPHAN: its owner is gone")
             state[MARK.sub(r"\1", f"{kind}/{name}")] = _scrub(kept, namespace)
     return state
+
+
+def _name_templates(replica_sets: Sequence[Manifest]) -> dict[str, str]:
+    """Hash of a pod template → its place among those of its Deployment. A template names its Secret, and so a uid."""
+    of_deployment: dict[str, list[Manifest]] = {}
+    for each in replica_sets:
+        owner, _, _ = each["metadata"]["name"].rpartition("-")
+        of_deployment.setdefault(owner, []).append(each)
+    return {
+        str(each["metadata"]["labels"]["pod-template-hash"]): f"TEMPLATE{place}"
+        for found in of_deployment.values()
+        for place, each in enumerate(sorted(found, key=_made_as), 1)
+    }
+
+
+def _made_as(replica_set: Manifest) -> int:
+    return int(replica_set["metadata"].get("annotations", {}).get("deployment.kubernetes.io/revision", 0))
 
 
 def _is_to_compare(secret: Manifest, deployments: Sequence[Manifest], alive: Collection[str]) -> bool:

@@ -16,6 +16,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from slipway_agent.config import Config, Source
@@ -49,7 +50,7 @@ def try_archive(kind: str, write: Callable[[Path], None], folder: Path, may_pass
     server = TritonServer(volume, TritonSpec(), 3, None)
     config = Config("g", "Triton", "digits", Source(URI, str(source), {3: packed.name}), 3, (3,))
     job = Job(3, config.source.location(3), None)
-    before = _seen_outside(folder)
+    before = _see(folder)
     try:
         fetch_version(job, open_source(config, server), volume, server, Progress())
         ending = None if may_pass else "it was published"
@@ -72,7 +73,7 @@ def try_layers(write: Callable[[Path], list[LayerFile]], folder: Path, may_pass:
     packed = folder / "models" / "download"
     packed.mkdir()
     layers = write(packed)
-    before = _seen_outside(folder)
+    before = _see(folder)
     where = "oci://registry/digits:v3"
     try:
         unpack_layers(layers, staging / "content", Unpacking(where, where, DEFAULT_LIMITS, lambda: None))
@@ -93,8 +94,21 @@ def _judge_words(refusal: SpecError) -> str | None:
     return f"its refusal has {len(message)} characters" if len(message) > 1000 else None
 
 
-def _judge_world(folder: Path, models: Path, before: dict[str, tuple[int, int]]) -> str | None:
-    if _seen_outside(folder) != before:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """outside: path → inode and size of what is beside the folder. children: of this process."""
+
+    outside: dict[str, tuple[int, int]]
+    children: set[int]
+
+
+def _see(folder: Path) -> _Seen:
+    return _Seen(_seen_outside(folder), _children())
+
+
+def _judge_world(folder: Path, models: Path, before: _Seen) -> str | None:
+    now = _see(folder)
+    if now.outside != before.outside:
         return "something outside the models volume is another"
     allowed_bytes = DEFAULT_LIMITS.unpacked(0)
     for here, folders, files in os.walk(models):
@@ -106,7 +120,7 @@ def _judge_world(folder: Path, models: Path, before: dict[str, tuple[int, int]])
                 return f"{name!a} has a set-user-ID or like bit"
             if "download" not in here and status.st_size > allowed_bytes:
                 return f"{name!a} has {status.st_size} bytes"
-    return "a process is left" if _children() else None
+    return "a process is left" if now.children - before.children else None
 
 
 def _seen_outside(folder: Path) -> dict[str, tuple[int, int]]:

@@ -385,3 +385,64 @@ def test_while_the_deployment_is_refused_its_secret_is_made_once() -> None:
     assert [write for write in world.writes if write.kind == "Secret"] == [
         Write("create", "Secret", only_secret(world))
     ]
+
+
+def test_a_key_that_may_not_be_made_holds_up_neither_a_rollback_nor_the_number_of_pods(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as aged:
+        aged.setattr(pod_template, "key_from", lambda secret: AGED)
+        world, operator = begin(ROLLING)
+        first = status(world)["stable"]["revision"]
+        world.edit(OTHER)
+        until(operator, lambda: status(world)["stable"]["revision"] != first and "previous" not in status(world), 90)
+        until(operator, lambda: len(world.named("Deployment")) == 1)
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, FORBIDDEN)}
+    operator = Operator(world)
+    second = status(world)["stable"]["revision"]
+    world.command("refresh", second)
+    run(operator, 30)
+    assert world.conditions()["Degraded"] == ("True", "SecretRefused")
+    assert world.conditions()["Reconciling"] == ("True", "Refreshing"), "or the command would tell that it is over"
+    assert f"kubectl slipway abort {NAME}" in world.message("Reconciling")
+    world.edit({"replicas": 3})
+    until(operator, lambda: world.ready_by_version() == {1: 3}, 60)
+    assert asked(world) == {f"{NAME}-{second}": None}, "with the pods that it had"
+    world.command("rollback", first, 2)
+    until(operator, lambda: status(world)["stable"]["revision"] == first, 90)
+    run(operator, 60)
+    assert world.named("Deployment") == [f"{NAME}-{first}"]
+    assert world.conditions()["Degraded"] == ("True", "RolledBack")
+    assert world.lost == 0
+    assert writes_of(operator) == []
+
+
+FULL = "exceeded quota: q, requested: count/secrets=1, used: count/secrets=2, limited: count/secrets=2"
+"""What a full quota says of a Secret that is there already, too: it is asked before the storage is."""
+
+
+def test_where_a_quota_is_full_a_deployment_that_somebody_deletes_comes_back_with_its_key() -> None:
+    world, operator = begin(ROLLING)
+    secrets = copy.deepcopy(secrets_of(world))
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, FULL)}
+    world.lose("Deployment", next(iter(asked(world))))
+    until(operator, lambda: world.ready_by_version() == {1: 2}, 60)
+    run(operator, 30)
+    assert secrets_of(world) == secrets
+    assert world.conditions()["Degraded"] == ("False", "AsExpected")
+    assert writes_of(operator) == []
+
+
+def test_where_a_quota_is_full_a_person_gets_back_to_a_revision_that_has_its_key() -> None:
+    world, operator = begin(ROLLING)
+    first = status(world)["stable"]["revision"]
+    world.edit(OTHER)
+    until(operator, lambda: status(world)["stable"]["revision"] != first and "previous" not in status(world), 90)
+    until(operator, lambda: len(world.named("Deployment")) == 1)
+    world.refuse = {("create", "Secret"): lambda name: ClusterError("create", 403, FULL)}
+    world.command("rollback", first)
+    until(operator, lambda: status(world)["stable"]["revision"] == first, 90)
+    run(operator, 60)
+    assert asked(world)[f"{NAME}-{first}"] in secrets_of(world)
+    assert (world.ready_by_version(), world.lost) == ({1: 2}, 0)
+    assert writes_of(operator) == []

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from slipway.controller.kube import ClusterError
 from slipway.render.network_policy import Peers
 from tests.transition.operators import Operator, run, until
 from tests.transition.test_canary import VERSION_2, until_ready
@@ -113,4 +114,14 @@ def test_anothers_policy_of_that_name_is_left_alone_and_told() -> None:
     run(operator, 10)
     assert policies(world)[f"{NAME}-pods"]["spec"] == {"podSelector": {}}
     assert world.conditions()["Degraded"] == ("True", "NameConflict")
+    assert world.conditions()["Ready"][0] == "True"
+
+
+def test_one_that_the_api_server_refuses_is_told_as_the_charts() -> None:
+    world, _ = serving()
+    error = ClusterError("create", 422, "spec.ingress[0].from[0].podSelector: Invalid value")
+    world.refuse = {("create", "NetworkPolicy"): lambda name: error}
+    run(Operator(world, LOCKING), 10)
+    assert world.conditions()["Degraded"] == ("True", "Refused")
+    assert "networkPolicy.models in the values of the operator's chart" in world.message("Degraded")
     assert world.conditions()["Ready"][0] == "True"

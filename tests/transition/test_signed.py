@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
+from tests.simulation import agents
 from tests.transition.operators import Operator, begin, run
 from tests.transition.test_transitions import assert_at_rest, assert_healthy, stable_of
 from tests.transition.world import World
@@ -94,3 +96,35 @@ def test_a_pod_that_comes_later_says_why_it_cant_serve_and_the_others_serve_on()
     world.unsigned = set()
     run(operator, 60)
     assert_healthy(world, 1)
+
+
+@pytest.mark.parametrize("is_fresh", [True, False])
+def test_pods_of_an_older_release_take_nothing_up_and_stay_named_while_their_agents_are_silent(
+    monkeypatch: pytest.MonkeyPatch, *, is_fresh: bool
+) -> None:
+    """They take turns, as those of the release before do; and whoever is silent to the operator reads its orders."""
+    with monkeypatch.context() as before:
+        before.setattr(agents, "AGENT", {})
+        world, operator = serving()
+        old = names(world)
+        world.edit(REQUIRE)
+        run(operator, 60)
+    if is_fresh:
+        world.deployment()["status"]["agents"] = None  # as an operator of the release before left it
+    world.quiet = set(old)
+    operator = Operator(world)
+    run(operator, 20)
+    assert world.conditions()["Degraded"] == ("True", "AgentTooOld")
+    (orders,) = [live for (kind, _), live in world.objects.items() if kind == "ConfigMap"]
+    name = orders["metadata"]["name"]
+    world.edit({"model": {"version": 2}})
+    for _ in range(20):
+        run(operator, 1)
+        orders = world.objects.get(("ConfigMap", name), orders)
+        told = json.loads(orders["data"]["agent.json"])
+        assert told["load"] == [1]
+        assert "turn" not in told
+    run(operator, 160)
+    assert not old & names(world)
+    assert_healthy(world, 2)
+    assert world.lost == 0

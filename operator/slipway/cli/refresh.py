@@ -168,7 +168,7 @@ def _outcome(status: ModelDeploymentStatus, command: Command, before: str) -> st
             f"the new pods of {command.name} don't come up: {degraded.reason}: {degraded.message.rstrip('.')}. The "
             f"pods before serve on; kubectl slipway abort {command.name} goes back to them"
         )
-    return "" if is_waiting or reason == "Refreshing" else f"all pods are replaced; {status.ready} ready"
+    return "" if reconciling is not None else f"all pods are replaced; {status.ready} ready"
 
 
 def _true(status: ModelDeploymentStatus, kind: str) -> Condition | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from slipway.api import SpecError
 from slipway.controller.cache import Cache, Key, owner_key
@@ -25,7 +25,7 @@ from slipway.observe.router_reports import RouterPod
 from slipway.observe.snapshot import Snapshot, is_left_behind, is_owned, was_owned
 from slipway.render.desired import Rendered
 from slipway.render.drift import differing_fields, differs
-from slipway.render.objects import CONFIG_MAP, CONTROLLER_REVISION, DEPLOYMENT, Child, render_key
+from slipway.render.objects import CONFIG_MAP, CONTROLLER_REVISION, DEPLOYMENT, NETWORK_POLICY, Child, render_key
 from slipway.report.events import Notice, change_put_back
 
 log = logging.getLogger("slipway")
@@ -66,30 +66,41 @@ class Children:
         self._applied.pop(key, None)
 
     async def apply(self, key: Key, uid: str, rendered: Rendered, snapshot: Snapshot) -> Applied:
-        """Apply what differs, in order; the first that can't be written ends it.
+        """Apply what differs, in order; the first that can't be written ends it. A workload whose key may not be made
+        stays as it is, and only that: a rollback to another must not wait for it.
 
         Raises NamespaceGoesError; TransientError, unless it has lasted: then that is what stands in the way.
         """
         writes = 0
+        keyless: Trouble | None = None
         put_back: list[Notice] = []
-        for child in rendered.children:
-            live = snapshot.live.get((child.kind, child.name))
-            if live is not None and not _is_other(child, live):
+        for wanted in rendered.children:
+            live = snapshot.live.get((wanted.kind, wanted.name))
+            if live is not None and not _is_other(wanted, live):
                 continue
+            child: Child | None = wanted
             try:
+                is_made, refused = await self._make_key(wanted, live, key)
+                writes += is_made
+                if refused is not None:
+                    keyless = keyless or refused
+                    # A quota or role refuses to make one that is there, too: its pods find out.
+                    is_tried = live is None and wanted.name in rendered.once_made
+                    child = wanted if is_tried else _without_new_pods(wanted, live)
+                if child is None:
+                    continue
                 changed = await self._changed_by_others(child, live, key)
-                writes += await self._make_key(child, live, key)
                 answer = await self._write(child, live, key, uid)
             except SpecError as error:
-                if child.is_optional:
-                    log.warning("left out", extra={"key": "/".join(key), "child": child.name, "error": error.message})
+                if wanted.is_optional:
+                    log.warning("left out", extra={"key": "/".join(key), "child": wanted.name, "error": error.message})
                     continue
                 self._pacing.note_written(key)
                 return Applied(Trouble(error.reason, error.message), writes, tuple(put_back))
             except TransientError as error:
                 if error.status < 500 or not self._pacing.is_lasting(key):
                     raise
-                return Applied(_fails(child, error), writes, tuple(put_back))
+                return Applied(_fails(wanted, error), writes, tuple(put_back))
             if answer is not None:
                 writes += 1
                 self._applied.setdefault(key, {})[child.kind, child.name] = hash_of(child.manifest)
@@ -99,7 +110,7 @@ class Children:
                 self._cache.put(child.kind, answer)
                 log.debug("applied", extra={"key": "/".join(key), "kind": child.kind, "child": child.name})
         self._pacing.note_written(key)
-        return Applied(None, writes, tuple(put_back))
+        return Applied(keyless, writes, tuple(put_back))
 
     async def _changed_by_others(self, child: Child, live: Json | None, key: Key) -> Notice | None:
         """What to tell of a child that differs because somebody else changed it; None: nobody did, or it was just told.
@@ -137,15 +148,17 @@ class Children:
         except ClusterError as error:
             raise _known(error) or _refused(child, error) from error
 
-    async def _make_key(self, child: Child, live: Json | None, key: Key) -> bool:
-        """Make the Secret that a Deployment is about to ask for, before any pod waits for it. Returns whether it wrote.
+    async def _make_key(self, child: Child, live: Json | None, key: Key) -> tuple[bool, Trouble | None]:
+        """Make the Secret that a Deployment is about to ask for, before any pod waits for it.
+
+        Returns whether it wrote, and why it may not be made; None: it was, it is there, or none is asked for.
 
         One that exists is taken for ours: from a pass that was ended between the two, or from an earlier workload of
-        the revision. The value is drawn here and kept nowhere. Raises as `_write`.
+        the revision. The value is drawn here and kept nowhere. Raises TransientError and NamespaceGoesError.
         """
         secret = asked_secret(child.manifest["spec"]["template"]) if child.kind == DEPLOYMENT.kind else None
         if secret is None or (live is not None and asked_secret(live["spec"]["template"]) == secret):
-            return False
+            return False, None
         what = f"create Secret {secret}"
         owners = self._owners_of_key(child.name, key)
         if not owners:
@@ -155,10 +168,12 @@ class Children:
         except TransientError as error:
             raise TransientError(what, error.status, f"Secret {secret}: {error.message}") from error
         except ClusterError as error:
-            raise _known(error) or _key_refused(secret, error) from error
+            if (known := _known(error)) is not None:
+                raise known from error
+            return False, _key_refused(secret, error)
         if is_made:
             log.debug("applied", extra={"key": "/".join(key), "kind": "Secret", "child": secret})
-        return is_made
+        return is_made, None
 
     def _owners_of_key(self, workload: str, key: Key) -> list[Json]:
         """A workload's ConfigMap and the ControllerRevision that it carries: both are applied before its Deployment."""
@@ -252,6 +267,16 @@ def _outdated(rendered: Rendered, snapshot: Snapshot) -> Iterator[tuple[Pod | Ro
         yield router, ROUTER_CONFIG_ANNOTATION, generation
 
 
+def _without_new_pods(child: Child, live: Json | None) -> Child | None:
+    """A Deployment with the pod template that it has, where it may not have its new one yet: how many pods there are
+    doesn't wait for that. None: nothing else differs, or there is none yet."""
+    if live is None:
+        return None
+    spec = {**child.manifest["spec"], "template": live["spec"]["template"]}
+    kept = replace(child, manifest={**child.manifest, "spec": spec})
+    return kept if _is_other(kept, live) else None
+
+
 def _name_conflict(child: Child, key: Key) -> SpecError:
     return SpecError(
         "NameConflict",
@@ -277,6 +302,12 @@ def _fails(child: Child, error: ClusterError) -> Trouble:
 def _refused(child: Child, error: ClusterError) -> SpecError:
     if "exceeded quota" in error.message:
         return SpecError("QuotaExceeded", f"{child.kind} {child.name}: {error.message}. Raise the ResourceQuota")
+    if child.kind == NETWORK_POLICY.kind:  # nothing of it is the spec's
+        return SpecError(
+            "Refused",
+            f"the API server refuses {child.kind} {child.name}: {error.message}. Correct networkPolicy.models in the "
+            "values of the operator's chart, which hold for every ModelDeployment; nothing new is rolled out meanwhile",
+        )
     return SpecError(
         "Refused",
         f"the API server refuses {child.kind} {child.name}: {error.message}. Correct the part of the spec that it "
@@ -284,19 +315,19 @@ def _refused(child: Child, error: ClusterError) -> SpecError:
     )
 
 
-def _key_refused(secret: str, error: ClusterError) -> SpecError:
+def _key_refused(secret: str, error: ClusterError) -> Trouble:
     """Why a workload's new pods have to wait. Those that run have their key."""
     what = f"Secret {secret}, which holds the key between agent and server, can't be made: {error.message.rstrip('.')}"
     if "exceeded quota" in error.message:
-        return SpecError("QuotaExceeded", f"{what}. Raise the ResourceQuota's count of secrets")
+        return Trouble("QuotaExceeded", f"{what}. Raise the ResourceQuota's count of secrets")
     if error.status == 403 and 'cannot create resource "secrets"' in error.message:
-        return SpecError(
+        return Trouble(
             "SecretRefused",
             f"{what}. The operator's role lacks the verb create on secrets, most often since it is of an older chart "
             "than the operator: helm upgrade the release, or add that verb to a role of your own. New pods wait for "
             "it; those that serve go on",
         )
-    return SpecError(
+    return Trouble(
         "SecretRefused",
         f"{what}. Have whoever refuses it (an admission webhook, a policy) let Slipway make it. New pods wait for it; "
         "those that serve go on",

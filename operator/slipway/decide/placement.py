@@ -70,7 +70,7 @@ def place(
         return Placement(asked, home)
     canary = stored.canary.revision if stored.canary else None
     homes = {workload for workload in workloads if stable and workload == workload_of(stable, workloads)}
-    why = _why_it_rolls(asked, snapshot, stored) or _why_unverified(deployment, snapshot, homes)
+    why = _why_it_rolls(asked, snapshot, stored) or _why_unverified(deployment, snapshot, stored, homes)
     carrying = [
         workload for workload, here in workloads.items() if here.revision == name and not (why and workload in homes)
     ]
@@ -152,13 +152,26 @@ def _why_it_rolls(asked: Revision, snapshot: Snapshot, stored: ModelDeploymentSt
     return None
 
 
-def _why_unverified(deployment: ModelDeployment, snapshot: Snapshot, homes: set[str]) -> str | None:
-    """Why the stable pods mustn't take the revision up: an agent of theirs would load it, signed or not."""
-    too_old = None if deployment.spec.storage is None else unverifying_pods(deployment.spec.storage, snapshot)
-    here = [pod.name for pod in too_old or () if pod.workload in homes]
-    if not here:
+def _why_unverified(
+    deployment: ModelDeployment, snapshot: Snapshot, stored: ModelDeploymentStatus, homes: set[str]
+) -> str | None:
+    """Why the stable pods mustn't take the revision up: an agent of theirs would load it, signed or not. One that
+    doesn't answer for a moment reads its orders all the same."""
+    storage = deployment.spec.storage
+    if storage is None or not storage.trusted_keys:
         return None
-    return f"{AGENT_TOO_OLD}: the agent of pod {here[0]} is of an older release, and can't verify signed models"
+    here = [pod.name for pod in unverifying_pods(storage, snapshot) if pod.workload in homes]
+    if here:
+        return f"{AGENT_TOO_OLD}: the agent of pod {here[0]} is of an older release, and can't verify signed models"
+    silent = [pod.name for pod in silent_pods(snapshot) if pod.workload in homes]
+    if silent and (stored.agents is None or stored.agents.outdated):
+        return f"{AGENT_TOO_OLD}: the agent of pod {silent[0]} doesn't say now whether it can verify signed models"
+    return None
+
+
+def silent_pods(snapshot: Snapshot) -> list[Pod]:
+    """Pods whose agents should be there and don't answer."""
+    return [pod for pod in snapshot.pods if not pod.is_ending and pod.ip is not None and pod.report is None]
 
 
 def unverifying_pods(storage: Storage, snapshot: Snapshot) -> list[Pod]:

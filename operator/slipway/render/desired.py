@@ -56,6 +56,8 @@ class Rendered:
     outcome: of a person's command, with what it made of the pod template; None: there was none to carry out.
     offer: what a refresh would change, in words; empty: nothing. to_replace: pods of what serves that a refresh, or its
     abort, replaces yet.
+    once_made: Deployments that have very likely been there before, and with them the Secrets of their keys, which
+    nobody may look up: of what serves, or of what a person rolls back to.
     """
 
     children: tuple[Child, ...]
@@ -69,6 +71,7 @@ class Rendered:
     outcome: CommandOutcome | None = None
     offer: str = ""
     to_replace: int = 0
+    once_made: frozenset[str] = frozenset()
 
 
 def render(
@@ -123,6 +126,11 @@ def render(
         outcome=refreshed.outcome,
         offer=refreshed.offer,
         to_replace=snapshot.pods_to_replace(shown) if shown is not None else 0,
+        once_made=frozenset(
+            child_name(deployment.name, each.name)
+            for each in workloads
+            if given.is_stable(each.name) or inputs.target.is_rollback
+        ),
     )
 
 

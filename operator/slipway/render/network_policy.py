@@ -18,6 +18,7 @@ Must not import: report, controller. Pure.
 
 from __future__ import annotations
 
+import ipaddress
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -64,7 +65,20 @@ def _read_list(name: str, raw: Any) -> tuple[Json, ...]:
     for peer in peers:
         if not isinstance(peer, dict) or not peer or not peer.keys() <= PEER_FIELDS:
             raise ValueError(f"{name} has {json.dumps(peer)}: a peer has podSelector, namespaceSelector or ipBlock")
+        block = peer.get("ipBlock") or {}
+        for cidr in (block.get("cidr"), *(block.get("except") or [])) if block else ():
+            _check_cidr(name, cidr)
     return tuple({field: _stored(value) for field, value in peer.items()} for peer in peers)
+
+
+def _check_cidr(name: str, cidr: Any) -> None:
+    """Raises ValueError where the API server would refuse it, of each ModelDeployment anew."""
+    if not isinstance(cidr, str) or "/" not in cidr:
+        raise ValueError(f"{name} has the ipBlock {json.dumps(cidr)}: write addresses as in 10.0.0.0/8")
+    try:
+        ipaddress.ip_network(cidr, strict=False)
+    except ValueError as error:
+        raise ValueError(f"{name} has the ipBlock {cidr}: {error}") from None
 
 
 def _stored(value: Any) -> Any:

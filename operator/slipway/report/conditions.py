@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 
 from slipway.api.status import Condition, ModelDeploymentStatus, VersionStatus, write_time
 from slipway.api.urls import credential_in, show_url
-from slipway.decide.placement import AGENT_TOO_OLD, unverifying_pods
+from slipway.decide.placement import AGENT_TOO_OLD, silent_pods, unverifying_pods
 from slipway.model.names import selector_of
 from slipway.model.rollout import Promotion
 from slipway.model.rollout_state import HaltReason, Rejection
@@ -169,10 +169,12 @@ def degraded_condition(
     canary: str | None,
     *,
     late: Trouble | None = None,
+    before: Condition | None = None,
 ) -> Condition:
-    """late: that a first revision is past its deadline."""
+    """late: that a first revision is past its deadline. before: as it was said last; it stands where it is of agents
+    that don't answer for a moment."""
     pods = (trouble_of(snapshot, canary), trouble_of(snapshot, stable), snapshot.routers.trouble)
-    unverified = _unverified(result, snapshot)
+    unverified = _unverified(result, snapshot, before)
     troubles = (result.problem, _stable_unavailable(result, snapshot, stable), *pods, result.listing, late, unverified)
     found = next((trouble for trouble in troubles if trouble is not None and trouble.needs_person), None)
     if found:
@@ -191,7 +193,15 @@ def degraded_condition(
 def _credential_in_spec(result: PassResult) -> str | None:
     """That a URL of the spec opens by itself, without what opens it. It is served all the same."""
     model = result.carried_out.inputs.asked.spec.model if result.carried_out is not None else None
-    for version, url in model.versions.items() if model is not None and model.uri.startswith("https://") else ():
+    if model is None or not model.uri.startswith("https://"):
+        return None
+    if name := credential_in(model.uri):
+        return (
+            f"spec.model.uri has {name} in it ({show_url(model.uri)}): whoever may read this object, its Service or "
+            "its ConfigMaps can use it. Write the URL without that, and put username and password into a Secret "
+            "(spec.storage.secretRef)"
+        )
+    for version, url in model.versions.items():
         if name := credential_in(url):
             return (
                 f"spec.model.versions names for version {version} a URL that opens by itself ({name} in "
@@ -221,17 +231,21 @@ def _stable_unavailable(result: PassResult, snapshot: Snapshot, stable: str | No
     )
 
 
-def _unverified(result: PassResult, snapshot: Snapshot) -> Trouble | None:
+def _unverified(result: PassResult, snapshot: Snapshot, before: Condition | None) -> Trouble | None:
     """Pods whose agents load whatever they are told, although the spec has signed models verified."""
     storage = result.carried_out.inputs.deployment.spec.storage if result.carried_out is not None else None
     pods = sorted(pod.name for pod in unverifying_pods(storage, snapshot)) if storage is not None else []
+    is_asked = storage is not None and bool(storage.trusted_keys)
+    if not pods and is_asked and before is not None and before.reason == AGENT_TOO_OLD and silent_pods(snapshot):
+        return Trouble(before.reason, before.message)
     if not pods:
         return None
     others = f" and {len(pods) - 3} others" if len(pods) > 3 else ""
     return Trouble(
         AGENT_TOO_OLD,
         f"spec.storage.verify is Require, and the agents of pods {', '.join(pods[:3])}{others} are of an older release,"
-        " which can't verify: what these fetch is loaded as it is. Pods of a new revision have an agent that can",
+        " which can't verify: what these fetch is loaded as it is. Pods of a new revision have an agent that can; to "
+        f"replace these before, one by one: kubectl slipway refresh {result.name}",
     )
 
 
@@ -263,9 +277,13 @@ def reconciling_condition(
     """
     ready, promoted = conditions[0], conditions[1]
     plan, problem = result.plan, result.problem
-    if plan is None or (problem is not None and problem.reason not in ROOM):
-        return _condition("Reconciling", False, promoted.reason, promoted.message)
     to_replace = result.carried_out.rendered.to_replace if result.carried_out is not None else 0
+    is_hindered = problem is not None and problem.reason not in ROOM
+    is_alone = plan is not None and plan.promotion not in (Promotion.IN_PROGRESS, Promotion.PAUSED)
+    if is_hindered and is_alone and to_replace and result.replicas > 0:
+        return _condition("Reconciling", True, "Refreshing", _refreshing(result, snapshot, stable, to_replace))
+    if plan is None or is_hindered:
+        return _condition("Reconciling", False, promoted.reason, promoted.message)
     if plan.promotion is Promotion.ROLLED_BACK and not to_replace:
         return _condition("Reconciling", False, promoted.reason, promoted.message)
     waits = problem or room_for(snapshot, canary)
@@ -279,20 +297,20 @@ def reconciling_condition(
     if plan.promotion in (Promotion.IN_PROGRESS, Promotion.PAUSED):
         return _condition("Reconciling", True, promoted.reason, promoted.message)
     if to_replace and result.replicas > 0:
-        return _condition("Reconciling", True, "Refreshing", _refreshing(result.name, snapshot, stable, to_replace))
+        return _condition("Reconciling", True, "Refreshing", _refreshing(result, snapshot, stable, to_replace))
     if plan.state.bake_until is not None:
         until = time_of_day(plan.state.bake_until)
         return _condition("Reconciling", True, "InProgress", f"revision {stable} is stable and bakes until {until}")
     return _condition("Reconciling", False, "AsExpected", "nothing is on its way")
 
 
-def _refreshing(name: str, snapshot: Snapshot, stable: str | None, to_replace: int) -> str:
-    """How far a refresh is, what keeps its new pods from being ready, and the way back."""
-    trouble = trouble_of(snapshot, stable)
+def _refreshing(result: PassResult, snapshot: Snapshot, stable: str | None, to_replace: int) -> str:
+    """How far a refresh is, what keeps its new pods from being made or ready, and the way back."""
+    trouble = result.problem or trouble_of(snapshot, stable)
     why = f"; {trouble.reason}: {trouble.message.rstrip('.')}" if trouble is not None else ""
     return (
         f"pods of revision {stable} are replaced one by one after a refresh: {to_replace} still to go, which serve "
-        f"until then{why}. To go back to the pods before: kubectl slipway abort {name}"
+        f"until then{why}. To go back to the pods before: kubectl slipway abort {result.name}"
     )
 
 

@@ -70,7 +70,8 @@ def assess(
         versions_ready_condition(result, versions, label_trouble(result, own), pull_of(own)),
     ]
     late = overdue(result, snapshot, now)
-    conditions.append(degraded_condition(result, snapshot, conditions, stable, canary, late=late))
+    before = stored.condition("Degraded")
+    conditions.append(degraded_condition(result, snapshot, conditions, stable, canary, late=late, before=before))
     conditions.append(reconciling_condition(result, snapshot, conditions, stable, canary))
     agents, outdated = agents_status(result, snapshot, stored)
     conditions.append(outdated)

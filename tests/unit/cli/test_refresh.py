@@ -122,6 +122,17 @@ def test_one_that_waits_for_room_is_waited_for_and_then_times_out(cli: Cli, time
     assert "the pods before serve until then" in shown.stderr
 
 
+def test_one_whose_new_pod_has_a_bad_node_is_not_over(cli: Cli) -> None:
+    cli.cluster.models = [aged()]
+
+    def take(body: Json, text: str) -> None:
+        says(True, "pods are replaced")(body, text)
+        body["status"]["conditions"].append(condition("Reconciling", "True", "NodeCannotLoad", "disk full"))
+
+    cli.cluster.operator = take
+    assert cli("refresh", "digits", "--timeout", "20s").exit_code == 4
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [

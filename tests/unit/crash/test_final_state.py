@@ -16,6 +16,7 @@ def world(namespace: str, uid: str) -> Objects:
     if namespace != "a-1":
         bakes = "bakes until 20:59:14 UTC, asked for since 20:14 UTC"
     owner = {"kind": "ModelDeployment", "name": "digits", "uid": uid}
+    of_template = "899c6bcd4" if namespace == "a-1" else "589575bf64"
     secret = "digits-1-key-" + ("0a1b2" if namespace == "a-1" else "3c4d5")
     return {
         "ModelDeployment": [
@@ -35,6 +36,17 @@ def world(namespace: str, uid: str) -> Objects:
             {
                 "metadata": {"name": "digits-1", "namespace": namespace, "uid": f"{uid}-d", "ownerReferences": [owner]},
                 "spec": {"replicas": 2, "template": {"from": {"name": secret}}},
+            }
+        ],
+        "ReplicaSet": [
+            {
+                "metadata": {
+                    "name": f"digits-1-{of_template}",
+                    "namespace": namespace,
+                    "uid": f"{uid}-r",
+                    "labels": {"pod-template-hash": of_template},
+                },
+                "spec": {"template": {"metadata": {"labels": {"pod-template-hash": of_template}}}},
             }
         ],
         "Secret": [
@@ -91,6 +103,11 @@ def without_a_key(objects: Objects) -> None:
     objects["Secret"][0]["data"].clear()
 
 
+def another_template(objects: Objects) -> None:
+    objects["ReplicaSet"].append(copy.deepcopy(objects["ReplicaSet"][0]))
+    objects["ReplicaSet"][1]["metadata"] |= {"name": "digits-1-777", "labels": {"pod-template-hash": "777"}}
+
+
 def half_scaled(objects: Objects) -> None:
     objects["Deployment"][0]["spec"]["replicas"] = 1
 
@@ -113,6 +130,7 @@ def not_ready(objects: Objects) -> None:
         (no_secret, "Secret/digits-1-key"),
         (without_a_key, '"slipway-server-key"'),
         (half_scaled, '"replicas": 1'),
+        (another_template, "ReplicaSet/digits-1-TEMPLATE2"),
         (not_settled, '"settled"'),
         (not_ready, '"status": "False"'),
     ],

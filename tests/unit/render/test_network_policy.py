@@ -165,6 +165,10 @@ def test_peers_are_read_as_the_api_server_keeps_them() -> None:
         ('{"operator": [{"podSelector": {}}], "from": [{"pods": {}}]}', 'from has {"pods": {}}'),
         ('{"operator": [{"podSelector": {}}], "from": "all"}', 'from has "all"'),
         ('{"from": []}', "locked out"),
+        ('{"operator": [{"ipBlock": {"cidr": "10.0.0.0/33"}}]}', "operator has the ipBlock 10.0.0.0/33"),
+        ('{"operator": [{"podSelector": {}}], "from": [{"ipBlock": {"cidr": "10.0.0.1"}}]}', 'ipBlock "10.0.0.1"'),
+        ('{"operator": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10/9"]}}]}', "operator has the ipBlock 10/9"),
+        ('{"operator": [{"ipBlock": {"except": ["10.0.0.0/9"]}}]}', "operator has the ipBlock null"),
     ],
 )
 def test_what_is_no_peer_is_refused_with_a_reason(text: str, words: str) -> None:

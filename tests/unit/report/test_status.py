@@ -817,6 +817,7 @@ def test_a_pod_that_cant_verify_what_the_spec_has_verified_is_named(
     [degraded] = [each for each in status.conditions if each.type == "Degraded"]
     assert degraded.reason == reason
     assert ("pods a are of an older release" in degraded.message) is (reason == "AgentTooOld")
+    assert ("kubectl slipway refresh" in degraded.message) is (reason == "AgentTooOld")
 
 
 def test_an_unsigned_version_that_serves_is_told_and_serves() -> None:
@@ -903,3 +904,14 @@ def test_a_url_that_opens_by_itself_serves_and_needs_a_person(query: str, found:
     assert conditions(status)["Degraded"] == ("True CredentialInSpec" if found else "False AsExpected")
     assert "abc" not in str(write_status(status))
     assert ("query.2" in str(write_status(status))) is bool(found)
+
+
+def test_a_password_in_the_models_own_uri_needs_a_person_too() -> None:
+    carried = RESULT.carried_out
+    assert carried is not None
+    asked = deployment({"model": {"uri": "https://ann:abc@store.example/m", "version": 2, "versions": {"2": "2.onnx"}}})
+    judged = replace(RESULT, carried_out=replace(carried, inputs=replace(carried.inputs, asked=asked)))
+    status = assess(judged, SERVING, EMPTY, NOW)
+    assert conditions(status)["Degraded"] == "True CredentialInSpec"
+    assert "spec.model.uri has a password in it (https://store.example/m)" in str(write_status(status))
+    assert "abc" not in str(write_status(status))

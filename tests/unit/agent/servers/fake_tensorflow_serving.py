@@ -1,7 +1,8 @@
 """TensorFlow Serving's polled file, status and labels, for speed: it behaves as the stand-in does, and loads nothing.
 
-A version whose saved_model.pb says `broken` fails to load, `deadly` ends the server, `slow` takes 0.3 s. The file is
-read every 20 ms. The stand-in, with real SavedModels, is met by tests/e2e/agent.
+A version whose saved_model.pb says `broken` fails to load, `deadly` ends the server, `slow` takes 0.3 s, `held` as long
+as `may_load` isn't set. The file is read every 20 ms or so, and when a test has it looked at. The stand-in, with real
+SavedModels, is met by tests/e2e/agent.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from slipway_agent.servers.tensorflow_serving import driver
 from slipway_agent.servers.tensorflow_serving.config import ModelConfig, read_models
 from tests.unit.agent.servers.fake_http import FakeServer, Said
 
@@ -32,14 +34,17 @@ class FakeTensorFlowServing(FakeServer):
         self.taken: list[ModelConfig] = []
         self.asked = 0
         self.polls = True
+        self.may_load = threading.Event()
         self._ended = threading.Event()
         self._failed: set[int] = set()
+        self._looking = threading.Lock()
 
     def start(self) -> None:
         """Load what the file names, labels without asking, then listen and poll."""
-        self.states, self.labels, self._failed, self.taken = {}, {}, set(), []
+        self.states, self._failed = {}, set()
         self._ended = threading.Event()
         config = self._read()
+        self.taken = [config]  # whenever the first look comes, it changes nothing
         self.labels = dict(config.labels)
         self._hold(config)
         if not self._ended.is_set():
@@ -86,13 +91,17 @@ class FakeTensorFlowServing(FakeServer):
 
     def _poll(self, ended: threading.Event) -> None:
         while not ended.wait(POLL_SECONDS):
-            if not self.polls:
-                continue
+            if self.polls:
+                self.look()
+
+    def look(self) -> None:
+        """What one poll of the file does."""
+        with self._looking:
             config = self._read()
             available = {version for version, (state, _) in self.states.items() if state == "AVAILABLE"}
-            if not set(config.labels.values()) <= available:
-                continue  # refused as a whole
-            if not self.taken or self.taken[-1] != config:
+            if self._ended.is_set() or not set(config.labels.values()) <= available:
+                return  # refused as a whole
+            if self.taken[-1] != config:
                 self.taken.append(config)
             self.labels = dict(config.labels)
             self._hold(config)
@@ -115,6 +124,8 @@ class FakeTensorFlowServing(FakeServer):
                 return
             if content == "slow":
                 time.sleep(0.3)
+            if content == "held":
+                self.may_load.wait(60)
             if content == "broken":
                 self._failed.add(version)
                 self.states[version] = ("END", f"Can't parse version {version} as binary proto")
@@ -123,3 +134,21 @@ class FakeTensorFlowServing(FakeServer):
         for version, (state, _) in list(self.states.items()):
             if version not in config.versions and state == "AVAILABLE":
                 self.states[version] = ("END", "")
+
+
+class ServersTime:
+    """The driver's `time` beside a fake: what it waits for the server to have seen a file, it waits for one look.
+
+    By the clock, a thread that doesn't get its turn would not have looked yet.
+    """
+
+    time, monotonic = staticmethod(time.time), staticmethod(time.monotonic)
+
+    def __init__(self, fake: FakeTensorFlowServing) -> None:
+        self._fake = fake
+
+    def sleep(self, seconds: float) -> None:
+        if seconds == driver.POLL_SECONDS:
+            time.sleep(seconds)
+        else:
+            self._fake.look()

@@ -22,6 +22,7 @@ from slipway_agent.servers.torchserve import driver as torchserve
 from slipway_agent.supervisor.confirming import ask
 from tests.unit.agent.servers.contract import MAKERS, Beside, make_beside
 from tests.unit.agent.servers.fake_http import some
+from tests.unit.agent.servers.fake_tensorflow_serving import FakeTensorFlowServing, ServersTime
 
 SEVERAL = [
     runtime for runtime in MAKERS if runtime != "Custom"
@@ -33,8 +34,7 @@ several = pytest.mark.parametrize("runtime", SEVERAL)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("LINGER_SECONDS", "POLL_SECONDS", "SETTLE_SECONDS"):
         monkeypatch.setattr(torchserve, name, 0.01)
-    for name, seconds in {"POLL_SECONDS": 0.005, "FORGET_SECONDS": 0.1, "SILENT_SECONDS": 0.5}.items():
-        monkeypatch.setattr(tensorflow_serving, name, seconds)
+    monkeypatch.setattr(tensorflow_serving, "POLL_SECONDS", 0.005)
     monkeypatch.setattr(custom, "POLL_SECONDS", 0.01)
 
 
@@ -45,8 +45,10 @@ def runtime(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def beside(runtime: str, tmp_path: Path) -> Iterator[Beside]:
+def beside(runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Beside]:
     made = make_beside(runtime, tmp_path)
+    if isinstance(made.fake, FakeTensorFlowServing):
+        monkeypatch.setattr(tensorflow_serving, "time", ServersTime(made.fake))
     yield made
     made.fake.kill()
 

@@ -8,7 +8,7 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -37,20 +37,14 @@ from slipway_agent.servers.tensorflow_serving.saved_model import MetaGraph, Unre
 from slipway_agent.servers.tensorflow_serving.warmup import FILE, compose_log, frame
 from slipway_agent.volume.models_volume import ModelVolume
 from tests.unit.agent.servers.fake_http import FakeServer, some
-from tests.unit.agent.servers.fake_tensorflow_serving import FakeTensorFlowServing
-
-
-@pytest.fixture(autouse=True)
-def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tensorflow_serving, "POLL_SECONDS", 0.005)
-    monkeypatch.setattr(tensorflow_serving, "FORGET_SECONDS", 0.1)
-    monkeypatch.setattr(tensorflow_serving, "TAKEN_UP_SECONDS", 0.3)
-    monkeypatch.setattr(tensorflow_serving, "SILENT_SECONDS", 0.5)
+from tests.unit.agent.servers.fake_tensorflow_serving import FakeTensorFlowServing, ServersTime
 
 
 @pytest.fixture
-def fake(tmp_path: Path) -> Iterator[FakeTensorFlowServing]:
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeTensorFlowServing]:
     made = FakeTensorFlowServing(tmp_path / "repository" / "digits")
+    monkeypatch.setattr(tensorflow_serving, "POLL_SECONDS", 0.005)
+    monkeypatch.setattr(tensorflow_serving, "time", ServersTime(made))
     yield made
     made.kill()
 
@@ -62,10 +56,10 @@ def driver_of(
     return TensorFlowServer(volume, TensorFlowServingSpec(http_port=fake.port), labels or {}, named)
 
 
-def until(fake: FakeTensorFlowServing, labels: dict[str, int]) -> None:
-    deadline = time.monotonic() + 5
-    while fake.labels != labels:
-        assert time.monotonic() < deadline, fake.labels
+def until(holds: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
         time.sleep(0.005)
 
 
@@ -127,25 +121,32 @@ def test_what_a_refused_load_left_behind_is_waited_for_before_a_label_is_put_on_
     driver = driver_of(fake, {"newest": 1})
     driver.write_boot(some(2))
     fake.start()
-    assert isinstance(driver.load(some(1, 2, 4)), Refused)
-    fake.polls, write = False, TensorFlowServer._write_models
+    write, restore = TensorFlowServer._write_models, TensorFlowServer._restore
+
+    def restore_unseen(self: TensorFlowServer, before: str | None) -> None:
+        fake.polls = False
+        fake.look()  # one that had begun is over
+        assert fake.states[1][0] == "AVAILABLE"
+        restore(self, before)
 
     def write_late(self: TensorFlowServer, *arguments: object) -> None:
         """The server looks at the file that was put back in the last moment."""
+        fake.look()
         fake.polls = True
-        deadline = time.monotonic() + 1
-        while fake.states[1][0] == "AVAILABLE" and time.monotonic() < deadline:
-            time.sleep(0.005)
         write(self, *arguments)  # type: ignore[arg-type]
 
+    with monkeypatch.context() as refused:
+        refused.setattr(TensorFlowServer, "_restore", restore_unseen)
+        assert isinstance(driver.load(some(1, 2, 4)), Refused)
     monkeypatch.setattr(TensorFlowServer, "_write_models", write_late)
-    monkeypatch.setattr(tensorflow_serving, "FORGET_SECONDS", 0.2)
-    threading.Timer(0.05, lambda: setattr(fake, "polls", True)).start()
     assert driver.load(some(1, 2)) == Loaded()
-    until(fake, {"newest": 1})
+    until(lambda: fake.labels == {"newest": 1})
 
 
-def test_a_server_that_doesnt_take_up_its_file_is_said_to(fake: FakeTensorFlowServing) -> None:
+def test_a_server_that_doesnt_take_up_its_file_is_said_to(
+    fake: FakeTensorFlowServing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorflow_serving, "SILENT_SECONDS", 0.1)
     fake.put(v2="two", v3="three")
     driver = driver_of(fake)
     driver.write_boot(some(3))
@@ -174,17 +175,17 @@ def test_other_bytes_under_the_same_number_are_loaded_anew(fake: FakeTensorFlowS
 
 
 def test_bytes_that_come_during_a_load_are_loaded_by_the_next(fake: FakeTensorFlowServing, tmp_path: Path) -> None:
-    fake.put(v2="two", v3="slow")
+    fake.put(v2="two", v3="held")
     driver = driver_of(fake)
     driver.write_boot(some(2))
     fake.start()
     driver.observe(some(2))
     loading = threading.Thread(target=driver.load, args=(some(2, 3),))
     loading.start()
-    while fake.states.get(3, ("", ""))[0] != "LOADING":
-        time.sleep(0.005)
+    until(lambda: fake.states.get(3, ("", ""))[0] == "LOADING")
     (fake.folder / "2").rename(tmp_path / "replaced")
     fake.put(v2="other")
+    fake.may_load.set()
     loading.join()
     before = len(fake.taken)
     assert driver.load(some(2, 3)) == Loaded()
@@ -225,7 +226,7 @@ def test_a_load_that_fails_leaves_the_labels_where_they_were(fake: FakeTensorFlo
     fake.start()
     assert isinstance(driver_of(fake, {"stable": 3}, [2, 3]).load(some(2, 3)), Refused)
     assert read_models((fake.folder / "models.config").read_text()) == ModelConfig(some(2), {"stable": 2})
-    until(fake, {"stable": 2})
+    until(lambda: fake.labels == {"stable": 2})
 
 
 @pytest.mark.parametrize(

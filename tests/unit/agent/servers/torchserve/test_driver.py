@@ -1,7 +1,7 @@
 """The TorchServe driver: files, what it asks of the management API and in which order, and what it does without one."""
 
+import copy
 import json
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,13 +123,24 @@ def test_a_version_that_fails_at_a_start_is_told_and_taken_out(fake: FakeTorchSe
     assert (set(fake.versions), fake.default) == ({2}, 2)
 
 
-def test_a_worker_that_comes_back_is_waited_for_whatever_its_log_said_before(fake: FakeTorchServe) -> None:
+def test_a_worker_that_comes_back_is_waited_for_whatever_its_log_said_before(
+    fake: FakeTorchServe, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fake.put(v3="stuck")
     driver = driver_of(fake)
     driver.write_boot(some(3))
     fake.start()
     fake.say(3, TRACEBACK)  # of an earlier start
-    threading.Timer(0.1, lambda: fake.versions[3].workers[0].update(status="READY")).start()
+    describe, looks = fake.describe, []
+
+    def come_back(version: int) -> dict[str, object]:
+        said = copy.deepcopy(describe(version))
+        looks.append(said)
+        if len(looks) == 3:
+            fake.versions[3].workers[0]["status"] = "READY"
+        return said
+
+    monkeypatch.setattr(fake, "describe", come_back)
     assert driver.load(some(3)) == Loaded()
     assert fake.calls == []
 
