@@ -235,7 +235,8 @@ class Agent:
             self._log.info("server answers" if view.is_alive else "server doesn't answer", ready=sorted(view.ready))
         fetching = None if self._fetch is None else self._fetch.describe()
         model.world = replace(take_view(world, view, time.monotonic()), fetching=fetching)
-        if model.world.standing != world.standing:
+        after = model.world
+        if after.standing != world.standing or (after.left_at is None) != (world.left_at is None):
             self._write_ledger(model)
 
     def _list_source(self, model: ModelState) -> None:
@@ -336,7 +337,9 @@ class Agent:
     def _write_ledger(self, model: ModelState) -> None:
         world = model.world
         try:
-            model.volume.write_ledger(Ledger(model.volume.model, world.published, world.standing))
+            model.volume.write_ledger(
+                Ledger(model.volume.model, world.published, world.standing, world.left_at is not None)
+            )
         except OSError as cause:
             self._log.warning("ledger can't be written", detail=cause.strerror or str(cause))
 

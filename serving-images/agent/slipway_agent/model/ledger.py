@@ -22,11 +22,13 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class Ledger:
-    """`standing`: the last served version that was seen ready, None before the first."""
+    """`standing`: the last served version that was seen ready, None before the first. `has_left`: the pod keeps out of
+    the Service to go over to another version, or hasn't come back from that."""
 
     model: str
     versions: Mapping[int, Published]
     standing: int | None = None
+    has_left: bool = False
 
 
 def describe_bytes(count_bytes: float) -> str:

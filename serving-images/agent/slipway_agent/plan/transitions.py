@@ -57,7 +57,8 @@ class LoadTaken:
 def restore(config: Config, ledger: Ledger, boot: frozenset[int], now: float) -> World:
     """The World of an agent that starts: what the ledger and the boot configuration say."""
     held = boot if ledger.standing in boot else frozenset()  # an unproven version is written alone
-    return World(config, now, published=ledger.versions, standing=ledger.standing, boot=boot, held=held)
+    left_at = now if ledger.has_left else None
+    return World(config, now, ledger.versions, standing=ledger.standing, boot=boot, held=held, left_at=left_at)
 
 
 def reconfigure(world: World, config: Config, now: float) -> World:

@@ -83,17 +83,18 @@ class ModelVolume:
         try:
             raw = json.loads((self._notes / LEDGER).read_text())
             versions = {int(version): _named(Published(**fields)) for version, fields in raw["versions"].items()}
-            standing = raw["standing"]
+            standing, has_left = raw["standing"], raw.get("left") is True
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return empty  # nothing vouches for anything: fetch again
         is_ours = raw.get("model") == self.model and raw.get("boot") == read_boot_id()
-        return Ledger(self.model, versions, standing) if is_ours else empty
+        return Ledger(self.model, versions, standing, has_left) if is_ours else empty
 
     def write_ledger(self, ledger: Ledger) -> None:
         content = {
             "model": ledger.model,
             "boot": read_boot_id(),
             "standing": ledger.standing,
+            "left": ledger.has_left,
             "versions": {str(version): asdict(published) for version, published in sorted(ledger.versions.items())},
         }
         replace_file(self._notes / LEDGER, json.dumps(content, indent=1))

@@ -1382,3 +1382,22 @@ def test_a_load_doesnt_wait_for_a_request_and_none_is_asked_beside_it(probed: Po
     assert len(probed.server.requests) == asked
     gate.set()
     probed.until(lambda: probed.status()["probe"] is not None and probed.status()["probe"]["version"] == 3)
+
+
+def test_an_agent_that_starts_knows_that_its_pod_has_left_the_service(pod: Pod) -> None:
+    def has_left() -> bool:
+        return bool(json.loads((pod.models / ".agent" / "published.json").read_text())["left"])
+
+    pod.put(1, 2)
+    pod.serve(1)
+    assert not has_left()
+    pod.want_in_turn(2, 1, held=True)
+    pod.until(lambda: pod.status()["ready"] and not pod.status()["traffic"])
+    pod.until(has_left)
+    pod.stop_agent()
+    pod.start_agent()
+    pod.until(lambda: bool(pod.status()["ready"]))
+    assert not pod.status()["traffic"]
+    pod.want_in_turn(2, 1, held=False, labels={})
+    pod.until(lambda: bool(pod.status()["traffic"]))
+    pod.until(lambda: not has_left())

@@ -23,7 +23,7 @@ from slipway_agent.plan.transitions import (
     take_secret,
     take_view,
 )
-from slipway_agent.plan.world import LoadRecord, World
+from slipway_agent.plan.world import LoadRecord, World, is_serving
 from tests.unit.agent.servers.fake_http import some
 
 NOW = 1000.0
@@ -136,6 +136,18 @@ def test_a_server_that_an_agent_finds_standing_may_hold_the_bytes_of_before() ->
     waiting = {2: replace(BYTES[2], awaits_load=True)}
     started = restore(CONFIG, Ledger("digits", waiting, standing=2), some(2), NOW)
     assert take_view(started, ServerView(True, some(2)), NOW + 1).published == waiting
+
+
+def test_a_pod_that_takes_a_version_back_stays_out_whatever_becomes_of_its_agent() -> None:
+    config = replace(CONFIG, served=2, load=(2,))
+    both, back = ServerView(True, some(2, 3)), ServerView(True, some(2))
+    started = restore(config, Ledger("digits", BYTES, standing=2, has_left=True), some(2), NOW)
+    waiting = take_view(started, both, NOW + 1)  # an unversioned request gets 3
+    assert not is_serving(waiting)
+    assert is_serving(take_view(waiting, back, NOW + 2))
+    assert take_view(started, ServerView(), NOW + 1).left_at is None, "a server that starts is no pod that goes over"
+    stayed = restore(config, Ledger("digits", BYTES, standing=2), some(2), NOW)
+    assert is_serving(take_view(stayed, both, NOW + 1))
 
 
 def test_published_bytes_end_every_failure_of_their_version() -> None:
