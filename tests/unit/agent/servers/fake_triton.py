@@ -111,10 +111,10 @@ class FakeTriton(FakeServer):
     def kill(self) -> None:
         loading, self._grpc_server = self._grpc_server, None
         self.loaded = {}
+        super().kill()  # HTTP first: whoever learns of the end by the load that is cut off finds nobody there
         if loading is not None:
-            loading.stop(None)  # what it was loading is cut off
+            loading.stop(None)
         self.killed.set()
-        super().kill()
 
     def index(self) -> list[dict[str, str]]:
         return [{"name": self.model, "version": str(version), "state": "READY"} for version in sorted(self.loaded)]
