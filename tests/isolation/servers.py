@@ -19,6 +19,7 @@ from slipway.controller import agents
 from slipway.observe.pods import Pod
 from slipway_agent.config import Source
 from slipway_agent.model.errors import AgentError
+from slipway_agent.model.limits import Room
 from slipway_agent.servers.local_http import LOST, LocalHttp
 from slipway_agent.servers.open_inference import read_index
 from slipway_agent.sources.base import ModelSource, Progress
@@ -44,7 +45,7 @@ SHORTENED = {
     f"{HTTP}.SMALL_SECONDS": SHORT_SECONDS,
     f"{HTTP}.SLOW_SECONDS": SHORT_SECONDS,
     "slipway_agent.sources.s3.LIST_SECONDS": SHORT_SECONDS,
-    "slipway_agent.sources.https.free_room": lambda folder: FREE_BYTES,
+    "slipway_agent.sources.https.find_room": lambda folder: Room(FREE_BYTES),
 }
 
 Answer = Callable[[Stranger, str], Iterable[bytes]]
